@@ -1,0 +1,134 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""The API that Nova asks: who joins, who left, who is up."""
+
+import random
+
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_utils import importutils
+
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup import drivers
+from nova_servicegroup import exception
+
+LOG = logging.getLogger(__name__)
+
+
+class API:
+    """The servicegroup API of one caller.
+
+    Making one opens nothing and is cheap; what drivers need is shared by all
+    of them in a process. All methods may be called from any thread or green
+    thread.
+
+    :param args: handed to the driver, as are ``kwargs``
+    :param conf: the configuration, by default oslo.config's global one, which
+        is Nova's
+    :raises ConfigurationError: an interval or the driver's name can't be used
+    """
+
+    def __init__(self, *args, conf=None, **kwargs):
+        conf = cfg.CONF if conf is None else conf
+        sg_conf.register_opts(conf)
+        self._ensure_down_time_exceeds_interval(conf)
+        settings = sg_conf.settings(conf)
+        settings.refresh()
+        self._driver = importutils.import_object(
+            self._driver_class(conf), *args, conf=conf, **kwargs)
+
+    @staticmethod
+    def _ensure_down_time_exceeds_interval(conf):
+        # Nova commit 94e2cbd6de: otherwise every service flaps.
+        report_interval, service_down_time = sg_conf.check_intervals(conf)
+        if service_down_time <= report_interval:
+            longer = int(report_interval * 2.5)
+            LOG.warning('Report interval must be less than service down time. '
+                        'service_down_time is %(down)s s and report_interval '
+                        '%(interval)s s; using service_down_time = %(longer)s '
+                        's. Set it in nova.conf on every node.',
+                        {'down': service_down_time,
+                         'interval': report_interval, 'longer': longer})
+            conf.set_override('service_down_time', longer)
+
+    @staticmethod
+    def _driver_class(conf):
+        try:
+            name = conf.servicegroup_driver
+            return drivers.DRIVERS[name]
+        except (KeyError, ValueError) as e:
+            raise exception.ConfigurationError(
+                '[DEFAULT] servicegroup_driver names no driver: %s. Set it to '
+                'one of %s.' % (e, ', '.join(sorted(drivers.DRIVERS)))) from e
+
+    def join(self, member, group, service=None):
+        """Make ``member`` a member of ``group`` and keep it one.
+
+        Publishes at once, so it blocks for one round trip to the store,
+        ``report_interval`` at most; a store that can't be reached doesn't
+        make it fail.
+
+        :param member: host name, str
+        :param group: topic, str
+        :param service: the nova.service.Service; its ``tg`` carries the
+            heartbeat
+        :raises InvalidMember: member, group or service is missing
+        """
+        return self._driver.join(member, group, service)
+
+    def leave(self, member, group):
+        """Take back what this process joined; nothing if it didn't.
+
+        Blocks for two seconds at most and never raises.
+        """
+        return self._driver.leave(member, group)
+
+    def get_all(self, group):
+        """Return the hosts of ``group`` that are up, sorted, as a list.
+
+        Disabled services count, services that are forced down don't. Reads
+        Nova's service list once, so it blocks for a database query.
+
+        :raises ServiceGroupUnavailable: nobody can tell
+        """
+        return sorted({service['host']
+                       for service in self._driver.list_services(group)
+                       if self.service_is_up(service)})
+
+    def get_one(self, group):
+        """Return one host of ``get_all(group)`` at random, or None."""
+        hosts = self.get_all(group)
+        return random.choice(hosts) if hosts else None
+
+    def service_is_up(self, member):
+        """Return True or False: is this service up?
+
+        Logs nothing when it is: the scheduler asks a thousand times per
+        request (Nova commit 93f29574c4).
+
+        :param member: a nova.objects.Service, or a dict with ``host``,
+            ``topic`` and the record's times
+        :raises ServiceGroupUnavailable: nobody can tell, and
+            ``[servicegroup] outage_policy`` is ``raise``
+        :raises InvalidMember: the record has no host or no topic
+        """
+        # Nova commit e6c5b4bcf7: the operator's word comes first.
+        if member.get('forced_down'):
+            return False
+        return self._driver.is_up(member)
+
+    def get_updated_time(self, member):
+        """Return when the service was last known to be well.
+
+        :returns: an aware UTC datetime, or None
+        """
+        return self._driver.updated_time(member)

@@ -1,0 +1,166 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""Every option of the package.
+
+``service_down_time``, ``report_interval`` and ``servicegroup_driver`` are
+Nova's own and are only read here.
+"""
+
+from oslo_config import cfg
+
+from nova_servicegroup import exception
+
+SERVICEGROUP_GROUP = cfg.OptGroup(
+    'servicegroup', title='Liveness of services',
+    help='How the drivers of nova-servicegroup judge whether a service is up.')
+
+SERVICEGROUP_OPTS = [
+    cfg.FloatOpt(
+        'outage_grace',
+        min=0,
+        help="""
+Seconds for which the last known answers stand when the store can't be reached.
+
+A driver that can't ask its store doesn't know who died meanwhile. For this
+long it repeats what it knew; after that the answer is "unknown" and
+``outage_policy`` decides. More rides out longer outages, and delays the moment
+at which the loss of a host during an outage can be noticed.
+
+Default: the value of ``[DEFAULT] service_down_time``.
+
+Related options:
+
+* ``[servicegroup] outage_policy``
+* ``[DEFAULT] service_down_time``
+"""),
+    cfg.StrOpt(
+        'outage_policy',
+        default='raise',
+        choices=[
+            ('raise', 'ServiceGroupUnavailable: the request that asked fails; '
+                      'nothing is evacuated, deleted or placed on a guess'),
+            ('up', 'assume the service lives: builds go on, and may go to a '
+                   'host that died; evacuation is refused'),
+            ('down', 'assume the service died: evacuation is allowed, even of '
+                     'a host that still runs the instances'),
+        ],
+        help="""
+What Nova is told when a driver can't tell whether a service is up.
+
+Nova's question has two answers only, and both can do harm when they are
+guessed: "down" opens evacuation (two copies of one instance) and makes a
+delete local; "up" sends builds to a host that may be gone.
+
+Related options:
+
+* ``[servicegroup] outage_grace``
+"""),
+    cfg.FloatOpt(
+        'mass_failure_threshold',
+        default=0.5,
+        min=0, max=1,
+        help="""
+Part of a group (0 to 1) whose silence is taken for a failure of reporting.
+
+When more than this part of a group of at least ten members falls silent within
+one ``service_down_time``, it is more often the reporting path that died (the
+message bus, the database, a switch) than the hosts. They are then treated as
+in an outage: held as up for ``outage_grace``, then "unknown". It ends when
+enough members are back. Members that leave, or that are forced down, don't
+count and are believed at once. 1 turns the guard off; less guards against
+smaller failures, and asks for ``forced_down`` by hand more often.
+
+Related options:
+
+* ``[servicegroup] outage_grace``
+* ``[servicegroup] outage_policy``
+"""),
+    cfg.BoolOpt(
+        'leave_on_stop',
+        help="""
+Leave the group when the service is stopped in order.
+
+True makes a stop visible at once, and a restart too: while the service is
+away, a delete of its instances is local, a resize is refused and evacuation is
+allowed. False leaves the evidence to run out by itself, so that a quick
+restart goes unseen.
+
+Default: what suits the driver; ``db`` leaves its row in either case, as Nova
+always did, so the service is down ``service_down_time`` after the stop.
+"""),
+]
+
+def list_opts():
+    """Return the options for oslo.config's generator.
+
+    :returns: list of (group name or OptGroup, list of options)
+    """
+    return [(SERVICEGROUP_GROUP, SERVICEGROUP_OPTS)]
+
+
+def register_opts(conf):
+    """Make the options known to ``conf``; a second call does nothing."""
+    for group, opts in list_opts():
+        if isinstance(group, cfg.OptGroup):
+            conf.register_group(group)
+        conf.register_opts(opts, group=group)
+
+
+class Settings:
+    """The values that are read on every question, read from CONF once.
+
+    Reading an option costs about a microsecond, and the scheduler asks a
+    thousand times per request (Nova commit 956b37dcf0). ``API`` refreshes
+    this when it is made, so that drivers made earlier see a changed value.
+    """
+
+    def __init__(self, conf):
+        self.conf = conf
+        self.refresh()
+
+    def refresh(self):
+        self.report_interval = self.conf.report_interval
+        self.service_down_time = self.conf.service_down_time
+        group = self.conf.servicegroup
+        self.outage_grace = (self.service_down_time
+                             if group.outage_grace is None
+                             else group.outage_grace)
+        self.outage_policy = group.outage_policy
+        self.mass_failure_threshold = group.mass_failure_threshold
+
+
+def settings(conf):
+    """Return the one Settings object of ``conf``, registering the options."""
+    try:
+        return _settings[id(conf)]
+    except KeyError:
+        register_opts(conf)
+        return _settings.setdefault(id(conf), Settings(conf))
+
+
+# ConfigOpts can't be hashed; a Settings keeps its own alive, and so its id.
+_settings = {}
+
+
+def check_intervals(conf):
+    """Refuse intervals that can't work; return those that can.
+
+    :returns: (report_interval, service_down_time) in seconds
+    :raises ConfigurationError: when one of them isn't positive
+    """
+    for name, example in (('report_interval', 10), ('service_down_time', 60)):
+        value = getattr(conf, name)
+        if value is None or value <= 0:
+            raise exception.ConfigurationError(
+                '[DEFAULT] %s is %s, but must be at least 1 second: set '
+                '%s = %s in nova.conf.' % (name, value, name, example))
+    return conf.report_interval, conf.service_down_time

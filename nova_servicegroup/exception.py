@@ -1,0 +1,59 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""What can go wrong, and whose fault it is.
+
+``ConfigurationError``: the operator's; it names the option and the fix.
+``InvalidMember``: the caller's; a record that no driver can judge.
+``NovaShapeError``: a Nova tree that this package doesn't know.
+``ServiceGroupUnavailable``: the store can't be asked; nobody knows.
+"""
+
+try:
+    from nova import exception as nova_exception
+    # Nova's live migration and resize paths answer this one with an error to
+    # the user and leave the instance as it was; an unknown exception would
+    # put the instance into ERROR (nova/conductor/manager.py).
+    _Unavailable = nova_exception.ComputeServiceUnavailable
+except ImportError:
+    _Unavailable = Exception
+
+
+class ServiceGroupError(Exception):
+    """The root of what this package raises, but ServiceGroupUnavailable."""
+
+
+class ConfigurationError(ServiceGroupError, ValueError):
+    """An option has a value that can't work; the text says how to mend it."""
+
+
+class InvalidMember(ServiceGroupError, RuntimeError):
+    """A member lacks what liveness is kept or judged by."""
+
+
+class NovaShapeError(ServiceGroupError, RuntimeError):
+    """This Nova doesn't look like one that the package knows."""
+
+
+class ServiceGroupUnavailable(_Unavailable):
+    """The driver can't tell whether a service is up.
+
+    Inside Nova it is a ``ComputeServiceUnavailable``.
+
+    :param driver: the driver's name, str
+    :param reason: what kept it from answering, str
+    """
+
+    def __init__(self, driver, reason):
+        super().__init__('The service from servicegroup driver %s is '
+                         'temporarily unavailable: %s' % (driver, reason))
+        self.driver = driver
+        self.reason = reason

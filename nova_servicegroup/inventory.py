@@ -1,0 +1,50 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""Nova's own list of services, of every cell that can be seen from here."""
+
+from nova_servicegroup import exception
+
+
+def list_services(group=None):
+    """Return Nova's service records, API rows left out.
+
+    One query per cell. A process that has no database of its own (it talks
+    through a conductor) sees the cell that it is in. Blocks.
+
+    :param group: only those of this topic
+    :returns: list of nova.objects.Service
+    :raises ServiceGroupUnavailable: a cell doesn't answer
+    """
+    from nova import context as nova_context
+    from nova import objects
+    objects.register_all()
+    context = nova_context.get_admin_context()
+    if objects.Service.indirection_api or not _cells_are_known():
+        services = list(objects.ServiceList.get_all(context))
+    else:
+        services = []
+        answers = nova_context.scatter_gather_all_cells(
+            context, objects.ServiceList.get_all)
+        for cell, answer in answers.items():
+            if nova_context.is_cell_failure_sentinel(answer):
+                raise exception.ServiceGroupUnavailable(
+                    'inventory', 'the cell %s does not answer' % cell)
+            services.extend(answer)
+    # nova-osapi_compute and nova-metadata have no topic and no heartbeat
+    # (Nova commits d89c50f18b and cf7d9bfd71).
+    return [service for service in services
+            if service['topic'] and group in (None, service['topic'])]
+
+
+def _cells_are_known():
+    from oslo_config import cfg
+    return bool(cfg.CONF.api_database.connection)

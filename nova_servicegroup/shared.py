@@ -1,0 +1,52 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""One object of a kind per process, however many drivers want it.
+
+One nova-api process makes 243 driver objects before it forks. What they share
+(memberships, clients, views) is made on first use, and a forked child forgets
+what its parent had without touching it: a session closed by the child would
+be closed for the parent too.
+"""
+
+import os
+import threading
+
+_objects = {}
+_lock = threading.RLock()
+
+
+def get(key, make):
+    """Return this process's object for ``key``, made by ``make()`` if new.
+
+    Safe from any thread or green thread. ``make`` runs under a re-entrant
+    lock, so it may ask for other shared objects, but must not wait for
+    another thread.
+
+    :param key: hashable; names the kind and the configuration
+    """
+    try:
+        return _objects[key]
+    except KeyError:
+        with _lock:
+            if key not in _objects:
+                _objects[key] = make()
+            return _objects[key]
+
+
+def forget():
+    """Drop every object, closing none of them. For the forked child."""
+    global _lock
+    _lock = threading.RLock()
+    _objects.clear()
+
+
+os.register_at_fork(after_in_child=forget)
