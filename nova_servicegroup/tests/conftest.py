@@ -1,0 +1,48 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What all tests share: the slow things, made once per run.
+
+Nothing here skips. A server that is missing is installed, and when that
+fails, so do the tests that need it.
+"""
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def database_template(tmp_path_factory):
+    """A MariaDB data directory with the schemas of Nova and placement."""
+    from nova_servicegroup.tests.fixtures import nova
+    return nova.make_database_template(
+        tmp_path_factory.mktemp('database-template'))
+
+
+@pytest.fixture(scope='session')
+def plugin_tree(tmp_path_factory):
+    """A copy of the installed Nova with the plug-in dropped in."""
+    from nova_servicegroup.tests.fixtures import nova
+    return nova.make_plugin_tree(tmp_path_factory.mktemp('plugin-tree'))
+
+
+@pytest.fixture(scope='session')
+def make_cloud(tmp_path_factory, database_template, plugin_tree):
+    """Makes a ``nova.Cloud``, not started; use it in a ``with``.
+
+    ``make_cloud(driver='zk', config={...})``: see Cloud for the rest.
+    """
+    from nova_servicegroup.tests.fixtures import nova
+
+    def make(**how):
+        return nova.Cloud(tmp_path_factory.mktemp('cloud'),
+                          database_template, plugin_tree, **how)
+    return make
