@@ -36,7 +36,9 @@ from nova_servicegroup import shared
 
 LOG = logging.getLogger(__name__)
 
+# How long, in seconds, a leave waits for a beat in flight.
 LEAVE_TIMEOUT = 2.0
+LEAVE_PAUSE = 0.05
 
 
 class Promise(enum.Enum):
@@ -281,9 +283,10 @@ class Membership:
         self._left = True
         if not withdraw:
             self._withdraw = lambda: None
-        deadline = self.driver.monotonic() + LEAVE_TIMEOUT
-        while self._beating and self.driver.monotonic() < deadline:
-            self.driver.sleep(0.05)
+        for _ in range(int(LEAVE_TIMEOUT / LEAVE_PAUSE)):
+            if not self._beating:
+                break
+            self.driver.sleep(LEAVE_PAUSE)
         self._withdraw()
         LOG.info('Left the %(group)s group as %(member)s.',
                  {'group': self.group, 'member': self.member})

@@ -97,20 +97,21 @@ class DbDriver(base.Driver):
                 'gone. It was deleted while the service runs: stop the '
                 'service if that was meant, restart it to make a new record.'
                 % (record.binary, record.host), lasting=True)
-        if isinstance(error, messaging.MessagingException):
-            return base.Failure(
-                logging.WARNING,
-                'Lost connection to nova-conductor for reporting service '
-                'status. The %s service on host %s tries again every %s s; '
-                'look at the message bus and at nova-conductor. (%s: %s)'
-                % (record.binary, record.host, membership.interval, kind,
-                   error))
         if isinstance(error, db_exc.DBError) or kind.startswith('DB'):
             return base.Failure(
                 logging.ERROR,
                 'Unexpected error while reporting service status: the '
                 'database refused the heartbeat of the %s service on host '
                 '%s; trying again every %s s. (%s: %s)'
+                % (record.binary, record.host, membership.interval, kind,
+                   error))
+        if (isinstance(error, messaging.MessagingException)
+                and not isinstance(error, messaging.RemoteError)):
+            return base.Failure(
+                logging.WARNING,
+                'Lost connection to nova-conductor for reporting service '
+                'status. The %s service on host %s tries again every %s s; '
+                'look at the message bus and at nova-conductor. (%s: %s)'
                 % (record.binary, record.host, membership.interval, kind,
                    error))
         return super().explain(error, membership)

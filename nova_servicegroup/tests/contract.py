@@ -1,0 +1,453 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""One conformance suite for every driver, ours or somebody else's.
+
+A driver's test module gives it a world to live in::
+
+    class TestMyDriver(contract.DriverContract):
+
+        @pytest.fixture
+        def world(self, tmp_path):
+            world = MyWorld(tmp_path)
+            yield world
+            world.close()
+
+``MyWorld`` is a ``World``: a store, preferably the real one, and the verbs
+that hurt it. Tests that hold for some drivers only look at ``promises``.
+"""
+
+import abc
+import datetime
+import logging
+import threading
+import types
+
+import pytest
+
+from nova_servicegroup import exception
+from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers.base import Promise
+
+INTERVAL = 1
+DOWN_TIME = 3
+GROUP = 'compute'
+
+
+class ManualTimer:
+    """A looping call that turns when the test says so."""
+
+    def __init__(self, interval, callback, initial_delay, stop_on_exception):
+        self.interval = interval
+        self.initial_delay = initial_delay
+        self.stop_on_exception = stop_on_exception
+        self.stopped = False
+        self._callback = callback
+
+    def fire(self):
+        if not self.stopped:
+            self._callback()
+
+    def stop(self):
+        self.stopped = True
+
+
+class ManualThreadGroup:
+    """Has the part of oslo.service's ThreadGroup that a driver may use."""
+
+    def __init__(self):
+        self.timers = []
+
+    def add_timer_args(self, interval, callback, args=None, kwargs=None,
+                       initial_delay=None, stop_on_exception=True):
+        def call():
+            callback(*(args or ()), **(kwargs or {}))
+        timer = ManualTimer(interval, call, initial_delay, stop_on_exception)
+        self.timers.append(timer)
+        return timer
+
+
+class FakeService(types.SimpleNamespace):
+    """A nova.service.Service as far as a driver may look at it."""
+
+    def __init__(self, host, group, service_ref, report_interval=INTERVAL):
+        super().__init__(
+            host=host, topic=group, binary='nova-' + group,
+            service_ref=service_ref, report_interval=report_interval,
+            tg=ManualThreadGroup(), model_disconnected=False)
+
+    @property
+    def pulse(self):
+        return self.tg.timers[-1]
+
+
+class World(abc.ABC):
+    """A store, its members and a clock, for one test.
+
+    The configuration has report_interval ``INTERVAL`` and service_down_time
+    ``DOWN_TIME``.
+    """
+
+    @abc.abstractmethod
+    def driver(self, **kwargs):
+        """Return a new driver object; ``kwargs`` go to its constructor."""
+
+    @abc.abstractmethod
+    def service(self, host, group=GROUP):
+        """Return a FakeService that has its record in Nova's database."""
+
+    @abc.abstractmethod
+    def record(self, host, group=GROUP):
+        """Return the record of a service as a reader gets it from Nova now."""
+
+    @abc.abstractmethod
+    def advance(self, seconds):
+        """Let time pass, for writers, store and readers alike."""
+
+    @abc.abstractmethod
+    def break_store(self):
+        """Make the store fail for writers and, if they ask it, readers."""
+
+    @abc.abstractmethod
+    def mend_store(self):
+        """Undo break_store; what the store held is still there."""
+
+    def settle(self):
+        """Wait until readers can have seen what was written last."""
+
+    def set_option(self, name, value):
+        """Set an option of [servicegroup]."""
+        raise NotImplementedError
+
+    def in_tree(self):
+        """Return Nova's own driver on the same store (IN_TREE_FORMAT)."""
+        raise NotImplementedError
+
+    def skew_writer(self, seconds):
+        """Set the writers' wall clock wrong from now on (READER_CLOCK)."""
+        raise NotImplementedError
+
+    def kill(self, host):
+        """SIGKILL the process of a member (SEES_KILL)."""
+        raise NotImplementedError
+
+    def close(self):
+        """Stop and remove everything."""
+
+
+class DriverContract:
+    """Subclass it with a ``world`` fixture; see the module's text."""
+
+    @pytest.fixture(autouse=True)
+    def _logs(self, caplog):
+        caplog.set_level(logging.DEBUG, logger='nova_servicegroup')
+        self.logs = caplog
+
+    def logged(self, level):
+        return [r.getMessage() for r in self.logs.records
+                if r.levelno >= level]
+
+    def joined(self, world, host='host1', **kwargs):
+        driver = world.driver(**kwargs)
+        service = world.service(host)
+        driver.join(host, GROUP, service)
+        world.settle()
+        return driver, service
+
+    # Making a driver
+
+    def test_making_drivers_is_silent_and_needs_no_store(self, world):
+        world.break_store()
+        for _ in range(243):
+            world.driver()
+        assert self.logs.records == []
+
+    def test_arguments_for_other_drivers_are_ignored(self, world):
+        assert world.driver(colour='blue')
+
+    def test_promises_are_data(self, world):
+        driver = world.driver()
+        assert driver.promises <= frozenset(Promise)
+        assert isinstance(driver.name, str)
+
+    # Joining
+
+    def test_a_member_is_up_as_soon_as_it_joined(self, world):
+        driver, _ = self.joined(world)
+        assert driver.is_up(world.record('host1')) is True
+
+    def test_other_driver_objects_see_it_too(self, world):
+        self.joined(world)
+        assert world.driver().is_up(world.record('host1')) is True
+
+    def test_join_returns_nothing_and_repeats_the_beat(self, world):
+        driver = world.driver(jitter=lambda low, high: (low + high) / 4)
+        service = world.service('host1')
+        assert driver.join('host1', GROUP, service) is None
+        assert service.pulse.interval == INTERVAL
+        assert service.pulse.initial_delay == INTERVAL / 4
+        assert service.pulse.stop_on_exception is False
+
+    def test_join_refuses_what_it_cannot_keep(self, world):
+        driver = world.driver()
+        service = world.service('host1')
+        with pytest.raises(RuntimeError, match='service is missing'):
+            driver.join('host1', GROUP)
+        with pytest.raises(exception.InvalidMember, match='member'):
+            driver.join('', GROUP, service)
+        with pytest.raises(exception.InvalidMember, match='group'):
+            driver.join('host1', None, service)
+        for interval in (0, -1, None):
+            service.report_interval = interval
+            with pytest.raises(exception.ConfigurationError,
+                               match='report_interval'):
+                driver.join('host1', GROUP, service)
+        assert service.tg.timers == []
+
+    def test_join_survives_a_broken_store(self, world):
+        driver = world.driver()
+        service = world.service('host1')
+        world.break_store()
+        driver.join('host1', GROUP, service)
+        assert service.model_disconnected is True
+        world.mend_store()
+        world.advance(INTERVAL)
+        service.pulse.fire()
+        world.settle()
+        assert driver.is_up(world.record('host1')) is True
+
+    # Answering
+
+    def test_nothing_is_logged_about_the_living(self, world):
+        driver, _ = self.joined(world)
+        record = world.record('host1')
+        driver.is_up(record)
+        self.logs.clear()
+        assert driver.is_up(record) is True
+        assert self.logs.records == []
+
+    def test_beats_keep_a_member_up(self, world):
+        driver, service = self.joined(world)
+        for _ in range(DOWN_TIME + 2):
+            world.advance(INTERVAL)
+            service.pulse.fire()
+            world.settle()
+            assert driver.is_up(world.record('host1')) is True
+
+    def test_a_silent_member_goes_down_and_a_beat_brings_it_back(self, world):
+        driver, service = self.joined(world)
+        assert driver.is_up(world.record('host1')) is True
+        world.advance(DOWN_TIME + INTERVAL)
+        assert driver.is_up(world.record('host1')) is False
+        service.pulse.fire()
+        world.settle()
+        assert driver.is_up(world.record('host1')) is True
+
+    def test_members_are_told_apart(self, world):
+        driver, _ = self.joined(world, 'host1')
+        _, other = self.joined(world, 'host2')
+        for _ in range(DOWN_TIME + 1):
+            world.advance(INTERVAL)
+            other.pulse.fire()
+            world.settle()
+        assert driver.is_up(world.record('host1')) is False
+        assert driver.is_up(world.record('host2')) is True
+
+    def test_a_record_without_host_or_topic_is_refused(self, world):
+        driver, _ = self.joined(world)
+        for field in ('host', 'topic'):
+            record = dict(world.record('host1').items())
+            record[field] = None
+            with pytest.raises(exception.InvalidMember, match=field):
+                driver.is_up(record)
+
+    def test_updated_time_is_aware_and_fresh(self, world):
+        driver, service = self.joined(world)
+        moment = driver.updated_time(world.record('host1'))
+        assert moment.tzinfo is not None
+        world.advance(INTERVAL)
+        service.pulse.fire()
+        world.settle()
+        later = driver.updated_time(world.record('host1'))
+        assert moment < later
+        assert later - moment < datetime.timedelta(seconds=60)
+
+    def test_twenty_threads_get_the_same_answer(self, world):
+        driver, _ = self.joined(world)
+        record = world.record('host1')
+        answers = []
+        threads = [threading.Thread(
+            target=lambda: answers.extend(
+                driver.is_up(record) for _ in range(20))) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert answers == [True] * 400
+
+    # Losing the store
+
+    def test_loss_and_recovery_are_logged_once_each(self, world):
+        _, service = self.joined(world)
+        self.logs.clear()
+        world.break_store()
+        for _ in range(3):
+            world.advance(INTERVAL)
+            service.pulse.fire()
+            assert service.model_disconnected is True
+        assert len([r for r in self.logs.records
+                    if r.name == base.__name__
+                    and r.levelno >= logging.WARNING]) == 1
+        world.mend_store()
+        self.logs.clear()
+        for _ in range(2):
+            world.advance(INTERVAL)
+            service.pulse.fire()
+        assert service.model_disconnected is False
+        recoveries = [t for t in self.logged(logging.INFO)
+                      if t.startswith('Recovered ')]
+        assert len(recoveries) == 1
+        assert 'The outage lasted ' in recoveries[0]
+
+    def test_a_lost_store_flips_nobody_at_once(self, world):
+        driver, _ = self.joined(world)
+        record = world.record('host1')
+        assert driver.is_up(record) is True
+        world.break_store()
+        assert driver.is_up(record) is True
+
+    @pytest.mark.parametrize('policy', ['raise', 'up', 'down'])
+    def test_after_the_grace_an_outage_is_unknown(self, world, policy):
+        if Promise.KNOWS_OUTAGE not in world.driver().promises:
+            return
+        world.set_option('outage_grace', 2)
+        world.set_option('outage_policy', policy)
+        driver, _ = self.joined(world)
+        record = world.record('host1')
+        assert driver.is_up(record) is True
+        world.break_store()
+        driver.is_up(record)
+        world.advance(2 + DOWN_TIME)
+        if policy == 'raise':
+            with pytest.raises(exception.ServiceGroupUnavailable):
+                driver.is_up(record)
+        else:
+            assert driver.is_up(record) is (policy == 'up')
+        world.mend_store()
+
+    # Leaving
+
+    def test_stopping_the_timer_leaves_once(self, world):
+        world.set_option('leave_on_stop', True)
+        driver, service = self.joined(world)
+        service.pulse.stop()
+        service.pulse.stop()
+        assert service.pulse.stopped
+        left = [t for t in self.logged(logging.INFO)
+                if t.startswith('Left the ')]
+        assert left == ['Left the compute group as host1.']
+        world.settle()
+        at_once = Promise.SEES_LEAVE in driver.promises
+        assert driver.is_up(world.record('host1')) is not at_once
+        world.advance(DOWN_TIME + INTERVAL)
+        assert driver.is_up(world.record('host1')) is False
+
+    def test_leave_takes_the_member_out(self, world):
+        driver, service = self.joined(world)
+        assert driver.leave('host1', GROUP) is None
+        service.pulse.fire()
+        world.settle()
+        world.advance(DOWN_TIME + INTERVAL)
+        service.pulse.fire()
+        world.settle()
+        assert driver.is_up(world.record('host1')) is False
+
+    def test_leaving_without_having_joined_does_nothing(self, world):
+        assert world.driver().leave('host1', GROUP) is None
+
+    def test_leave_survives_a_broken_store(self, world):
+        driver, _ = self.joined(world)
+        world.break_store()
+        assert driver.leave('host1', GROUP) is None
+
+    def test_leave_wins_against_a_beat_in_flight(self, world):
+        driver, service = self.joined(world)
+        in_flight, go_on = threading.Event(), threading.Event()
+        publish = driver.publish
+
+        def slow_publish(membership):
+            in_flight.set()
+            go_on.wait(30)
+            publish(membership)
+
+        driver.publish = slow_publish
+        beat = threading.Thread(target=service.pulse.fire)
+        beat.start()
+        assert in_flight.wait(30)
+        # Longer than leave waits for it: the beat lands after leave returned.
+        driver.leave('host1', GROUP)
+        go_on.set()
+        beat.join(30)
+        world.settle()
+        if Promise.SEES_LEAVE in driver.promises:
+            assert driver.is_up(world.record('host1')) is False
+        world.advance(DOWN_TIME + INTERVAL)
+        service.pulse.fire()
+        world.settle()
+        assert driver.is_up(world.record('host1')) is False
+
+    def test_a_member_may_join_again(self, world):
+        driver, _ = self.joined(world)
+        driver.leave('host1', GROUP)
+        driver, _ = self.joined(world)
+        assert driver.is_up(world.record('host1')) is True
+
+    # What only some drivers promise
+
+    def test_the_in_tree_driver_agrees_in_both_directions(self, world):
+        driver, service = self.joined(world)
+        if Promise.IN_TREE_FORMAT not in driver.promises:
+            return
+        in_tree = world.in_tree()
+        assert in_tree.is_up(world.record('host1')) is True
+        world.advance(DOWN_TIME + INTERVAL)
+        assert in_tree.is_up(world.record('host1')) is False
+        other = world.service('host2')
+        in_tree.join('host2', GROUP, other)
+        other.pulse.fire()
+        world.settle()
+        assert driver.is_up(world.record('host2')) is True
+        world.advance(DOWN_TIME + INTERVAL)
+        assert driver.is_up(world.record('host2')) is False
+
+    @pytest.mark.parametrize('skew', [-120, 120])
+    def test_the_writers_clock_does_not_decide(self, world, skew):
+        if Promise.READER_CLOCK not in world.driver().promises:
+            return
+        driver, service = self.joined(world)
+        assert driver.is_up(world.record('host1')) is True
+        world.skew_writer(skew)
+        for _ in range(DOWN_TIME + 1):
+            world.advance(INTERVAL)
+            service.pulse.fire()
+            world.settle()
+            assert driver.is_up(world.record('host1')) is True
+        world.advance(DOWN_TIME + INTERVAL)
+        assert driver.is_up(world.record('host1')) is False
+
+    def test_a_killed_process_is_down_within_a_second(self, world):
+        driver, _ = self.joined(world)
+        if Promise.SEES_KILL not in driver.promises:
+            return
+        assert driver.is_up(world.record('host1')) is True
+        world.kill('host1')
+        world.advance(1)
+        assert driver.is_up(world.record('host1')) is False

@@ -1,0 +1,43 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""What every unit test starts from: Nova's options, short intervals."""
+
+import nova.conf
+from oslo_config import fixture as config_fixture
+import pytest
+
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup import shared
+from nova_servicegroup.tests import contract
+
+
+@pytest.fixture(autouse=True)
+def process():
+    """Each test is a process of its own, as far as shared objects go."""
+    shared.forget()
+    yield
+    shared.forget()
+
+
+@pytest.fixture
+def config():
+    """oslo.config's fixture on Nova's CONF, with the contract's intervals."""
+    fixture = config_fixture.Config(nova.conf.CONF)
+    fixture.setUp()
+    fixture.conf([], project='nova', default_config_files=[])
+    sg_conf.register_opts(fixture.conf)
+    fixture.config(report_interval=contract.INTERVAL,
+                   service_down_time=contract.DOWN_TIME)
+    sg_conf.settings(fixture.conf).refresh()
+    yield fixture
+    fixture.cleanUp()
+    sg_conf.settings(fixture.conf).refresh()

@@ -1,0 +1,140 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""The API in front of the drivers."""
+
+import logging
+
+from oslo_config import cfg
+import pytest
+
+import nova_servicegroup
+from nova_servicegroup import drivers
+from nova_servicegroup import exception
+from nova_servicegroup.drivers import db
+from nova_servicegroup.tests import contract
+
+
+class StubDriver:
+    """Answers from a set, and remembers what it was asked and given."""
+
+    up = frozenset()
+
+    def __init__(self, *args, **kwargs):
+        self.args, self.kwargs, self.asked = args, kwargs, []
+
+    def is_up(self, member):
+        self.asked.append(member['host'])
+        return member['host'] in self.up
+
+    def list_services(self, group):
+        return [{'host': host, 'topic': group, 'forced_down': host == 'c'}
+                for host in 'dcba']
+
+
+@pytest.fixture
+def stub(config, monkeypatch):
+    monkeypatch.setitem(drivers.DRIVERS, 'db', '%s.StubDriver' % __name__)
+    monkeypatch.setattr(StubDriver, 'up', frozenset('abc'))
+
+
+def test_arguments_go_to_the_driver(stub):
+    api = nova_servicegroup.API(1, 2, colour='blue')
+    assert api._driver.args == (1, 2)
+    assert api._driver.kwargs['colour'] == 'blue'
+
+
+def test_forced_down_wins_before_the_driver_is_asked(stub):
+    api = nova_servicegroup.API()
+    assert api.service_is_up({'host': 'a', 'forced_down': True}) is False
+    assert api._driver.asked == []
+    assert api.service_is_up({'host': 'a', 'forced_down': False}) is True
+    assert api.service_is_up({'host': 'a'}) is True
+
+
+def test_get_all_lists_the_hosts_that_are_up(stub):
+    assert nova_servicegroup.API().get_all('compute') == ['a', 'b']
+
+
+def test_get_one_is_one_of_them_or_none(stub, monkeypatch):
+    api = nova_servicegroup.API()
+    assert {api.get_one('compute') for _ in range(100)} == {'a', 'b'}
+    monkeypatch.setattr(StubDriver, 'up', frozenset())
+    assert api.get_one('compute') is None
+    assert api.get_all('compute') == []
+
+
+@pytest.mark.parametrize('interval, down_time, used', [
+    (10, 5, 25), (10, 10, 25), (3, 1, 7), (10, 11, 11)])
+def test_down_time_must_exceed_the_interval(config, caplog, interval,
+                                            down_time, used):
+    config.config(report_interval=interval, service_down_time=down_time)
+    nova_servicegroup.API()
+    assert config.conf.service_down_time == used
+    warned = [r.getMessage() for r in caplog.records
+              if r.levelno == logging.WARNING]
+    assert len(warned) == (used != down_time)
+    assert all(t.startswith('Report interval must be less than service down '
+                            'time.') for t in warned)
+
+
+def test_a_driver_made_earlier_sees_the_new_down_time(config):
+    config.config(report_interval=10, service_down_time=60)
+    earlier = nova_servicegroup.API()._driver
+    config.config(service_down_time=10)
+    nova_servicegroup.API()
+    assert earlier.settings.service_down_time == 25
+
+
+@pytest.mark.parametrize('option', ['report_interval', 'service_down_time'])
+@pytest.mark.parametrize('value', [0, -1])
+def test_an_interval_that_is_not_positive_is_refused(config, option, value):
+    config.config(**{option: value})
+    with pytest.raises(exception.ConfigurationError,
+                       match=r'\[DEFAULT\] %s is %s' % (option, value)):
+        nova_servicegroup.API()
+
+
+def test_an_unknown_driver_is_refused(config, tmp_path):
+    path = tmp_path / 'nova.conf'
+    path.write_text('[DEFAULT]\nservicegroup_driver = etcd\n')
+    config.conf(['--config-file', str(path)])
+    with pytest.raises(exception.ConfigurationError,
+                       match='servicegroup_driver names no driver.*etcd.*'
+                             'Set it to one of db'):
+        nova_servicegroup.API()
+
+
+def test_the_db_driver_is_chosen_by_name(config):
+    assert type(nova_servicegroup.API()._driver) is db.DbDriver
+
+
+def test_making_one_logs_nothing(config, caplog):
+    caplog.set_level(logging.DEBUG)
+    nova_servicegroup.API()
+    assert caplog.records == []
+
+
+def test_another_configuration_may_be_given(config):
+    own = cfg.ConfigOpts()
+    own.register_opts([cfg.IntOpt('report_interval', default=2),
+                       cfg.IntOpt('service_down_time', default=9),
+                       cfg.StrOpt('servicegroup_driver', default='db')])
+    own([])
+    driver = nova_servicegroup.API(conf=own)._driver
+    assert driver.settings.service_down_time == 9
+    assert (nova_servicegroup.API()._driver.settings.service_down_time
+            == contract.DOWN_TIME)
+
+
+def test_only_known_names_are_exported():
+    with pytest.raises(AttributeError):
+        nova_servicegroup.Api

@@ -1,0 +1,251 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""The db driver on a real services table, by Nova's own database layer."""
+
+import datetime
+import logging
+
+from nova import exception as nova_exception
+from nova.servicegroup.drivers import db as in_tree_db
+from oslo_db import exception as db_exc
+import oslo_messaging as messaging
+from oslo_utils import timeutils
+import pytest
+
+from nova_servicegroup import exception
+from nova_servicegroup.drivers import db
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
+from nova_servicegroup.tests import contract
+from nova_servicegroup.tests.fixtures import database
+
+UTC = datetime.timezone.utc
+
+
+class DbWorld(contract.World):
+
+    def __init__(self, config, path):
+        self.config = config
+        self.now = 1000.0
+        timeutils.set_time_override(datetime.datetime(2026, 1, 1))
+        self.database = database.Database(path)
+
+    def driver(self, **kwargs):
+        kwargs.setdefault('monotonic', lambda: self.now)
+        return db.DbDriver(**kwargs)
+
+    def service(self, host, group=contract.GROUP):
+        record = self.database.add(host, group)
+        return contract.FakeService(host, group, record)
+
+    def record(self, host, group=contract.GROUP):
+        return self.database.get(host, group)
+
+    def advance(self, seconds):
+        self.now += seconds
+        timeutils.advance_time_seconds(seconds)
+
+    def break_store(self):
+        self.database.break_it()
+
+    def mend_store(self):
+        self.database.mend_it()
+
+    def set_option(self, name, value):
+        self.config.config(group='servicegroup', **{name: value})
+        self.driver().settings.refresh()
+
+    def in_tree(self):
+        return in_tree_db.DbDriver()
+
+    def close(self):
+        self.database.close()
+        timeutils.clear_time_override()
+
+
+@pytest.fixture
+def world(config, tmp_path):
+    world = DbWorld(config, tmp_path / 'nova.sqlite')
+    yield world
+    world.close()
+
+
+class TestDbDriver(contract.DriverContract):
+
+    # A member that joins again has its record already.
+    def test_a_member_may_join_again(self, world):
+        driver, service = self.joined(world)
+        driver.leave('host1', contract.GROUP)
+        driver.join('host1', contract.GROUP, service)
+        assert driver.is_up(world.record('host1')) is True
+
+    # Evidence
+
+    def test_a_new_service_is_up_until_it_should_have_reported(self, world):
+        world.service('host1')
+        driver = world.driver()
+        assert driver.liveness(world.record('host1')).reason is Reason.STARTING
+        assert driver.is_up(world.record('host1')) is True
+        world.advance(contract.DOWN_TIME)
+        assert driver.is_up(world.record('host1')) is True
+        world.advance(1)
+        assert driver.is_up(world.record('host1')) is False
+
+    def test_enabling_a_dead_host_does_not_bring_it_back(self, world):
+        driver, _ = self.joined(world)
+        world.advance(contract.DOWN_TIME + 1)
+        record = world.record('host1')
+        record.disabled = True
+        record.save()
+        assert driver.is_up(world.record('host1')) is False
+        assert (driver.updated_time(world.record('host1'))
+                == timeutils.utcnow().replace(tzinfo=UTC))
+
+    @pytest.mark.parametrize('offset, up', [
+        (0, True), (-3, True), (-4, False), (3, True), (4, False)])
+    def test_the_limit_is_inclusive_and_works_both_ways(self, world, offset,
+                                                        up):
+        moment = timeutils.utcnow() + datetime.timedelta(seconds=offset)
+        record = {'host': 'h', 'topic': 'compute', 'last_seen_up': moment,
+                  'created_at': None, 'updated_at': None}
+        assert world.driver().is_up(record) is up
+
+    @pytest.mark.parametrize('form', [
+        lambda t: t, lambda t: t.replace(tzinfo=UTC),
+        lambda t: t.strftime('%Y-%m-%dT%H:%M:%S.%f'),
+        lambda t: str(t), lambda t: t.isoformat() + 'Z',
+        lambda t: t.replace(tzinfo=UTC).astimezone(
+            datetime.timezone(datetime.timedelta(hours=9)))])
+    def test_times_come_in_many_forms(self, world, form):
+        driver = world.driver()
+        for age, up in ((1, True), (60, False)):
+            moment = timeutils.utcnow() - datetime.timedelta(seconds=age)
+            record = {'host': 'h', 'topic': 'compute', 'updated_at': None,
+                      'last_seen_up': form(moment), 'created_at': None}
+            assert driver.is_up(record) is up
+            record['updated_at'] = form(moment)
+            assert driver.updated_time(record) == moment.replace(tzinfo=UTC)
+
+    def test_null_times(self, world):
+        driver = world.driver()
+        record = {'host': 'h', 'topic': 'compute', 'updated_at': None,
+                  'last_seen_up': None, 'created_at': None}
+        assert driver.liveness(record) == (State.DOWN, None, Reason.NEVER)
+        assert driver.is_up(record) is False
+        assert driver.updated_time(record) is None
+
+    def test_a_time_that_is_none_is_unknown(self, world):
+        record = {'host': 'h', 'topic': 'compute', 'updated_at': None,
+                  'last_seen_up': 'last Tuesday', 'created_at': None}
+        with pytest.raises(exception.ServiceGroupUnavailable,
+                           match='cannot be read'):
+            world.driver().is_up(record)
+
+    def test_the_dead_are_named_at_debug_level(self, world):
+        driver, _ = self.joined(world)
+        world.advance(60)
+        self.logs.clear()
+        driver.is_up(world.record('host1'))
+        text = self.logs.records[0].getMessage()
+        assert text.startswith(
+            'Seems service nova-compute on host host1 is down.')
+        assert self.logs.records[0].levelno == logging.DEBUG
+
+    # Beats
+
+    def test_a_vanished_row_is_told_apart(self, world):
+        _, service = self.joined(world)
+        world.record('host1').destroy()
+        for _ in range(3):
+            service.pulse.fire()
+        told = [t for t in self.logged(logging.ERROR)
+                if t.startswith('The services table record for the '
+                                'nova-compute service on host host1 is gone.')]
+        assert len(told) == 1
+        assert service.model_disconnected is True
+
+    def test_a_vanished_row_is_told_even_during_an_outage(self, world):
+        _, service = self.joined(world)
+        world.break_store()
+        service.pulse.fire()
+        world.mend_store()
+        world.record('host1').destroy()
+        for _ in range(2):
+            service.pulse.fire()
+        assert len([t for t in self.logged(logging.ERROR)
+                    if 'is gone' in t]) == 1
+
+    @pytest.mark.parametrize('error, level, text', [
+        (messaging.MessagingTimeout('no reply'), logging.WARNING,
+         'Lost connection to nova-conductor for reporting service status.'),
+        (messaging.MessageDeliveryFailure('no bus'), logging.WARNING,
+         'Lost connection to nova-conductor for reporting service status.'),
+        (db_exc.DBConnectionError(), logging.ERROR,
+         'Unexpected error while reporting service status: the database'),
+        (messaging.RemoteError('DBConnectionError', 'gone'), logging.ERROR,
+         'Unexpected error while reporting service status: the database'),
+        (messaging.RemoteError('KeyError', 'x'), logging.ERROR,
+         'Unexpected error while reporting service status'),
+        (nova_exception.ServiceNotFound(service_id=7), logging.ERROR,
+         'The services table record for the nova-compute service on host '
+         'host1 is gone.'),
+        (ValueError('anything'), logging.ERROR,
+         'Unexpected error while reporting service status'),
+    ])
+    def test_failures_are_told_apart_and_none_escapes(
+            self, world, error, level, text):
+        _, service = self.joined(world)
+        service.service_ref.save = _raise(error)
+        for _ in range(3):
+            service.pulse.fire()
+        records = [r for r in self.logs.records if r.levelno == level]
+        assert len(records) == 1
+        assert records[0].getMessage().startswith(text)
+        assert service.model_disconnected is True
+        del service.service_ref.save
+        service.pulse.fire()
+        assert service.model_disconnected is False
+
+    def test_the_heartbeat_rpc_is_bounded_by_the_interval(self, world):
+        driver = world.driver()
+        service = world.service('host1')
+        conductor = FakeConductor()
+        service.service_ref.indirection_api = conductor
+        driver.join('host1', contract.GROUP, service)
+        service.pulse.fire()
+        assert conductor.prepared == [
+            {'timeout': 0.9 * contract.INTERVAL, 'retry': 1}] * 2
+        assert [c['objmethod'] for c in conductor.calls] == ['save'] * 2
+        assert conductor.calls[0]['objinst'] is service.service_ref
+
+
+def _raise(error):
+    def save():
+        raise error
+    return save
+
+
+class FakeConductor:
+    """Records what a ConductorAPI's RPC client is asked."""
+
+    def __init__(self):
+        self.client = self
+        self.prepared = []
+        self.calls = []
+
+    def prepare(self, **kwargs):
+        self.prepared.append(kwargs)
+        return self
+
+    def call(self, context, method, **kwargs):
+        self.calls.append(kwargs)
+        return {}, None

@@ -1,0 +1,54 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""One object of a kind per process, none inherited by fork."""
+
+import os
+import threading
+
+from nova_servicegroup import shared
+
+
+def test_one_per_key():
+    made = []
+    first = shared.get('a', lambda: made.append(1) or object())
+    assert shared.get('a', lambda: made.append(1) or object()) is first
+    assert shared.get('b', object) is not first
+    assert made == [1]
+
+
+def test_one_for_many_threads():
+    ready = threading.Barrier(20)
+    got = []
+
+    def ask():
+        ready.wait(30)
+        got.append(shared.get('a', object))
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(got) == 20 and len(set(got)) == 1
+
+
+def test_a_maker_may_ask_for_another():
+    assert shared.get('a', lambda: shared.get('b', lambda: 'inner')) == 'inner'
+
+
+def test_a_forked_child_starts_with_nothing():
+    parents = shared.get('a', object)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if shared.get('a', object) is not parents else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert shared.get('a', object) is parents
