@@ -11,6 +11,8 @@
 
 """Nova's own list of services, of every cell that can be seen from here."""
 
+from oslo_config import cfg
+
 from nova_servicegroup import exception
 
 
@@ -24,6 +26,8 @@ def list_services(group=None):
     :returns: list of nova.objects.Service
     :raises ServiceGroupUnavailable: a cell doesn't answer
     """
+    # Not at the top: whoever lists services runs in Nova, but whoever imports
+    # a driver need not.
     from nova import context as nova_context
     from nova import objects
     objects.register_all()
@@ -37,7 +41,8 @@ def list_services(group=None):
         for cell, answer in answers.items():
             if nova_context.is_cell_failure_sentinel(answer):
                 raise exception.ServiceGroupUnavailable(
-                    'inventory', 'the cell %s does not answer' % cell)
+                    cfg.CONF.servicegroup_driver,
+                    'the cell %s does not list its services' % cell)
             services.extend(answer)
     # nova-osapi_compute and nova-metadata have no topic and no heartbeat
     # (Nova commits d89c50f18b and cf7d9bfd71).
@@ -46,5 +51,4 @@ def list_services(group=None):
 
 
 def _cells_are_known():
-    from oslo_config import cfg
     return bool(cfg.CONF.api_database.connection)

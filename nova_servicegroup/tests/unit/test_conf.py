@@ -1,0 +1,80 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""The package's options."""
+
+import inspect
+
+from oslo_config import cfg
+import pytest
+
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup.drivers import base
+from nova_servicegroup.tests.unit import test_db
+
+
+def options():
+    return [(getattr(group, 'name', group), opt)
+            for group, opts in sg_conf.list_opts() for opt in opts]
+
+
+@pytest.mark.parametrize('group, opt', options(),
+                         ids=lambda v: getattr(v, 'name', v))
+def test_every_option_is_explained(group, opt):
+    lines = inspect.cleandoc(opt.help).splitlines()
+    assert len(lines[0]) <= 79 and lines[0].endswith('.')
+    assert len(lines) > 2, 'help of %s: one line is not enough' % opt.name
+    assert 'Possible values' not in opt.help or opt.choices
+
+
+def test_registering_twice_is_harmless():
+    conf = cfg.ConfigOpts()
+    sg_conf.register_opts(conf)
+    sg_conf.register_opts(conf)
+    conf([])
+    assert conf.servicegroup.outage_policy == 'raise'
+
+
+def test_the_grace_follows_the_down_time(config):
+    config.config(service_down_time=33)
+    settings = sg_conf.settings(config.conf)
+    settings.refresh()
+    assert settings.outage_grace == 33
+    config.config(outage_grace=0, group='servicegroup')
+    settings.refresh()
+    assert settings.outage_grace == 0
+
+
+@pytest.mark.parametrize('option, value', [
+    ('outage_grace', -1), ('outage_policy', 'perhaps'),
+    ('mass_failure_threshold', 2), ('leave_on_stop', 'later')])
+def test_values_that_make_no_sense_are_refused(config, option, value):
+    with pytest.raises(ValueError):
+        config.config(group='servicegroup', **{option: value})
+
+
+@pytest.mark.parametrize('option, left', [
+    (None, ['withdrawn']), (True, ['withdrawn']), (False, [])])
+def test_leave_on_stop(config, tmp_path, monkeypatch, option, left):
+    world = test_db.DbWorld(config, tmp_path / 'nova.sqlite')
+    try:
+        if option is not None:
+            world.set_option('leave_on_stop', option)
+        withdrawn = []
+        monkeypatch.setattr(base.Driver, 'leaves_on_stop', True)
+        driver = world.driver()
+        driver.withdraw = lambda membership: withdrawn.append('withdrawn')
+        service = world.service('host1')
+        driver.join('host1', 'compute', service)
+        service.pulse.stop()
+        assert withdrawn == left
+    finally:
+        world.close()

@@ -1,0 +1,57 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""What may be imported before Nova has chosen its concurrency.
+
+Nova 34 refuses to start in native threads when eventlet was imported first.
+Each case runs in an interpreter of its own.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+EARLY = ['', '.api', '.conf', '.exception', '.inventory', '.liveness',
+         '.shared', '.drivers', '.drivers.base']
+
+
+def imported_by(module):
+    """Return the names of all modules loaded after importing one."""
+    code = 'import sys, %s; print(*sorted(sys.modules))' % module
+    done = subprocess.run([sys.executable, '-c', code], check=True,
+                          capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize('name', EARLY)
+def test_early_modules_do_not_bring_eventlet(name):
+    modules = imported_by('nova_servicegroup' + name)
+    assert 'nova_servicegroup' + name in modules
+    assert not modules & {'eventlet', 'oslo_service.service',
+                          'oslo_messaging', 'futurist'}
+
+
+def test_the_package_itself_is_nearly_empty():
+    modules = imported_by('nova_servicegroup')
+    assert not modules & {'oslo_config', 'nova', 'oslo_log'}
+
+
+def test_drivers_come_after_the_choice():
+    """The order in which a Nova service in native threads imports them."""
+    code = ('from nova import monkey_patch; '
+            'monkey_patch.patch(backend="threading"); '
+            'import nova_servicegroup; '
+            'from nova_servicegroup import drivers; '
+            'from oslo_utils import importutils; '
+            '[importutils.import_class(d) for d in drivers.DRIVERS.values()];'
+            'import sys; assert "eventlet" not in sys.modules')
+    subprocess.run([sys.executable, '-c', code], check=True)

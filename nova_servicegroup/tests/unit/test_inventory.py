@@ -1,0 +1,80 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+
+"""Nova's service list, of one cell and of many."""
+
+from nova import context as nova_context
+from nova import objects
+from nova.objects import cell_mapping
+import pytest
+
+from nova_servicegroup import exception
+from nova_servicegroup import inventory
+from nova_servicegroup.tests.fixtures import database
+
+
+@pytest.fixture
+def cell(config, tmp_path):
+    cell = database.Database(tmp_path / 'cell.sqlite')
+    cell.add('c1', 'compute')
+    cell.add('c2', 'compute', disabled=True)
+    cell.add('s1', 'scheduler')
+    cell.add('api', None, binary='nova-osapi_compute')
+    yield cell
+    cell.close()
+
+
+def hosts(group=None):
+    return sorted(s.host for s in inventory.list_services(group))
+
+
+def test_the_services_of_a_group_disabled_ones_too(cell):
+    assert hosts('compute') == ['c1', 'c2']
+    assert hosts('conductor') == []
+
+
+def test_rows_that_never_report_are_left_out(cell):
+    assert hosts() == ['c1', 'c2', 's1']
+
+
+@pytest.fixture
+def cells(cell, config, monkeypatch):
+    """An API database that knows a cell: what it answers is set by tests."""
+    config.config(connection='sqlite://', group='api_database')
+    answers = {}
+    monkeypatch.setattr(
+        nova_context, 'load_cells', lambda: None)
+    monkeypatch.setattr(nova_context, 'CELLS', [
+        cell_mapping.CellMapping(uuid=uuid, name='cell', database_connection=''
+                                 'sqlite://', transport_url='fake:/')
+        for uuid in ('00000000-0000-4000-8000-000000000001',
+                     '00000000-0000-4000-8000-000000000002')])
+    monkeypatch.setattr(
+        nova_context, 'scatter_gather_cells',
+        lambda context, cells, timeout, fn, *args, **kwargs:
+        {cell.uuid: answers.get(cell.uuid[-1]) or fn(context, *args, **kwargs)
+         for cell in cells})
+    return answers
+
+
+def test_every_cell_is_asked(cells, cell):
+    extra = objects.Service(cell.context, host='c9', topic='compute')
+    cells['2'] = [extra]
+    assert hosts('compute') == ['c1', 'c2', 'c9']
+
+
+@pytest.mark.parametrize('silence', [
+    nova_context.did_not_respond_sentinel, exception.NovaShapeError('x')])
+def test_a_cell_that_does_not_answer_is_not_left_out(cells, silence):
+    cells['2'] = silence
+    with pytest.raises(exception.ServiceGroupUnavailable,
+                       match='the cell .*2 does not list'):
+        inventory.list_services('compute')
