@@ -43,8 +43,9 @@ class API:
         self._ensure_down_time_exceeds_interval(conf)
         settings = sg_conf.settings(conf)
         settings.refresh()
-        self._driver = importutils.import_object(
-            self._driver_class(conf), *args, conf=conf, **kwargs)
+        self._driver, *self._also_report = [
+            importutils.import_object(driver, *args, conf=conf, **kwargs)
+            for driver in self._driver_classes(conf)]
 
     @staticmethod
     def _ensure_down_time_exceeds_interval(conf):
@@ -61,14 +62,24 @@ class API:
             conf.set_override('service_down_time', longer)
 
     @staticmethod
-    def _driver_class(conf):
+    def _driver_classes(conf):
+        """Return the dotted names: who answers, then who is told besides."""
+        known = 'one of %s' % ', '.join(sorted(drivers.DRIVERS))
         try:
-            name = conf.servicegroup_driver
-            return drivers.DRIVERS[name]
+            chosen = drivers.DRIVERS[conf.servicegroup_driver]
         except (KeyError, ValueError) as e:
             raise exception.ConfigurationError(
                 '[DEFAULT] servicegroup_driver names no driver: %s. Set it to '
-                'one of %s.' % (e, ', '.join(sorted(drivers.DRIVERS)))) from e
+                '%s.' % (e, known)) from e
+        classes = [chosen]
+        for name in conf.servicegroup.also_report:
+            if name not in drivers.DRIVERS:
+                raise exception.ConfigurationError(
+                    '[servicegroup] also_report names %r, which is no driver: '
+                    'each name must be %s.' % (name, known))
+            if drivers.DRIVERS[name] not in classes:
+                classes.append(drivers.DRIVERS[name])
+        return classes
 
     def join(self, member, group, service=None):
         """Make ``member`` a member of ``group`` and keep it one.
@@ -83,14 +94,16 @@ class API:
             heartbeat
         :raises InvalidMember: member, group or service is missing
         """
-        return self._driver.join(member, group, service)
+        for driver in (self._driver, *self._also_report):
+            driver.join(member, group, service)
 
     def leave(self, member, group):
         """Take back what this process joined; nothing if it didn't.
 
         Blocks for two seconds at most and never raises.
         """
-        return self._driver.leave(member, group)
+        for driver in (self._driver, *self._also_report):
+            driver.leave(member, group)
 
     def get_all(self, group):
         """Return the hosts of ``group`` that are up, sorted, as a list.

@@ -84,6 +84,21 @@ Related options:
 * ``[servicegroup] outage_grace``
 * ``[servicegroup] outage_policy``
 """),
+    cfg.ListOpt(
+        'also_report',
+        default=[],
+        help="""
+Drivers through which a service reports beside its own, by name.
+
+For moving a fleet from one driver to another with no moment at which a living
+host looks down: first let every node report through both, then switch the
+readers over, then stop the old reports. Every driver named here costs its own
+heartbeats; answers come from ``servicegroup_driver`` alone.
+
+Related options:
+
+* ``[DEFAULT] servicegroup_driver``
+"""),
     cfg.BoolOpt(
         'leave_on_stop',
         help="""

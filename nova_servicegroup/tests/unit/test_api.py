@@ -31,6 +31,12 @@ class StubDriver:
     def __init__(self, *args, **kwargs):
         self.args, self.kwargs, self.asked = args, kwargs, []
 
+    def join(self, member, group, service):
+        self.asked.append(('join', member, group, service))
+
+    def leave(self, member, group):
+        self.asked.append(('leave', member, group))
+
     def is_up(self, member):
         self.asked.append(member['host'])
         return member['host'] in self.up
@@ -115,6 +121,42 @@ def test_an_unknown_driver_is_refused(config, tmp_path):
 
 def test_the_db_driver_is_chosen_by_name(config):
     assert type(nova_servicegroup.API()._driver) is db.DbDriver
+
+
+def test_join_and_leave_return_nothing(stub):
+    api = nova_servicegroup.API()
+    assert api.join('a', 'compute', 'service') is None
+    assert api.leave('a', 'compute') is None
+    assert api._driver.asked == [('join', 'a', 'compute', 'service'),
+                                 ('leave', 'a', 'compute')]
+
+
+class OtherDriver(StubDriver):
+    """Is told, never asked."""
+
+
+@pytest.mark.parametrize('names, told', [
+    ([], 0), (['other'], 1), (['other', 'db', 'other'], 1)])
+def test_further_drivers_are_told_but_not_asked(stub, config, monkeypatch,
+                                                names, told):
+    monkeypatch.setitem(drivers.DRIVERS, 'other',
+                        '%s.OtherDriver' % __name__)
+    config.config(group='servicegroup', also_report=names)
+    api = nova_servicegroup.API()
+    api.join('a', 'compute', 'service')
+    api.service_is_up({'host': 'a'})
+    api.leave('a', 'compute')
+    assert [type(d) for d in api._also_report] == [OtherDriver] * told
+    for driver in api._also_report:
+        assert driver.asked == [('join', 'a', 'compute', 'service'),
+                                ('leave', 'a', 'compute')]
+
+
+def test_an_unknown_further_driver_is_refused(config):
+    config.config(group='servicegroup', also_report=['etcd'])
+    with pytest.raises(exception.ConfigurationError,
+                       match="also_report names 'etcd'.*one of db"):
+        nova_servicegroup.API()
 
 
 def test_making_one_logs_nothing(config, caplog):
