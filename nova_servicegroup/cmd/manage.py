@@ -1,0 +1,305 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-manage service``: who is up, across all cells.
+
+The category that Nova had until its release 13, with its columns, signs and
+exit codes. What is new: the verdict and the time come from the driver, all
+cells are asked, and a question that can't be answered has a sign of its own.
+
+Exit codes:
+
+* 0: done.
+* 1: arguments are missing; a cell or the API database doesn't answer; or the
+  driver can't tell about a service (sign ``???``). What is known was printed,
+  the rest is told on stderr.
+* 2: no such service or host.
+* 255: Nova's own code for anything that nobody foresaw, with a traceback.
+"""
+
+import datetime
+import functools
+import inspect
+import sys
+
+from nova.cmd import common
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from oslo_db import exception as db_exc
+
+from nova_servicegroup import api
+from nova_servicegroup import exception
+
+UP = ':-)'
+DOWN = 'XXX'
+UNKNOWN = '???'
+
+FAILED = 1
+NOT_FOUND = 2
+
+_SERVICE_ROW = '%-16s %-36s %-16s %-10s %-5s %-10s'
+_PROJECT_ROW = '%-25s%16s%8s%8s%8s'
+_TOTAL_ROWS = {'total': '%-16s(total)%26s%8s%8s',
+               'used_now': '%-16s(used_now)%23s%8s%8s',
+               'used_max': '%-16s(used_max)%23s%8s%8s'}
+
+# Written by Nova's API processes for their version; nobody beats for them.
+_NEVER_REPORT = ('nova-osapi_compute', 'nova-metadata')
+
+
+class _Failure(Exception):
+    """What ends a command with one line on stdout and this exit code."""
+
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.code = code
+
+
+_ARGUMENT_HELP = {'host': 'Name of the host, as Nova knows it.',
+                  'service': 'Binary of the service: nova-compute, ...'}
+
+
+def _command(*names, required=True):
+    """Make a method a command: its errors are one line and an exit code.
+
+    Nova's main() turns every exception into a traceback and 255, and so it
+    does with a missing argument that it finds itself.
+
+    :param names: the arguments it takes, of host and service
+    :param required: they must be given
+    """
+    def decorate(method):
+        # Nova's parser passes by name what was given with its option, and
+        # by place what was given without.
+        @functools.wraps(method)
+        def run(self, host=None, service=None):
+            given = {'host': host, 'service': service}
+            missing = [name for name in names if given[name] is None]
+            if required and missing:
+                print(method.__doc__)
+                print('Missing arguments: %s' % ', '.join(missing))
+                return FAILED
+            try:
+                return method(self, *(given[name] for name in names))
+            except _Failure as e:
+                print('error: %s' % e)
+                return e.code
+            except exception.ServiceGroupError as e:
+                print('error: %s' % e)
+                return FAILED
+
+        run.description = inspect.cleandoc(method.__doc__)
+        for name in reversed(names):
+            common.args('--' + name, metavar='<%s>' % name,
+                        help=_ARGUMENT_HELP[name])(run)
+        return run
+    return decorate
+
+
+class ServiceCommands:
+    """List Nova's services, tell which are up, enable and disable them."""
+
+    description = 'List services, tell which are up, enable and disable them.'
+
+    @_command('host', 'service', required=False)
+    def list(self, host, service):
+        """List the services of all cells with the driver's verdict.
+
+        State is ":-)" for up, "XXX" for down, "???" when the driver can't
+        tell; then, and when a cell doesn't answer, the exit code is 1.
+        """
+        context = nova_context.get_admin_context()
+        servicegroup = api.API()
+        answers, silent_cells = _ask_cells(
+            context, objects.ServiceList.get_all)
+        zones = _zones(context)
+        rows = [row for rows in answers for row in rows
+                if row.topic and row.binary not in _NEVER_REPORT
+                and host in (None, row.host)
+                and service in (None, row.binary)]
+        rows.sort(key=lambda row: (row.binary, row.host))
+
+        print(_SERVICE_ROW % ('Binary', 'Host', 'Zone', 'Status', 'State',
+                              'Updated_At'))
+        untold = []
+        for row in rows:
+            try:
+                state = UP if servicegroup.service_is_up(row) else DOWN
+                updated_at = servicegroup.get_updated_time(row)
+            except exception.ServiceGroupUnavailable as e:
+                untold.append(e)
+                state = UNKNOWN
+                updated_at = None
+            print(_SERVICE_ROW % (
+                row.binary, row.host, _zone(row, zones),
+                'disabled' if row.disabled else 'enabled', state,
+                _as_text(updated_at)))
+        if untold:
+            # The driver's reason is the same for all, but for the name.
+            print('error: the state of %d of %d services is unknown: %s'
+                  % (len(untold), len(rows), untold[0]), file=sys.stderr)
+        return FAILED if untold or silent_cells else None
+
+    @_command('host', 'service')
+    def enable(self, host, service):
+        """Let the scheduler use a service again."""
+        return self._set_disabled(host, service, False)
+
+    @_command('host', 'service')
+    def disable(self, host, service):
+        """Keep the scheduler from using a service."""
+        return self._set_disabled(host, service, True)
+
+    @staticmethod
+    def _set_disabled(host, binary, disabled):
+        # The row alone, as ever: the scheduler's ComputeFilter reads it.
+        # Nova's API also tells the compute by RPC, which a dead one that
+        # still counts as up would hold for a minute (ClusterLabs
+        # fence-agents#303); the compute's periodic task does that part.
+        rows = _find(objects.Service.get_by_host_and_binary, host, binary,
+                     not_found='Could not find binary %s on host %s.' % (
+                         binary, host))
+        for row in rows:
+            row.disabled = disabled
+            row.save()
+        print('Service %s on host %s %s.' % (
+            binary, host, 'disabled' if disabled else 'enabled'))
+
+    @_command('host')
+    def describe_resource(self, host):
+        """Show what a host has and what its instances take, by project."""
+        (nodes, instances), = _find(
+            _resources_of, host,
+            not_found='Compute host %s could not be found.' % host)
+        projects = {}
+        for instance in instances:
+            sums = projects.setdefault(instance.project_id, [0, 0, 0])
+            for i, amount in enumerate((
+                    instance.vcpus, instance.memory_mb,
+                    (instance.root_gb or 0) + (instance.ephemeral_gb or 0))):
+                sums[i] += amount or 0
+        totals = {
+            'total': _sums(nodes, 'vcpus', 'memory_mb', 'local_gb'),
+            'used_now': _sums(nodes, 'vcpus_used', 'memory_mb_used',
+                              'local_gb_used'),
+            'used_max': tuple(map(sum, zip(*projects.values())))
+            or (0, 0, 0)}
+
+        print(_PROJECT_ROW % ('HOST', 'PROJECT', 'cpu', 'mem(mb)', 'hdd'))
+        for kind, row_format in _TOTAL_ROWS.items():
+            print(row_format % (host, *totals[kind]))
+        for project in sorted(projects):
+            print(_PROJECT_ROW % (host, project, *projects[project]))
+
+
+def _ask_cells(context, question, *args):
+    """Ask every cell at once; name those that don't answer on stderr.
+
+    Blocks for ``nova.context.CELL_TIMEOUT`` (60 s) at most.
+
+    :param question: ``question(context, *args)``, run for each cell
+    :returns: (list of the answers, number of cells that gave none)
+    """
+    def ask(cell_context):
+        try:
+            return question(cell_context, *args)
+        except Exception as e:
+            # Returned, or Nova would log a traceback beside our line.
+            return e
+
+    try:
+        cells = objects.CellMappingList.get_all(context)
+    except db_exc.DBError as e:
+        raise _Failure('The API database does not answer: %s'
+                       % _first_line(e), FAILED)
+    if not cells:
+        raise _Failure('No cell is known; make one with "nova-manage '
+                       'cell_v2 create_cell".', FAILED)
+    results = nova_context.scatter_gather_cells(
+        context, cells, nova_context.CELL_TIMEOUT, ask)
+    answers = []
+    silent = 0
+    for cell in cells:
+        answer = results[cell.uuid]
+        if nova_context.is_cell_failure_sentinel(answer):
+            silent += 1
+            print('error: cell %s does not answer: %s' % (
+                cell.identity,
+                _first_line(answer) if isinstance(answer, Exception)
+                else 'not within %s s' % nova_context.CELL_TIMEOUT),
+                file=sys.stderr)
+        else:
+            answers.append(answer)
+    return answers, silent
+
+
+def _find(question, *args, not_found):
+    """Return what the cells found, leaving out None."""
+    context = nova_context.get_admin_context()
+    answers, silent_cells = _ask_cells(context, question, *args)
+    found = [answer for answer in answers if answer is not None]
+    if not found and silent_cells:
+        raise _Failure('%s It may be in a cell that does not answer.'
+                       % not_found, FAILED)
+    if not found:
+        raise _Failure(not_found, NOT_FOUND)
+    return found
+
+
+def _zones(context):
+    """Return the availability zones of hosts, {host: set of names}.
+
+    One query for all. Nova's set_availability_zones would write every host
+    to its cache, two round trips each.
+    """
+    zones = {}
+    for aggregate in objects.AggregateList.get_by_metadata_key(
+            context, 'availability_zone'):
+        for host in aggregate.hosts:
+            zones.setdefault(host, set()).add(aggregate.availability_zone)
+    return zones
+
+
+def _zone(row, zones):
+    if row.topic != 'compute':
+        return common.CONF.internal_service_availability_zone
+    return (','.join(sorted(zones.get(row.host, ())))
+            or common.CONF.default_availability_zone)
+
+
+def _resources_of(context, host):
+    """Return (compute nodes, instances) of a host; None in other cells."""
+    try:
+        nodes = objects.ComputeNodeList.get_all_by_host(context, host)
+    except nova_exception.ComputeHostNotFound:
+        return None
+    return nodes, objects.InstanceList.get_by_host(context, host,
+                                                   expected_attrs=[])
+
+
+def _sums(things, *names):
+    return tuple(sum(getattr(thing, name) for thing in things)
+                 for name in names)
+
+
+def _as_text(moment):
+    """Return a time in UTC as the rows of the database always showed it."""
+    if moment is None:
+        return None
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(datetime.timezone.utc)
+    return moment.strftime('%Y-%m-%d %H:%M:%S')
+
+
+def _first_line(error):
+    return str(error).strip().partition('\n')[0] or type(error).__name__
