@@ -8,6 +8,7 @@
 # distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
+# under the License.
 
 """One conformance suite for every driver, ours or somebody else's.
 
@@ -33,9 +34,9 @@ import types
 
 import pytest
 
-from nova_servicegroup import exception
 from nova_servicegroup.drivers import base
 from nova_servicegroup.drivers.base import Promise
+from nova_servicegroup import exception
 
 INTERVAL = 1
 DOWN_TIME = 3

@@ -8,6 +8,7 @@
 # distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
+# under the License.
 
 """The API in front of the drivers."""
 
@@ -18,8 +19,8 @@ import pytest
 
 import nova_servicegroup
 from nova_servicegroup import drivers
-from nova_servicegroup import exception
 from nova_servicegroup.drivers import db
+from nova_servicegroup import exception
 from nova_servicegroup.tests import contract
 
 

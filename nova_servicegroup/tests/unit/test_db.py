@@ -8,6 +8,7 @@
 # distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
+# under the License.
 
 """The db driver on a real services table, by Nova's own database layer."""
 
@@ -21,8 +22,8 @@ import oslo_messaging as messaging
 from oslo_utils import timeutils
 import pytest
 
-from nova_servicegroup import exception
 from nova_servicegroup.drivers import db
+from nova_servicegroup import exception
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup.tests import contract
