@@ -1,0 +1,82 @@
+# What one does with a clone. Needs make and Python; everything else is
+# installed into .venv, and the servers for the tests from Debian packages.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TESTS ?= nova_servicegroup/tests
+SAMPLE = etc/nova/nova-servicegroup.conf.sample
+GENERATE = $(BIN)/oslo-config-generator \
+	--config-file etc/nova/nova-servicegroup-config-generator.conf
+
+# pbr asks git for the version. In a tree without a repository, or with one
+# that git doesn't trust, the environment gets a version of its own.
+ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
+export PBR_VERSION ?= 0.0.1.dev0
+endif
+
+.PHONY: help venv test lint checkconfig genconfig docs releasenotes clean
+
+help:
+	@echo 'make test         unit, contract, functional and fault tests'
+	@echo '                  (ARGS="-k zk" TESTS=path choose some of them)'
+	@echo 'make lint         ruff, and the H checks of hacking'
+	@echo 'make genconfig    write the sample configuration anew'
+	@echo 'make checkconfig  compare the committed sample with the options'
+	@echo 'make docs         the documentation, into doc/build/html'
+	@echo 'make releasenotes the release notes, into releasenotes/build/html'
+	@echo 'make clean        remove whatever was made here'
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS) $(TESTS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/flake8 setup.py nova_servicegroup doc releasenotes
+
+genconfig: $(VENV)/installed
+	$(GENERATE) --output-file $(SAMPLE)
+
+checkconfig: $(VENV)/installed
+	$(GENERATE) --output-file $(VENV)/sample
+	diff -u $(SAMPLE) $(VENV)/sample
+	@echo '$(SAMPLE) is what the options say.'
+
+docs: $(VENV)/installed-doc
+	$(BIN)/sphinx-build -W --keep-going -q -b html \
+		-d doc/build/doctrees doc/source doc/build/html
+	@echo 'Open doc/build/html/index.html'
+
+releasenotes: $(VENV)/installed-doc
+	$(BIN)/sphinx-build -W --keep-going -q -b html \
+		-d releasenotes/build/doctrees releasenotes/source \
+		releasenotes/build/html
+	@echo 'Open releasenotes/build/html/index.html'
+
+venv: $(VENV)/installed
+
+# Debian leaves ensurepip out of its python3.
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo '$(PYTHON) must be 3.10 or later: make PYTHON=...'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ apt-get update -q && apt-get install -q -y python3-venv; } || \
+		{ echo 'Install python3-venv as root first.'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: pyproject.toml setup.py setup.cfg requirements.txt \
+		test-requirements.txt | $(VENV)/created
+	$(BIN)/python -m pip install --disable-pip-version-check \
+		--progress-bar off -r test-requirements.txt -e .
+	@touch $@
+
+$(VENV)/installed-doc: doc/requirements.txt $(VENV)/installed
+	$(BIN)/python -m pip install --disable-pip-version-check \
+		--progress-bar off -r doc/requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .tox .demo .venvs .pytest_cache .ruff_cache .coverage \
+		build dist doc/build releasenotes/build *.egg-info
+	find nova_servicegroup -name __pycache__ -prune -exec rm -rf {} +
