@@ -186,10 +186,10 @@ Related options:
 def list_opts():
     """Return the options for oslo.config's generator.
 
-    :returns: list of (group name or OptGroup, list of options)
+    :returns: list of (OptGroup, or None for [DEFAULT]; list of options)
     """
     return [(SERVICEGROUP_GROUP, SERVICEGROUP_OPTS + MEMCACHED_OPTS),
-            ('DEFAULT', MEMCACHED_SERVERS_OPTS)]
+            (None, MEMCACHED_SERVERS_OPTS)]
 
 
 def register_opts(conf):

@@ -1,0 +1,257 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The bytes of a heartbeat, as Nova's in-tree driver has them.
+
+Seen on the wire (Nova 34, oslo.cache 4.3, dogpile.cache 1.5, python-memcached
+1.62; the back ends ``dogpile.cache.memcached`` and
+``oslo_cache.memcache_pool``):
+
+* the key is the SHA-1 of ``<topic>:<host>``, in hexadecimal;
+* the flags are 1, for pickled;
+* the value is dogpile's ``CachedValue(payload, metadata)`` pickled by
+  protocol 0. The payload is the moment of the beat as a naive datetime in
+  UTC; the metadata are ``ct``, the same moment as seconds since 1970, and
+  ``v``, dogpile's version of the format.
+
+Added by this package, and passed over by in-tree readers: ``workers`` among
+the metadata, which says when each process behind the key reported last. A
+member that left has the payload None, which in-tree readers take for no
+heartbeat.
+
+Nothing in here blocks or keeps state; all of it may be called from any
+thread.
+"""
+
+import datetime
+import functools
+import hashlib
+import io
+import math
+import pickle
+import pickletools
+import re
+import typing
+import zlib
+
+from dogpile.cache import api as dogpile_api
+from dogpile.cache import region as dogpile_region
+
+FLAG_PICKLED = 1
+FLAG_COMPRESSED = 8
+
+#: bytes; a heartbeat has some 300, and 50 more for each further worker
+MAX_SIZE = 16384
+#: workers of one service on one host that are told apart
+MAX_WORKERS = 200
+
+EPOCH = datetime.datetime(1970, 1, 1)
+UTC = datetime.timezone.utc
+
+
+class Unreadable(ValueError):
+    """A value that no writer of heartbeats made."""
+
+
+class Beat(typing.NamedTuple):
+    """A heartbeat that was read.
+
+    ``stamp``: when it was written by the writer's clock, seconds since 1970.
+    ``moment``: the same as an aware UTC datetime; None for "it left".
+    ``workers``: stamps of the last beat of each process, by token.
+    """
+
+    stamp: float
+    moment: typing.Optional[datetime.datetime]
+    workers: dict
+
+
+def key(topic, host, prefix=''):
+    """Return the key of a service's heartbeat.
+
+    Hashed, so that any host name will do: memcached takes no spaces and no
+    control characters in a key and 250 bytes at most.
+    """
+    name = '%s:%s' % (topic, host)
+    # As oslo.cache has it: what UTF-8 can't express becomes &#number;.
+    data = name.encode('utf-8', errors='xmlcharrefreplace')
+    return prefix + hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def stamp_of(moment):
+    """Return a naive UTC datetime as seconds since 1970."""
+    return (moment - EPOCH).total_seconds()
+
+
+def encode(stamp, moment, workers):
+    """Return the value to store, to be stored with ``FLAG_PICKLED``.
+
+    :param moment: naive UTC datetime of the beat, None for "it left"
+    """
+    newest = sorted(workers.items(), key=lambda item: item[1])[-MAX_WORKERS:]
+    return pickle.dumps(dogpile_api.CachedValue(
+        moment, {'ct': stamp, 'v': dogpile_region.value_version,
+                 'workers': dict(newest)}), protocol=0)
+
+
+def decode(flags, data):
+    """Return the Beat that a stored value holds.
+
+    Executes nothing, whatever the value: see ``_Unpickler``.
+
+    :raises Unreadable: it is none, for whatever reason
+    """
+    if len(data) > MAX_SIZE:
+        raise Unreadable('it has %d bytes' % len(data))
+    if flags == FLAG_PICKLED | FLAG_COMPRESSED:
+        data = _inflate(data)
+    elif flags != FLAG_PICKLED:
+        raise Unreadable('it has the flags %d' % flags)
+    try:
+        usual = _usual().fullmatch(data)
+        if usual:
+            return _from_pattern(usual)
+        return _from_value(_Unpickler.loads(data))
+    except Unreadable:
+        raise
+    except Exception as e:
+        # Hostile bytes fail in many ways (UnpicklingError, IndexError,
+        # TypeError, RecursionError ...), and all of them mean the same.
+        raise Unreadable('%s: %s' % (type(e).__name__, e)) from e
+
+
+def _inflate(data):
+    inflater = zlib.decompressobj()
+    try:
+        # Bounded: 200 KB may be 200 MiB inflated.
+        data = inflater.decompress(data, MAX_SIZE)
+    except zlib.error as e:
+        raise Unreadable('it cannot be inflated: %s' % e) from e
+    if not inflater.eof:
+        raise Unreadable('it has more than %d bytes, inflated' % MAX_SIZE)
+    return data
+
+
+def _moment(state):
+    """Return an aware datetime from the ten bytes in a datetime's pickle."""
+    # datetime itself would take day 200 and hour 99 from a pickle.
+    if isinstance(state, str):
+        state = state.encode('latin1')
+    if len(state) != 10:
+        raise Unreadable('a datetime of %d bytes' % len(state))
+    return datetime.datetime(
+        state[0] * 256 + state[1], *state[2:7],
+        int.from_bytes(state[7:], 'big'), tzinfo=UTC)
+
+
+def _seconds(number):
+    if type(number) not in (int, float) or not math.isfinite(number):
+        raise Unreadable('%.50r is no time' % (number,))
+    return float(number)
+
+
+def _from_value(value):
+    payload, metadata = value
+    if metadata['v'] != dogpile_region.value_version:
+        raise Unreadable('its version is %.50r' % (metadata['v'],))
+    stamp = _seconds(metadata['ct'])
+    if payload is not None:
+        if type(payload) is not datetime.datetime:
+            raise Unreadable('its payload is %s' % type(payload).__name__)
+        stamp = payload.timestamp()
+    workers = metadata.get('workers', {})
+    if type(workers) is not dict:
+        raise Unreadable('its workers are %s' % type(workers).__name__)
+    return Beat(stamp, payload, {
+        token: _seconds(number) for token, number in workers.items()})
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a CachedValue of a datetime, and nothing else.
+
+    The names that the format needs stand for harmless functions here, every
+    other name is refused. So is every opcode that protocol 0 doesn't need:
+    with them, a few hundred bytes can ask for gigabytes or for a hash that
+    takes a year.
+    """
+
+    _OPCODES = frozenset(['GLOBAL', 'PUT', 'MARK', 'UNICODE', 'TUPLE',
+                          'REDUCE', 'DICT', 'SETITEM', 'FLOAT', 'INT', 'NONE',
+                          'STOP'])
+    _CACHED_VALUE = object()
+    _TUPLE = object()
+
+    @classmethod
+    def loads(cls, data):
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name not in cls._OPCODES:
+                raise Unreadable('it has the opcode %s' % opcode.name)
+            if opcode.name == 'PUT' and argument > MAX_SIZE:
+                raise Unreadable('it has the memo %d' % argument)
+        return cls(io.BytesIO(data)).load()
+
+    def find_class(self, module, name):
+        try:
+            return self._STANDINS[module, name]
+        except KeyError:
+            raise Unreadable('it names %.50s.%.50s' % (module, name)) from None
+
+    def _reconstructor(kind, base, state):
+        if kind is not _Unpickler._CACHED_VALUE or type(state) is not tuple:
+            raise Unreadable('it constructs something else')
+        return state
+
+    def _encode(text, encoding):
+        return text.encode('latin1')
+
+    _STANDINS = {
+        ('copy_reg', '_reconstructor'): _reconstructor,
+        ('dogpile.cache.api', 'CachedValue'): _CACHED_VALUE,
+        ('__builtin__', 'tuple'): _TUPLE,
+        ('datetime', 'datetime'): _moment,
+        ('_codecs', 'encode'): _encode,
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _usual():
+    """Return a pattern for what writers of heartbeats usually write.
+
+    Four times as fast as unpickling and equally safe. What doesn't match is
+    left to ``_Unpickler``.
+    """
+    number = rb'F(-?[0-9.e+]{1,32})\n'
+    return re.compile(
+        rb'ccopy_reg\n_reconstructor\np0\n'
+        rb'\(cdogpile\.cache\.api\nCachedValue\np1\n'
+        rb'c__builtin__\ntuple\np2\n'
+        rb'\(cdatetime\ndatetime\np3\n'
+        rb'\(c_codecs\nencode\np4\n'
+        rb'\(V([^\n]{1,60})\np5\nVlatin1\np6\ntp7\nRp8\ntp9\nRp10\n'
+        rb'\(dp11\nVct\np12\n' + number + rb'sVv\np13\n'
+        rb'I%d\n' % dogpile_region.value_version +
+        rb's(?:Vworkers\np14\n\(dp15\n'
+        rb'((?:V[0-9a-f-]{1,64}\np[0-9]{1,4}\n'
+        rb'F-?[0-9.e+]{1,32}\ns)*)s)?'
+        rb'tp[0-9]{1,4}\ntp[0-9]{1,4}\nRp[0-9]{1,4}\n\.')
+
+
+_WORKER = re.compile(rb'V([0-9a-f-]+)\np[0-9]+\nF([^\n]+)\ns')
+
+
+def _from_pattern(usual):
+    state, number, workers = usual.groups()
+    moment = _moment(state.decode('raw_unicode_escape'))
+    _seconds(float(number))
+    return Beat(moment.timestamp(), moment, {
+        token.decode(): _seconds(float(stamp))
+        for token, stamp in _WORKER.findall(workers)} if workers else {})
