@@ -67,13 +67,14 @@ $(VENV)/created:
 
 $(VENV)/installed: pyproject.toml setup.py setup.cfg requirements.txt \
 		test-requirements.txt | $(VENV)/created
-	$(BIN)/python -m pip install --disable-pip-version-check \
-		--progress-bar off -r test-requirements.txt -e .
+	@echo 'Installing Nova and what the tests need into $(VENV).'
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+		-r test-requirements.txt -e .
 	@touch $@
 
 $(VENV)/installed-doc: doc/requirements.txt $(VENV)/installed
-	$(BIN)/python -m pip install --disable-pip-version-check \
-		--progress-bar off -r doc/requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+		-r doc/requirements.txt
 	@touch $@
 
 clean:

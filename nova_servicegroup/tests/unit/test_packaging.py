@@ -1,0 +1,145 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The package as others get it: built from a clone without tags.
+
+pip builds in an environment of its own, as it does for an operator.
+"""
+
+import email
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[3]
+NOT_CLONED = shutil.ignore_patterns(
+    '.git', '.venv*', '.tox', '.demo', '.*_cache', '__pycache__',
+    '*.egg-info', 'build', 'dist', 'AUTHORS', 'ChangeLog')
+
+
+def run(*command, cwd, check=True, **env):
+    """Run a command without the caller's idea of a version."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ('PBR_VERSION', 'PYTHONPATH')}
+    environment.update(env)
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    assert not check or result.returncode == 0, result.stdout
+    return result
+
+
+def build(tree, *what, **how):
+    return run(sys.executable, '-m', 'build', *what, tree, cwd=tree, **how)
+
+
+@pytest.fixture(scope='module')
+def plain_tree(tmp_path_factory):
+    """This tree as it is now, without a repository."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp('plain') / 'tree',
+                           ignore=NOT_CLONED)
+
+
+@pytest.fixture(scope='module')
+def clone(plain_tree, tmp_path_factory):
+    """The same in a repository that has commits and no tag."""
+    tree = shutil.copytree(plain_tree,
+                           tmp_path_factory.mktemp('clone') / 'tree')
+    git = ('git', '-c', 'user.name=test', '-c', 'user.email=test@localhost')
+    run(*git, 'init', '-q', cwd=tree)
+    run(*git, 'add', '-A', cwd=tree)
+    run(*git, 'commit', '-q', '-m', 'Everything', cwd=tree)
+    run(*git, 'commit', '-q', '-m', 'A change', '--allow-empty', cwd=tree)
+    return tree
+
+
+@pytest.fixture(scope='module')
+def dists(clone):
+    """(sdist, wheel); the wheel is made from the unpacked sdist."""
+    build(clone)
+    return (next(clone.glob('dist/*.tar.gz')), next(clone.glob('dist/*.whl')))
+
+
+@pytest.fixture(scope='module')
+def files(clone):
+    return set(run('git', 'ls-files', cwd=clone).stdout.split())
+
+
+def test_the_wheel_holds_every_file_of_the_package(dists, files):
+    inside = {name for name in zipfile.ZipFile(dists[1]).namelist()
+              if '.dist-info/' not in name}
+    assert inside == {name for name in files
+                      if name.startswith('nova_servicegroup/')}
+    packages = {str(pathlib.PurePath(name).parent) for name in inside}
+    for package in packages:
+        assert package + '/__init__.py' in inside
+
+
+def test_the_sdist_holds_every_file(dists, files):
+    with tarfile.open(dists[0]) as sdist:
+        inside = {name.partition('/')[2] for name in sdist.getnames()}
+    assert files - inside == {'.gitignore'}
+
+
+def test_the_wheel_says_who_it_is(dists):
+    with zipfile.ZipFile(dists[1]) as wheel:
+        prefix = next(name for name in wheel.namelist()
+                      if name.endswith('/METADATA')).rpartition('/')[0]
+        about = email.message_from_bytes(wheel.read(prefix + '/METADATA'))
+        entry_points = wheel.read(prefix + '/entry_points.txt').decode()
+    assert about['Name'] == 'nova-servicegroup'
+    assert re.fullmatch(r'0\.0\.1\.dev\d+', about['Version'])
+    needs = {re.match(r'[\w.-]+', line)[0]
+             for line in about.get_all('Requires-Dist')}
+    assert {'eventlet', 'kazoo', 'oslo.config', 'oslo.db', 'oslo.service',
+            'python-memcached'} <= needs
+    assert 'nova' not in needs
+    for line in ('nova-servicegroup = nova_servicegroup.cmd.main:main',
+                 'nova_servicegroup = nova_servicegroup.conf:list_opts',
+                 'nova_servicegroup = '
+                 'nova_servicegroup.confighook:ConfigSourceDriver'):
+        assert line in entry_points
+
+
+def test_it_installs_from_the_sdist(dists, tmp_path):
+    run(sys.executable, '-m', 'venv', '--without-pip', 'venv', cwd=tmp_path)
+    python = tmp_path / 'venv/bin/python'
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q',
+        '--no-deps', dists[0], cwd=tmp_path)
+    assert (tmp_path / 'venv/bin/nova-servicegroup').exists()
+    found = run(python, '-c',
+                'import importlib.metadata, pkgutil, nova_servicegroup as p\n'
+                'print(importlib.metadata.version("nova-servicegroup"))\n'
+                'print(*[m.name for m in pkgutil.iter_modules(p.__path__)\n'
+                '        if m.ispkg])', cwd=tmp_path).stdout.splitlines()
+    assert found[0] in dists[0].name
+    assert set(found[1].split()) == {
+        path.parent.name
+        for path in (ROOT / 'nova_servicegroup').glob('*/__init__.py')}
+
+
+def test_a_tree_without_a_repository_needs_a_version(plain_tree):
+    refused = build(plain_tree, '--wheel', check=False)
+    assert refused.returncode != 0
+    assert ('requires either an sdist tarball, or access to an upstream git '
+            'repository' in refused.stdout)
+    build(plain_tree, '--wheel', PBR_VERSION='1.2.3')
+    assert [path.name for path in plain_tree.glob('dist/*')] == [
+        'nova_servicegroup-1.2.3-py3-none-any.whl']
