@@ -18,4 +18,5 @@ them import what must not be imported before Nova has chosen its concurrency.
 
 DRIVERS = {
     'db': 'nova_servicegroup.drivers.db.DbDriver',
+    'mc': 'nova_servicegroup.drivers.mc.MemcachedDriver',
 }

@@ -176,10 +176,12 @@ class _Conversation:
             line = self._line()
             if line == b'END':
                 return found
-            word, key, flags, size, *cas = line.split()
+            if not line.startswith(b'VALUE '):
+                raise OSError('it answers %.100r' % line)
+            _, key, flags, size, *cas = line.split()
             key = key.decode('ascii')
-            if word != b'VALUE' or key not in wanted:
-                raise OSError('unexpected answer %.50r' % line)
+            if key not in wanted:
+                raise OSError('it answers for the key %r' % key)
             data = self._take(int(size))
             found[key] = (int(flags) if data is not None else None, data,
                           int(cas[0]) if cas else None)
@@ -264,6 +266,10 @@ class Servers(list):
     """
 
     def __init__(self, conf):
+        if 'cache' not in conf:
+            # Nova has registered them; without Nova nobody has.
+            from oslo_cache import core
+            core.configure(conf)
         super().__init__(self._open(address)
                          for address in _addresses(conf))
         self.timeout, self.dead_retry = _limits(conf)
