@@ -293,7 +293,7 @@ class Servers(list):
             raise exception.ConfigurationError(
                 '[DEFAULT] servicegroup_driver = mc needs python-memcached, '
                 'which cannot be imported (%s): run pip install '
-                'nova-servicegroup[mc].' % e) from e
+                'python-memcached.' % e) from e
         except ValueError as e:
             raise exception.ConfigurationError(
                 'The memcached server %r cannot be used (%s). Write '

@@ -159,7 +159,15 @@ def _seconds(number):
     return float(number)
 
 
+class _CachedValue(tuple):
+    """Stands for dogpile's class of this name while unpickling."""
+
+    __slots__ = ()
+
+
 def _from_value(value):
+    if type(value) is not _CachedValue:
+        raise Unreadable('it is %s' % type(value).__name__)
     payload, metadata = value
     if metadata['v'] != dogpile_region.value_version:
         raise Unreadable('its version is %.50r' % (metadata['v'],))
@@ -187,16 +195,15 @@ class _Unpickler(pickle.Unpickler):
     _OPCODES = frozenset(['GLOBAL', 'PUT', 'MARK', 'UNICODE', 'TUPLE',
                           'REDUCE', 'DICT', 'SETITEM', 'FLOAT', 'INT', 'NONE',
                           'STOP'])
-    _CACHED_VALUE = object()
-    _TUPLE = object()
-
     @classmethod
     def loads(cls, data):
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, position in pickletools.genops(data):
             if opcode.name not in cls._OPCODES:
                 raise Unreadable('it has the opcode %s' % opcode.name)
             if opcode.name == 'PUT' and argument > MAX_SIZE:
                 raise Unreadable('it has the memo %d' % argument)
+        if position != len(data) - 1:
+            raise Unreadable('it has more than one end')
         return cls(io.BytesIO(data)).load()
 
     def find_class(self, module, name):
@@ -206,17 +213,19 @@ class _Unpickler(pickle.Unpickler):
             raise Unreadable('it names %.50s.%.50s' % (module, name)) from None
 
     def _reconstructor(kind, base, state):
-        if kind is not _Unpickler._CACHED_VALUE or type(state) is not tuple:
+        if kind is not _CachedValue or type(state) is not tuple:
             raise Unreadable('it constructs something else')
-        return state
+        return kind(state)
 
     def _encode(text, encoding):
+        if encoding != 'latin1':
+            raise Unreadable('it encodes to something else')
         return text.encode('latin1')
 
     _STANDINS = {
         ('copy_reg', '_reconstructor'): _reconstructor,
-        ('dogpile.cache.api', 'CachedValue'): _CACHED_VALUE,
-        ('__builtin__', 'tuple'): _TUPLE,
+        ('dogpile.cache.api', 'CachedValue'): _CachedValue,
+        ('__builtin__', 'tuple'): None,
         ('datetime', 'datetime'): _moment,
         ('_codecs', 'encode'): _encode,
     }
