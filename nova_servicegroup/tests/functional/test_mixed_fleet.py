@@ -1,0 +1,75 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A fleet half in-tree, half plug-in: both halves see the same."""
+
+import itertools
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import nova
+
+TREES = (nova.PLUGIN, nova.IN_TREE)
+MODES = (nova.THREADING, nova.EVENTLET)
+
+APIS = TREES
+COMPUTES = {'%s-%s' % (tree, mode): {'tree': tree, 'mode': mode}
+            for tree, mode in itertools.product(TREES, MODES)}
+
+
+@pytest.fixture(scope='module', params=TREES)
+def mixed(request, make_cloud):
+    """Controllers of one tree, and computes and APIs of both."""
+    with make_cloud(tree=request.param, report_interval=2,
+                    service_down_time=8,
+                    controllers=('conductor', 'scheduler')) as cloud:
+        services = [cloud.start_api(tree, tree=tree, wait=False)
+                    for tree in APIS]
+        services += [cloud.start_compute(host, wait=False, **how)
+                     for host, how in COMPUTES.items()]
+        for service in services:
+            service.wait_started()
+        yield cloud
+
+
+def _states(cloud):
+    """Return {(binary, host): state}, which every reader must agree on."""
+    first, second = ({(row['binary'], row['host']): row['state']
+                      for row in cloud.os_services(api)} for api in APIS)
+    assert first == second
+    by_manage = {(row['Binary'], row['Host']):
+                 {':-)': 'up', 'XXX': 'down'}[row['State']]
+                 for row in cloud.service_list()}
+    assert by_manage == first
+    return first
+
+
+def test_all_agree_on_who_lives_and_who_died(mixed):
+    computes = [mixed.services['nova-compute', host] for host in COMPUTES]
+    mixed.wait_beats(30, *computes)
+    assert len(_states(mixed)) == len(COMPUTES) + 2
+    assert set(_states(mixed).values()) == {'up'}
+
+    for compute in computes:
+        compute.kill()
+    for host, api in itertools.product(COMPUTES, APIS):
+        mixed.wait_state(host, 'down', 20, api=api)
+    states = _states(mixed)
+    assert {host for (binary, host), state in states.items()
+            if state == 'down'} == set(COMPUTES)
+
+    for compute in computes:
+        mixed.restart(compute)
+        # The in-tree driver reports for the first time after five seconds.
+        patience = 2 if compute.tree == nova.PLUGIN else 10
+        for api in APIS:
+            mixed.wait_state(compute.host, 'up', patience, api=api)
