@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+CODE = setup.py nova_servicegroup demo doc releasenotes
 TESTS ?= nova_servicegroup/tests
 SAMPLE = etc/nova/nova-servicegroup.conf.sample
 GENERATE = $(BIN)/oslo-config-generator \
@@ -15,9 +16,10 @@ ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
 export PBR_VERSION ?= 0.0.1.dev0
 endif
 
-.PHONY: help venv test lint checkconfig genconfig docs releasenotes clean
+.PHONY: help python venv demo test lint checkconfig genconfig docs releasenotes clean
 
 help:
+	@echo 'make demo         three nova-computes; one is killed and comes back'
 	@echo 'make test         unit, contract, functional and fault tests'
 	@echo '                  (ARGS="-k zk" TESTS=path choose some of them)'
 	@echo 'make lint         ruff, and the H checks of hacking'
@@ -27,12 +29,15 @@ help:
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
 	@echo 'make clean        remove whatever was made here'
 
+demo: python
+	$(PYTHON) demo/demo.py $(ARGS)
+
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(ARGS) $(TESTS)
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check .
-	$(BIN)/flake8 setup.py nova_servicegroup doc releasenotes
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/flake8 $(CODE)
 
 genconfig: $(VENV)/installed
 	$(GENERATE) --output-file $(SAMPLE)
@@ -56,12 +61,15 @@ releasenotes: $(VENV)/installed-doc
 venv: $(VENV)/installed
 
 # Debian leaves ensurepip out of its python3.
-$(VENV)/created:
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo '$(PYTHON) must be 3.10 or later: make PYTHON=...'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ apt-get update -q && apt-get install -q -y python3-venv; } || \
 		{ echo 'Install python3-venv as root first.'; exit 1; }
+
+$(VENV)/created: | python
+	@[ ! -f $(VENV) ] || rm $(VENV) # tox leaves a file of that name
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
