@@ -183,13 +183,98 @@ Related options:
 ]
 
 
+ZOOKEEPER_GROUP = cfg.OptGroup(
+    'zookeeper', title='ZooKeeper',
+    help='The ensemble that the zk driver keeps its memberships in.')
+
+ZOOKEEPER_OPTS = [
+    # A StrOpt would hand on the quotes of address="h1:2181,h2:2181".
+    cfg.Opt(
+        'address',
+        type=cfg.types.String(quotes=True),
+        sample_default='zk1:2181,zk2:2181,zk3:2181',
+        help="""
+The servers of the ensemble, as host:port, separated by commas.
+
+All of them, so that any may fail. A path after the last one
+(``zk1:2181,zk2:2181/region1``) is put before every path that is used; it is
+made when it is missing.
+"""),
+    cfg.IntOpt(
+        'recv_timeout',
+        default=4000,
+        min=100,
+        help="""
+Timeout of a ZooKeeper session, in milliseconds.
+
+How long a host that loses power or network is still up: from two thirds of
+this to all of it, and a tick of the server. A process that is killed or
+stopped is seen within milliseconds in any case, and a busy one isn't harmed.
+Less sees a lost host sooner, costs ZooKeeper a ping every third of it from
+each process, and tells apart worse a short network failure and a lost host.
+The servers only grant what is between twice and twenty times their tickTime,
+or between their minSessionTimeout and maxSessionTimeout.
+"""),
+    cfg.StrOpt(
+        'sg_prefix',
+        default='/servicegroups',
+        regex=r'^(/[^/]+)+$',
+        help="""
+The path under which each group has its directory.
+
+It is made when it is missing. Clouds that share an ensemble need a different
+one each.
+"""),
+    cfg.IntOpt(
+        'sg_retry_interval',
+        default=5,
+        min=1,
+        help="""
+Seconds between attempts at what failed for another reason than the network.
+
+A keeper process that can't be started, a node that ZooKeeper refuses, an
+identity that it doesn't take. A lost connection is tried again every second
+at most, whatever this is.
+"""),
+    cfg.FloatOpt(
+        'first_listing_timeout',
+        default=5.0,
+        min=0,
+        help="""
+Seconds for which a process's first question waits for the first listing.
+
+The first question about a group starts the process's session and its view of
+the group, which takes about a fifth of a second. While there is no view, the
+answer is "unknown" and ``[servicegroup] outage_policy`` decides. Later
+questions never wait.
+"""),
+    cfg.FloatOpt(
+        'rejoin_grace',
+        default=0.0,
+        min=0,
+        help="""
+Seconds for which a membership outlives its process, to hide a restart.
+
+Only with ``[servicegroup] leave_on_stop = false``. A service that is back
+within this time was never seen to be away; one that was killed is seen as
+down that much later, too. systemd must leave the keeper process alone for
+this: ``KillMode=process``.
+
+Related options:
+
+* ``[servicegroup] leave_on_stop``
+"""),
+]
+
+
 def list_opts():
     """Return the options for oslo.config's generator.
 
     :returns: list of (OptGroup, or None for [DEFAULT]; list of options)
     """
     return [(SERVICEGROUP_GROUP, SERVICEGROUP_OPTS + MEMCACHED_OPTS),
-            (None, MEMCACHED_SERVERS_OPTS)]
+            (None, MEMCACHED_SERVERS_OPTS),
+            (ZOOKEEPER_GROUP, ZOOKEEPER_OPTS)]
 
 
 def register_opts(conf):

@@ -18,5 +18,6 @@ them import what must not be imported before Nova has chosen its concurrency.
 
 DRIVERS = {
     'db': 'nova_servicegroup.drivers.db.DbDriver',
+    'zk': 'nova_servicegroup.drivers.zk.ZooKeeperDriver',
     'mc': 'nova_servicegroup.drivers.mc.MemcachedDriver',
 }

@@ -1,0 +1,217 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Memberships in ZooKeeper, held by a keeper process.
+
+Every process that joins has one ephemeral node,
+``<sg_prefix>/<group>/<host>@<token>``; a host is up while it has at least
+one. The node is there for as long as the process lives: a small process
+beside it, the keeper, holds the session and watches it.
+
+For the operator:
+
+* A process that is killed, crashes or stops is down within milliseconds; a
+  host that loses power or network within ``[zookeeper] recv_timeout``. A
+  process that hangs is down after ``service_down_time``; one that is merely
+  busy stays up.
+* Readers ask nobody: they hold the list of each group, which ZooKeeper tells
+  them changes of. When ZooKeeper is away, the list stands for
+  ``[servicegroup] outage_grace`` seconds.
+* Nothing is written at rest, in ZooKeeper or in the database. Every process
+  costs ZooKeeper a connection and a ping each third of ``recv_timeout``.
+* No clock of any host decides.
+* Two machines under one host name are one member; both log it.
+* A keeper has about 21 MB, and ``ps`` tells whose it is. Killing it does no
+  harm. A unit of systemd that kills both at once gives the fast path away:
+  see contrib/systemd.
+"""
+
+import datetime
+import functools
+import importlib.metadata
+import logging
+import os
+import pathlib
+
+from oslo_utils import timeutils
+
+from nova_servicegroup.drivers import base
+from nova_servicegroup import evzookeeper
+from nova_servicegroup.evzookeeper import exceptions as zk_exc
+from nova_servicegroup.evzookeeper import membership as zk_membership
+from nova_servicegroup import exception
+from nova_servicegroup.keeper import names
+from nova_servicegroup.liveness import Liveness
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
+
+#: seconds; a pulse only goes to the keeper and back
+PULSE_TIMEOUT = 2.0
+#: seconds a start waits for ZooKeeper before it goes on without
+JOIN_TIMEOUT = 5.0
+
+
+class ZooKeeperDriver(base.Driver):
+    """See the module's text."""
+
+    name = 'zk'
+    promises = frozenset([base.Promise.SEES_LEAVE, base.Promise.SEES_KILL,
+                          base.Promise.KNOWS_OUTAGE,
+                          base.Promise.READER_CLOCK,
+                          base.Promise.LOCAL_READS])
+    recovered_text = 'Recovered connection to ZooKeeper for reporting ' \
+                     'service status.'
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        try:
+            evzookeeper.check_address(self.conf.zookeeper.address)
+        except zk_exc.BadAddress as e:
+            raise exception.ConfigurationError(
+                '[zookeeper] address: %s' % e) from e
+        # This driver's short cut to the views that it asked before. A view
+        # whose process forked away, or whose session is closed, isn't fresh.
+        self._views = {}
+
+    def is_up(self, member):
+        # The scheduler asks this a thousand times per request.
+        try:
+            view = self._views[member['topic']]
+            if view.fresh and member['host'] in view.members:
+                return True
+        except KeyError:
+            pass
+        return super().is_up(member)
+
+    def liveness(self, member):
+        group, host = self.key(member)
+        view = self._view(group)
+        if not self._stands(view):
+            return Liveness(State.UNKNOWN, None, Reason.OUTAGE)
+        nodes = view.members.get(host)
+        if nodes:
+            return Liveness(State.UP, max(nodes.values()), Reason.PRESENT)
+        since = view.gone.get(host)
+        return Liveness(State.DOWN, since,
+                        Reason.NEVER if since is None else Reason.GONE)
+
+    def updated_time(self, member):
+        group, host = self.key(member)
+        view = self._view(group)
+        if host in view.members and self._stands(view):
+            return _as_aware(self.utcnow())
+        times = (view.gone.get(host), _as_aware(member['updated_at']))
+        return max((t for t in times if t is not None), default=None)
+
+    def publish(self, membership):
+        znodes = self.shared('znodes', dict)
+        key = membership.member, membership.group
+        znode = znodes.get(key)
+        if znode is not None:
+            znode.refresh(quiet=False,
+                          timeout=min(PULSE_TIMEOUT, membership.interval / 2))
+            return
+        # It goes on joining by itself when it doesn't succeed now.
+        znodes[key] = znode = zk_membership.Membership(
+            self._session, self._path(membership.group), membership.member,
+            data=self._about(membership), async_mode=True,
+            pulse_timeout=self.settings.service_down_time)
+        znode.rejoin(timeout=min(JOIN_TIMEOUT, membership.interval / 2))
+
+    def withdraw(self, membership):
+        znode = self.shared('znodes', dict).pop(
+            (membership.member, membership.group), None)
+        if znode is not None:
+            znode.leave()
+
+    def explain(self, error, membership):
+        if isinstance(error, zk_exc.ZooKeeperException):
+            return base.Failure(
+                logging.WARNING,
+                'Lost connection to ZooKeeper for reporting service status. '
+                'The %s service on host %s is seen as it was for a while, and '
+                'comes back by itself; look at the ensemble. (%s)'
+                % (membership.service.binary, membership.member, error))
+        return super().explain(error, membership)
+
+    def member_details(self, member):
+        """Return what ZooKeeper holds of a member; see MembershipMonitor."""
+        group, host = self.key(member)
+        return self._view(group).get_member_details(host)
+
+    # Inside
+
+    @property
+    def _session(self):
+        return self.shared('session', self._make_session)
+
+    def _make_session(self):
+        options = self.conf.zookeeper
+        stays = self.conf.servicegroup.leave_on_stop is False
+        return evzookeeper.ZKSession(
+            options.address, recv_timeout=options.recv_timeout,
+            linger=options.rejoin_grace if stays else 0,
+            retry_interval=options.sg_retry_interval)
+
+    def _view(self, group):
+        """Return the view of a group, waiting for its first listing once."""
+        view = self._views[group] = self.shared(
+            ('view', group), lambda: zk_membership.MembershipMonitor(
+                self._session, self._path(group)))
+        view.wait(self.conf.zookeeper.first_listing_timeout)
+        return view
+
+    def _stands(self, view):
+        """Tell whether the view is, or recently was, what ZooKeeper holds."""
+        if view.fresh:
+            return True
+        stale_since = view.stale_since
+        return (stale_since is not None and self.monotonic() - stale_since
+                <= self.settings.outage_grace)
+
+    def _path(self, group):
+        return '%s/%s' % (self.conf.zookeeper.sg_prefix, names.quote(group))
+
+    def _about(self, membership):
+        return {'host': membership.member,
+                'binary': membership.service.binary,
+                'pid': os.getpid(),
+                'boot_id': _boot_id(),
+                'joined_at': _as_aware(self.utcnow()).isoformat(),
+                'version': _version()}
+
+
+def _as_aware(moment):
+    """Return a time of a record, or of ours, as an aware datetime."""
+    if isinstance(moment, str):
+        moment = timeutils.parse_isotime(moment)
+    if moment is None or moment.tzinfo is not None:
+        return moment
+    return moment.replace(tzinfo=datetime.timezone.utc)
+
+
+@functools.cache
+def _boot_id():
+    """Return what tells this run of this machine from all others."""
+    try:
+        return pathlib.Path(
+            '/proc/sys/kernel/random/boot_id').read_text().strip()
+    except OSError:
+        return None
+
+
+@functools.cache
+def _version():
+    try:
+        return importlib.metadata.version('nova-servicegroup')
+    except importlib.metadata.PackageNotFoundError:
+        return 'not installed'

@@ -1,0 +1,152 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Starts a keeper process and talks to it."""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import site
+import socket
+import subprocess
+import sys
+import threading
+
+from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.keeper import protocol
+
+#: seconds; a keeper that doesn't take a frame for so long is stuck
+SEND_LIMIT = 2.0
+_ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
+                'PYTHONHOME', 'RES_OPTIONS', 'LOCALDOMAIN', 'HOSTALIASES')
+
+
+def _python():
+    """Return the Python to run; under uWSGI sys.executable isn't one."""
+    if os.path.basename(sys.executable or '').startswith('python'):
+        return sys.executable
+    for prefix in (sys.prefix, sys.base_prefix):
+        for name in ('python%d.%d' % sys.version_info[:2], 'python3'):
+            path = os.path.join(prefix, 'bin', name)
+            if os.access(path, os.X_OK):
+                return path
+    raise exceptions.KeeperUnavailable(
+        'cannot start a keeper: no Python is found in %s/bin' % sys.prefix)
+
+
+def _python_path():
+    """Return the directories that the keeper needs beside Python's own."""
+    found = []
+    for package in ('nova_servicegroup', 'kazoo'):
+        # Finds kazoo without importing it.
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.origin:
+            raise exceptions.KeeperUnavailable(
+                'cannot start a keeper: the package %s is not installed '
+                'where %s runs; install nova-servicegroup with its '
+                'requirements' % (package, sys.executable))
+        directory = str(pathlib.Path(spec.origin).resolve().parents[1])
+        if directory not in site.getsitepackages() + found:
+            found.append(directory)
+    return os.pathsep.join(found)
+
+
+class Child:
+    """One keeper process, from its start to its end.
+
+    :param whose: tells the readers of ``ps`` whose keeper it is
+    :raises KeeperUnavailable: it can't be started
+    """
+
+    def __init__(self, whose):
+        # One thread reads, any thread writes. Under eventlet all are green,
+        # and none ever waits for two descriptors: eventlet's select wakes
+        # up for the wrong one (eventlet issue 551).
+        self._decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        self._sending = threading.Lock()
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(SEND_LIMIT)
+        environment = {name: os.environ[name] for name in _ENVIRONMENT
+                       if name in os.environ}
+        environment['MALLOC_ARENA_MAX'] = '1'
+        try:
+            environment['PYTHONPATH'] = _python_path()
+            self._popen = subprocess.Popen(
+                [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, close_fds=True, cwd='/',
+                start_new_session=True, env=environment)
+        except OSError as e:
+            raise exceptions.KeeperUnavailable(
+                'cannot start a keeper: %s' % e) from e
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self):
+        return self._popen.pid
+
+    def receive(self):
+        """Wait for messages; return them, or None when the keeper is gone.
+
+        :raises ProtocolError: what came is no message
+        """
+        while True:
+            try:
+                data = self._socket.recv(262144)
+            except TimeoutError:
+                continue
+            except OSError:
+                return None
+            if not data:
+                return None
+            messages = self._decoder.feed(data)
+            if messages:
+                return messages
+
+    def send(self, op, **fields):
+        """Send a message. Blocks for SEND_LIMIT at most.
+
+        :raises KeeperUnavailable: the keeper is gone or stuck; it is killed,
+            so that ``receive`` ends
+        """
+        frame = protocol.encode(op, **fields)
+        with self._sending:
+            try:
+                self._socket.sendall(frame)
+            except OSError as e:
+                self.kill()
+                raise exceptions.KeeperUnavailable(
+                    'the keeper does not listen: %s' % e) from e
+
+    def kill(self):
+        """SIGKILL it; ``end`` still has to be called."""
+        if self._popen.returncode is None:
+            self._popen.send_signal(signal.SIGKILL)
+
+    def end(self):
+        """Reap it, killing it first if it runs. Returns its exit code."""
+        self._socket.close()
+        try:
+            return self._popen.wait(0.5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._popen.wait()
+
+    def abandon(self):
+        """In a forked child: let go of what belongs to the parent."""
+        # Replaced and not closed: a green thread of the parent's may still
+        # wait for this number.
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, self._socket.fileno())
+        os.close(null)

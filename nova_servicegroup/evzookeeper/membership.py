@@ -1,0 +1,250 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Members of a group, and those who watch them."""
+
+import datetime
+import logging
+import threading
+import time
+
+from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.keeper import names
+
+LOG = logging.getLogger(__name__)
+
+
+class Membership:
+    """This process is a member of a group, by an ephemeral node.
+
+    Joins when it is made, and stays a member: through a lost session, another
+    keeper, a wiped ensemble. Only ``leave`` ends it, and the end of the
+    process.
+
+    :param session: a ZKSession
+    :param basepath: path of the group's directory; made when it is missing
+    :param name: name of the member, such as the host's
+    :param data: dict of JSON values for the node
+    :param async_mode: don't wait for the node
+    :param pulse_timeout: take the node away when ``refresh`` wasn't called
+        for so many seconds: the process hangs. None: never
+    :param timeout: seconds to wait for the node
+    :raises ZooKeeperException: unless ``async_mode``, it hasn't joined in
+        time; it goes on trying until ``leave``
+    """
+
+    def __init__(self, session, basepath, name, data=None, async_mode=False,
+                 pulse_timeout=None, timeout=5.0):
+        self._session = session
+        self._path = basepath
+        self._name = name
+        self._data = dict(data or {})
+        self._pulse_timeout = pulse_timeout
+        self._reason = 'it has not joined yet'
+        self._node = None
+        self._last_node = None
+        self._number = None
+        self._changed = threading.Event()
+        self.rejoin(timeout=None if async_mode else timeout)
+
+    def rejoin(self, timeout=5.0):
+        """Be a member again after ``leave``; raises as the constructor."""
+        if self._number is None:
+            self._number = self._session.add_member(self)
+        if timeout is not None and not self._wait_for_node(timeout):
+            raise exceptions.NotJoined(
+                '%s is no member of %s after %.1f s: %s' % (
+                    self._name, self._path, timeout, self._why()))
+
+    def refresh(self, quiet=True, timeout=2.0):
+        """Give a sign of life; tell whether the node is there.
+
+        Doesn't wait for ZooKeeper, only for the keeper.
+
+        :param quiet: don't raise
+        :raises ZooKeeperException: the node isn't there
+        """
+        try:
+            if self._number is None:
+                raise exceptions.NotJoined('%s left %s' % (
+                    self._name, self._path))
+            self._session.ask('pulse', timeout, id=self._number)
+        except exceptions.RequestFailed as e:
+            if quiet:
+                return False
+            raise exceptions.NotJoined(
+                '%s has no node in %s: %s; the session is %s' % (
+                    self._name, self._path, e, self._session.why())) from e
+        except exceptions.ZooKeeperException:
+            if quiet:
+                return False
+            raise
+        return True
+
+    def leave(self, timeout=1.5):
+        """Take the node away; tell whether it was seen to go in time.
+
+        Even when not, it doesn't outlive the process.
+        """
+        number, self._number = self._number, None
+        if number is None:
+            return True
+        self._session.remove_member(number)
+        try:
+            self._session.ask('leave', timeout, id=number)
+        except exceptions.ZooKeeperException as e:
+            LOG.warning('%s may still be seen in %s until this process ends: '
+                        '%s', self._name, self._path, e)
+            return False
+        finally:
+            self._node = self._last_node = None
+            self._changed.clear()
+        return True
+
+    @property
+    def node(self):
+        """Name of the node, None while there is none."""
+        return self._node
+
+    # What the session calls.
+
+    def description(self):
+        return {'path': self._path, 'host': self._name, 'data': self._data,
+                'pulse_timeout': self._pulse_timeout, 'node': self._last_node}
+
+    def node_is(self, node, reason):
+        self._node, self._reason = node, reason
+        self._last_node = node or self._last_node
+        if node is None:
+            self._changed.clear()
+        else:
+            self._changed.set()
+
+    def _wait_for_node(self, timeout):
+        return self._changed.wait(timeout)
+
+    def _why(self):
+        return '%s; the session is %s' % (self._reason, self._session.why())
+
+
+class MembershipMonitor:
+    """The members of a group as seen from here, kept up to date.
+
+    :param session: a ZKSession
+    :param basepath: path of the group's directory
+    :param cb_func: called with the names of all members (None when the view
+        went stale) after each change, in a thread of the session; must not
+        block
+    """
+
+    def __init__(self, session, basepath, cb_func=None, utcnow=None,
+                 monotonic=time.monotonic):
+        self.path = basepath
+        self._session = session
+        self._callback = cb_func
+        self._utcnow = utcnow or _utcnow
+        self._monotonic = monotonic
+        #: host -> {node: since when it was seen, aware UTC datetime}
+        self.members = {}
+        #: host -> when it was seen to go
+        self.gone = {}
+        #: whether ``members`` is what ZooKeeper holds
+        self.fresh = False
+        #: monotonic time since when it isn't; None before the first listing
+        self.stale_since = None
+        self.reason = 'it has not been listed yet'
+        self._listed = threading.Event()
+        self._made_at = time.monotonic()
+        session.add_monitor(self)
+
+    def wait(self, timeout):
+        """Wait for the first listing; tell whether there was one.
+
+        :param timeout: seconds, counted from when the monitor was made: who
+            asks later doesn't wait at all
+        """
+        return self._listed.wait(
+            max(0, self._made_at + timeout - time.monotonic()))
+
+    def get_all(self):
+        """Return the names of the members, from memory, as a set.
+
+        None before the first listing and while the view is stale: that
+        doesn't mean that anybody left.
+        """
+        return set(self.members) if self.fresh else None
+
+    def get_member_details(self, name, timeout=5.0):
+        """Ask ZooKeeper for the nodes that stand for a member.
+
+        Two machines that report under one name are both there.
+
+        :returns: list of (node, data, about) with data as it was joined with
+            and about a dict of the node's ``owner`` (session id) and
+            ``created_ms``; [] for no member
+        :raises ZooKeeperException: nobody can tell
+        """
+        return [tuple(entry) for entry in self._session.ask(
+            'details', timeout, path=self.path, host=name)]
+
+    def close(self):
+        """Look no longer. The keeper goes on until the session is closed."""
+        self._session.remove_monitor(self)
+        self.blinded('closed')
+
+    # What the session calls, always from one thread.
+
+    def known(self):
+        """Return the nodes that this view holds, as a list."""
+        return [node for nodes in list(self.members.values())
+                for node in nodes]
+
+    def seen(self, joined, left):
+        now = self._utcnow()
+        for node in joined:
+            host = names.host(node)
+            if host is not None:
+                # Replaced, not changed: readers take no lock.
+                self.members[host] = {**self.members.get(host, {}), node: now}
+                self.gone.pop(host, None)
+        for node in left:
+            host = names.host(node)
+            rest = {other: since
+                    for other, since in self.members.get(host, {}).items()
+                    if other != node}
+            if rest:
+                self.members[host] = rest
+            elif self.members.pop(host, None) is not None:
+                self.gone[host] = now
+        self.fresh = True
+        self.stale_since = None
+        self._listed.set()
+        self._tell()
+
+    def blinded(self, reason):
+        self.reason = reason
+        was_fresh, self.fresh = self.fresh, False
+        if was_fresh:
+            self.stale_since = self._monotonic()
+            self._tell()
+
+    def _tell(self):
+        if self._callback is not None:
+            try:
+                self._callback(self.get_all())
+            except Exception:
+                LOG.exception('The callback of the monitor of %s failed',
+                              self.path)
+
+
+def _utcnow():
+    return datetime.datetime.now(datetime.timezone.utc)

@@ -1,0 +1,322 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The keeper's side that faces its parent, and its main loop."""
+
+import collections
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import time
+
+from nova_servicegroup.keeper import protocol
+from nova_servicegroup.keeper import registrar
+
+#: seconds; an orphan is gone by then, whatever ZooKeeper does
+CLOSE_LIMIT = 0.9
+#: seconds between looks at the parent where the kernel has no pidfd
+POLL_PARENT = 0.5
+#: seconds by which the loop may be late before it doubts itself rather than
+#: its parent: it was stopped, or the machine was
+OWN_DELAY = 1.0
+#: messages that wait for a parent that doesn't listen; older ones are lost
+BACKLOG = 1000
+
+
+class _Pulse:
+    """What is known of one membership."""
+
+    def __init__(self, timeout, now):
+        self.timeout = timeout
+        self.seen = now
+        self.stalled = False
+        self.node = None
+        self.reason = 'it has not joined yet'
+
+
+class Keeper:
+    """Holds a ZooKeeper session for as long as its parent lives.
+
+    Waits for three things at once: words of the parent, the end of the
+    parent, and messages of the registrar. Never waits for ZooKeeper.
+
+    :param sock: a connected stream socket to the parent
+    """
+
+    def __init__(self, sock, monotonic=time.monotonic):
+        sock.setblocking(False)
+        self._sock = sock
+        self._monotonic = monotonic
+        self._decoder = protocol.Decoder(protocol.FROM_PARENT)
+        self._registrar = None
+        self._pulses = {}
+        self._connected = False
+        self._linger = 0
+        self._parent = None
+        self._pidfd = None
+        self._poll = select.poll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._posted = collections.deque()
+        self._messages = collections.deque(maxlen=BACKLOG)
+        self._views = {}     # path -> names the parent was told
+        self._pending = {}   # path -> names to tell
+        self._out = b''
+
+    def post(self, op, **fields):
+        """Hand a message to the parent. From any thread; never waits."""
+        self._posted.append((op, fields))
+        os.eventfd_write(self._wake, 1)
+
+    def run(self):
+        """Serve until the parent is gone, then end the session."""
+        self._poll.register(self._sock, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self._messages.append(('hello', {'version': protocol.VERSION}))
+        try:
+            while self._serve():
+                pass
+        except protocol.ProtocolError as e:
+            self._tell_failure('it heard from its process: %s' % e)
+        self._close()
+
+    def _serve(self):
+        """Wait for something and deal with it; tell whether to go on."""
+        self._flush()
+        due = self._next_pulse_check()
+        timeout = None if due is None else max(0, due - self._monotonic())
+        if self._parent is not None and self._pidfd is None:
+            timeout = min(POLL_PARENT, timeout or POLL_PARENT)
+        planned = self._monotonic() + (timeout or 0)
+        ready = dict(self._poll.poll(
+            None if timeout is None else timeout * 1000))
+        late = timeout is not None and (
+            self._monotonic() - planned > OWN_DELAY)
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        while self._posted:
+            self._from_registrar(*self._posted.popleft())
+        # Whatever was said before the parent died is still heard.
+        alive = self._hear() if self._sock.fileno() in ready else True
+        if self._pidfd in ready or (
+                self._parent is not None and self._pidfd is None and
+                os.getppid() != self._parent):
+            alive = False
+        if not alive:
+            return self._orphaned()
+        self._check_pulses(late)
+        return True
+
+    # The parent.
+
+    def _hear(self):
+        """Read what the parent says; tell whether it still can."""
+        while True:
+            try:
+                data = self._sock.recv(262144)
+            except BlockingIOError:
+                return True
+            except ConnectionError:
+                return False
+            if not data:
+                return False
+            for message in self._decoder.feed(data):
+                op = message.pop('op')
+                if op == 'close':
+                    self._linger = 0
+                    return False
+                if (self._registrar is None) != (op == 'config'):
+                    raise protocol.ProtocolError('%s out of turn' % op)
+                getattr(self, '_on_' + op)(**message)
+
+    def _on_config(self, version, parent, **config):
+        if version != protocol.VERSION:
+            raise protocol.ProtocolError(
+                'it speaks version %s of the protocol and this keeper %s: '
+                'the package was changed under a running service; restart '
+                'the service' % (version, protocol.VERSION))
+        self._parent = parent
+        self._linger = config['linger']
+        try:
+            self._pidfd = os.pidfd_open(parent)
+            self._poll.register(self._pidfd, select.POLLIN)
+        except OSError as e:
+            if e.errno not in (errno.ENOSYS, errno.EPERM, errno.ESRCH):
+                raise
+        if os.getppid() != parent:
+            # It died before we could watch it.
+            raise protocol.ProtocolError('nothing: it is gone')
+        self._registrar = registrar.Registrar(config, self.post)
+        handler = _LastWarning(self._registrar)
+        kazoo_log = logging.getLogger('kazoo')
+        kazoo_log.addHandler(handler)
+        kazoo_log.propagate = False
+        self._registrar.start()
+
+    def _on_join(self, id, seq, path, host, data, pulse_timeout, node):
+        self._pulses[id] = _Pulse(pulse_timeout, self._monotonic())
+        self._registrar.submit(self._registrar.join, id, path, host, data,
+                               node, seq)
+
+    def _on_pulse(self, id, seq):
+        pulse = self._pulses.get(id)
+        if pulse is None:
+            error = 'this keeper knows of no such membership'
+        else:
+            pulse.seen = self._monotonic()
+            if pulse.stalled:
+                pulse.stalled = False
+                self._log(logging.WARNING, 'The process of the membership %s '
+                          'gives signs of life again; its node comes back.',
+                          id)
+                self._registrar.submit(self._registrar.want, id, True)
+            error = None
+            if not self._connected:
+                error = 'the connection to ZooKeeper is away'
+            elif pulse.node is None:
+                error = pulse.reason
+        self._messages.append(
+            ('answer', {'seq': seq, 'error': error, 'result': []}))
+
+    def _on_leave(self, id, seq):
+        self._pulses.pop(id, None)
+        self._registrar.submit(self._registrar.leave, id, seq)
+
+    def _on_watch(self, path, known):
+        self._views[path] = frozenset(known)
+        self._registrar.submit(self._registrar.watch, path, known)
+
+    def _on_details(self, seq, path, host):
+        self._registrar.submit(self._registrar.details, seq, path, host)
+
+    def _next_pulse_check(self):
+        return min((pulse.seen + pulse.timeout
+                    for pulse in self._pulses.values()
+                    if pulse.timeout and not pulse.stalled), default=None)
+
+    def _check_pulses(self, late):
+        """Take away the nodes of a process that hangs."""
+        now = self._monotonic()
+        for member_id, pulse in self._pulses.items():
+            if not pulse.timeout or pulse.stalled:
+                continue
+            if late:
+                # Its pulses may be where ours was.
+                pulse.seen = max(pulse.seen, now - pulse.timeout / 2)
+            elif now - pulse.seen >= pulse.timeout:
+                pulse.stalled = True
+                self._log(logging.ERROR, 'No sign of life from the process '
+                          'of the membership %s for %.1f s; taking its node '
+                          'away.', member_id, now - pulse.seen)
+                self._registrar.submit(self._registrar.want, member_id, False)
+
+    def _log(self, level, text, *args):
+        self._messages.append(('log', {'level': level, 'text': text % args}))
+
+    # The registrar.
+
+    def _from_registrar(self, op, fields):
+        if op == 'view':
+            self._pending[fields['path']] = fields['members']
+            return
+        if op == 'state':
+            self._connected = fields['state'] == 'connected'
+            if not self._connected:
+                # What was listed before is not news any more.
+                self._pending.clear()
+        if op == 'member' and fields['id'] in self._pulses:
+            pulse = self._pulses[fields['id']]
+            pulse.node, pulse.reason = fields['node'], fields['reason']
+        if op == 'failed':
+            raise protocol.ProtocolError(fields['reason'])
+        self._messages.append((op, fields))
+
+    def _flush(self):
+        """Write as much as the parent takes; what waits is coalesced."""
+        while True:
+            if not self._out:
+                self._out = self._next_frame()
+            if not self._out:
+                self._poll.modify(self._sock, select.POLLIN)
+                return
+            try:
+                sent = self._sock.send(self._out)
+            except BlockingIOError:
+                self._poll.modify(self._sock, select.POLLIN | select.POLLOUT)
+                return
+            except ConnectionError:
+                # The end will be read, too.
+                self._out = b''
+                self._messages.clear()
+                self._pending.clear()
+                return
+            self._out = self._out[sent:]
+
+    def _next_frame(self):
+        if self._messages:
+            op, fields = self._messages.popleft()
+            return protocol.encode(op, **fields)
+        for path, members in self._pending.items():
+            del self._pending[path]
+            told, self._views[path] = self._views[path], members
+            return protocol.encode('view', path=path,
+                                   joined=sorted(members - told),
+                                   left=sorted(told - members))
+        return b''
+
+    # The end.
+
+    def _orphaned(self):
+        """Wait out the grace for a restart, if there is one."""
+        if self._linger and self._registrar is not None:
+            time.sleep(self._linger)
+        return False
+
+    def _tell_failure(self, reason):
+        try:
+            self._sock.setblocking(True)
+            self._sock.settimeout(CLOSE_LIMIT)
+            self._sock.sendall(self._out + protocol.encode(
+                'failed', reason=reason))
+        except OSError:
+            pass
+
+    def _close(self):
+        # Nothing that ZooKeeper does keeps an orphan alive.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT)
+        if self._registrar is not None:
+            self._registrar.close()
+
+
+class _LastWarning(logging.Handler):
+    """Remembers kazoo's last complaint: the reason for what comes next."""
+
+    def __init__(self, keeper_registrar):
+        super().__init__(logging.WARNING)
+        self._registrar = keeper_registrar
+
+    def emit(self, record):
+        text = record.getMessage()
+        if not text.startswith('Transition to '):
+            self._registrar.last_warning = text
+
+
+def serve_stdin():
+    """Be the keeper of the process that holds the other end of stdin."""
+    sock = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    Keeper(sock).run()

@@ -1,0 +1,46 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Names of znodes: which host a node stands for.
+
+A member's node is called ``<host>@<token>``: the host percent-encoded, since
+it may hold anything, the token different in each incarnation. A host that is
+restarted never meets its own ghost, and several processes of one host stand
+side by side.
+"""
+
+import re
+from urllib import parse
+
+_NODE = re.compile(r'([A-Za-z0-9_.~%-]+)@([0-9a-f]{16})\Z')
+
+
+def quote(text):
+    """Return text as one path element that ZooKeeper takes."""
+    quoted = parse.quote(text, safe='', errors='surrogateescape')
+    # An element of dots alone is refused (or worse, is the parent).
+    return quoted.replace('.', '%2E') if not quoted.strip('.') else quoted
+
+
+def node(host, token):
+    """Return the name of a host's node; token is 16 hex digits."""
+    return '%s@%s' % (quote(host), token)
+
+
+def host(name):
+    """Return the host that a node stands for, None if it is none of ours."""
+    match = _NODE.match(name)
+    if match is None:
+        return None
+    found = parse.unquote(match[1], errors='surrogateescape')
+    # Only one spelling of a host is ours.
+    return found if quote(found) == match[1] else None

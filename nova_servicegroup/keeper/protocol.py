@@ -1,0 +1,132 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a Nova process and its keeper say to each other.
+
+A frame is four bytes, the length of what follows (big endian), and a JSON
+object. Its ``op`` says what it is; ``FROM_PARENT`` and ``FROM_KEEPER`` say
+which fields each op has. Whatever else arrives raises ProtocolError, and
+whoever meets that ends the keeper: a new one costs a tenth of a second.
+
+Both ends import this module, so it needs nothing but the standard library.
+"""
+
+import json
+import struct
+
+#: raised whenever the messages change: a keeper started from a newer package
+#: than its parent runs says so instead of guessing
+VERSION = 1
+
+#: bytes; a listing of 25,000 members with long host names has about 2 MB
+MAX_FRAME = 16 * 1024 * 1024
+
+_LENGTH = struct.Struct('>I')
+_NUMBER = (int, float)
+_OPTIONAL_STR = (str, type(None))
+
+FROM_PARENT = {
+    # The first frame; everything that the keeper must know, secrets too.
+    # Times are in seconds. ident is [session id, password in hex] or null.
+    'config': {'version': int, 'parent': int, 'hosts': str,
+               'session_timeout': _NUMBER, 'ident': (list, type(None)),
+               'auth': list, 'linger': _NUMBER, 'retry_interval': _NUMBER},
+    # Be a member; node is the name that an earlier keeper gave it, if any.
+    'join': {'id': int, 'seq': int, 'path': str, 'host': str, 'data': dict,
+             'pulse_timeout': (int, float, type(None)),
+             'node': _OPTIONAL_STR},
+    # The parent lives. Answered by what is known of the membership.
+    'pulse': {'id': int, 'seq': int},
+    'leave': {'id': int, 'seq': int},
+    # List and watch a directory. known: names that the parent believes in.
+    'watch': {'path': str, 'known': list},
+    'details': {'seq': int, 'path': str, 'host': str},
+    'close': {},
+}
+
+FROM_KEEPER = {
+    'hello': {'version': int},
+    # It gives up and ends; the reason is for the operator.
+    'failed': {'reason': str},
+    # state: connected, suspended, expired or refused.
+    'state': {'state': str, 'ident': (list, type(None)), 'reason': str},
+    # The node that stands for a membership, null while there is none.
+    'member': {'id': int, 'node': _OPTIONAL_STR, 'reason': str},
+    # Names that came to a watched directory and that went since the last
+    # one (since known, at first). Without any it says: still as it was.
+    'view': {'path': str, 'joined': list, 'left': list},
+    # A watched directory that can't be listed, and why.
+    'blind': {'path': str, 'reason': str},
+    'answer': {'seq': int, 'error': _OPTIONAL_STR, 'result': list},
+    'log': {'level': int, 'text': str},
+}
+
+
+class ProtocolError(Exception):
+    """The other end sent what no sound keeper or parent sends."""
+
+
+def encode(op, **fields):
+    """Return the frame of a message, as bytes."""
+    body = json.dumps(dict(fields, op=op), separators=(',', ':')).encode()
+    if len(body) > MAX_FRAME:
+        raise ProtocolError('a %s of %d bytes is too long' % (op, len(body)))
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Cuts a stream of bytes into checked messages.
+
+    :param ops: FROM_PARENT or FROM_KEEPER, what this end may hear
+    """
+
+    def __init__(self, ops, max_frame=MAX_FRAME):
+        self._ops = ops
+        self._max_frame = max_frame
+        self._buffer = bytearray()
+
+    def feed(self, data):
+        """Take bytes; return the list of messages (dicts) now complete.
+
+        :raises ProtocolError: the stream can't be trusted any more
+        """
+        self._buffer += data
+        messages = []
+        while len(self._buffer) >= _LENGTH.size:
+            length, = _LENGTH.unpack_from(self._buffer)
+            if length > self._max_frame:
+                raise ProtocolError('a frame of %d bytes' % length)
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(self._message(self._buffer[_LENGTH.size:end]))
+            del self._buffer[:end]
+        return messages
+
+    def _message(self, body):
+        try:
+            message = json.loads(body)
+        except (ValueError, RecursionError) as e:
+            raise ProtocolError('a frame that is no JSON') from e
+        fields = (self._ops.get(message.get('op'))
+                  if isinstance(message, dict)
+                  and isinstance(message.get('op'), str) else None)
+        if fields is None:
+            raise ProtocolError('a frame of no known kind')
+        if len(message) != len(fields) + 1:
+            raise ProtocolError('too few or too many fields in a frame of '
+                                'the kind %r' % message['op'])
+        for name, kind in fields.items():
+            if name not in message or not isinstance(message[name], kind):
+                raise ProtocolError('a bad or missing %r in a frame of the '
+                                    'kind %r' % (name, message['op']))
+        return message

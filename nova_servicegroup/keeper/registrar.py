@@ -1,0 +1,595 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The keeper's side that faces ZooKeeper.
+
+One thread owns the session, the nodes of its parent and the views. It works
+by comparing what should be with what is: every event, whatever it was, leads
+to the same pass over memberships and views, so nothing depends on events
+arriving in a certain order, or at all.
+"""
+
+import functools
+import json
+import logging
+import os
+import queue
+import random
+import threading
+import time
+import traceback
+
+from kazoo import client as kazoo_client
+from kazoo import exceptions as kazoo_exc
+from kazoo.handlers import threading as kazoo_threading
+from kazoo.protocol import states
+from kazoo import security
+
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import view
+
+#: seconds; sessions of four seconds allow no longer pause than about a second
+RECONNECT_MAX_DELAY = 1.0
+#: seconds a living member may need to come back, beside its session timeout
+COMEBACK = 2 * RECONNECT_MAX_DELAY
+#: seconds of pause after listing a directory, for each name in it: at 10,000
+#: members there are two listings a second in the worst storm
+PAUSE_PER_NAME = 0.00005
+#: seconds after which nodes and views are compared even if nothing was heard
+SAFETY_CHECK = 120
+#: seconds between attempts that are repeated because something was in the way
+RETRY = 0.2
+#: requests under way at once when many nodes are looked at
+PIPELINE = 200
+#: seconds per member of a group over which its members spread their search
+#: for rivals: each search is a listing
+RIVAL_SPREAD = 0.01
+
+#: the session or the connection is the trouble, not the request
+_DISCONNECTED = (kazoo_exc.ConnectionLoss, kazoo_exc.SessionExpiredError,
+                 kazoo_exc.OperationTimeoutError, kazoo_exc.SessionMovedError,
+                 kazoo_exc.ConnectionDropped,
+                 kazoo_threading.KazooTimeoutError)
+#: owners of nodes that belong to no session: persistent nodes, containers
+_NO_SESSION = (0, -0x8000000000000000)
+
+
+class _Member:
+    """A membership that the parent wants, and the node that stands for it."""
+
+    def __init__(self, path, host, data, node, seq, watch):
+        self.path = path
+        self.host = host
+        self.data = json.dumps(data).encode()
+        self.boot_id = data.get('boot_id')
+        self.node = node        # name of the node, made or about to be made
+        self.session = None     # id of the session that node belongs to
+        self.wanted = True
+        self.left = False
+        self.done = False       # the node is there, or away, as wanted
+        self.retry_at = 0
+        self.asked = [seq]      # requests that wait for the outcome
+        self.watch = functools.partial(watch, self)
+        # The search for another machine that reports as the same host.
+        self.search_at = None
+        self.spread = False
+        self.touched = False
+        self.told = set()
+
+    @property
+    def node_path(self):
+        return '%s/%s' % (self.path, self.node)
+
+
+class _Watched:
+    """A directory that the parent wants to see."""
+
+    def __init__(self, path, known, watch):
+        self.path = path
+        self.watch = functools.partial(watch, self)
+        self.view = view.View(known)
+        self.foreign = frozenset()
+        self.dirty = True
+        self.list_at = 0        # not before
+        self.safety_at = 0
+        self.warned = False
+
+
+class Registrar(threading.Thread):
+    """Keeps the session, the nodes and the views.
+
+    ``submit`` is the only method for other threads, but for ``close``.
+
+    :param config: a 'config' message
+    :param post: ``post(op, **fields)`` hands a message to the parent; called
+        from this thread only
+    """
+
+    def __init__(self, config, post, monotonic=time.monotonic,
+                 jitter=random.uniform):
+        super().__init__(name='registrar', daemon=True)
+        self._post = post
+        self._monotonic = monotonic
+        self._jitter = jitter
+        hosts, slash, chroot = config['hosts'].partition('/')
+        self._hosts = hosts
+        self._chroot = slash + chroot.rstrip('/') if chroot else ''
+        self._timeout = config['session_timeout']
+        self._retry_interval = config['retry_interval']
+        self._auth = [tuple(pair) for pair in config['auth']]
+        self._acl = (security.CREATOR_ALL_ACL + security.READ_ACL_UNSAFE
+                     if self._auth else security.OPEN_ACL_UNSAFE)
+        ident = config['ident']
+        self._session_key = ident and (ident[0], bytes.fromhex(ident[1]))
+        self._inbox = queue.SimpleQueue()
+        self._client = None
+        self._rebuild_at = None
+        self._connected = False
+        self._session = None
+        self._expires_at = None
+        self._members = {}
+        self._watched = {}
+        self.last_warning = ''
+
+    # What other threads call.
+
+    def submit(self, method, *args):
+        """Let this thread call one of its methods. From any thread."""
+        self._inbox.put((method, args))
+
+    def close(self):
+        """End the session: its nodes are gone when this returns."""
+        if self._client is not None:
+            self._client.stop()
+
+    # What the keeper submits, beside what is submitted here.
+
+    def join(self, member_id, path, host, data, node, seq):
+        self._members[member_id] = _Member(
+            self._chroot + path, host, data, node, seq,
+            functools.partial(self.submit, self._own_node_changed))
+
+    def want(self, member_id, wanted):
+        """The node shall be there, or not: the parent lives, or is stalled."""
+        member = self._members.get(member_id)
+        if member is not None and not member.left:
+            member.wanted = wanted
+            member.done = False
+            member.retry_at = 0
+
+    def leave(self, member_id, seq):
+        member = self._members.get(member_id)
+        if member is None:
+            self._post('answer', seq=seq, error=None, result=[])
+            return
+        member.wanted = member.done = False
+        member.left = True
+        member.retry_at = 0
+        self._answer(member, 'it left')
+        member.asked.append(seq)
+
+    def watch(self, path, known):
+        watched = _Watched(
+            self._chroot + path, known,
+            functools.partial(self.submit, self._directory_changed))
+        if known:
+            watched.view.reconnected(
+                self._monotonic() + self._timeout + COMEBACK)
+        self._watched[path] = watched
+
+    def details(self, seq, path, host):
+        try:
+            result = self._details(self._chroot + path, host)
+            self._post('answer', seq=seq, error=None, result=result)
+        except (kazoo_exc.KazooException,
+                kazoo_threading.KazooTimeoutError) as e:
+            self._post('answer', seq=seq, error=_text(e), result=[])
+
+    # The thread.
+
+    def run(self):
+        try:
+            self._connect()
+            while True:
+                self._take(self._next_event())
+                self._pass()
+        except Exception as e:
+            # A keeper without this thread would only look alive.
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            self._post('failed', reason='%s (%s, line %s)' % (
+                _text(e), where.filename, where.lineno))
+
+    def _next_event(self):
+        """Return when there is something to do without being told, or None."""
+        times = [self._rebuild_at, self._expires_at]
+        if self._connected:
+            for member in self._members.values():
+                times.append(member.search_at if member.done
+                             else member.retry_at)
+            for watched in self._watched.values():
+                times.append(watched.safety_at)
+                times.append(watched.view.review_at)
+                if watched.dirty:
+                    times.append(watched.list_at)
+        return min((t for t in times if t is not None), default=None)
+
+    def _take(self, until):
+        """Wait for submitted calls till then, and do all there are."""
+        try:
+            if until is None:
+                method, args = self._inbox.get()
+            else:
+                method, args = self._inbox.get(
+                    timeout=max(0, until - self._monotonic()))
+            while True:
+                method(*args)
+                method, args = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _pass(self):
+        now = self._monotonic()
+        if self._rebuild_at is not None and now >= self._rebuild_at:
+            self._rebuild_at = None
+            self._connect()
+        if self._expires_at is not None and now >= self._expires_at:
+            # ZooKeeper can't tell us, so the own clock does.
+            self._expires_at = None
+            self._post_state('expired')
+            for member_id in self._members:
+                self._post('member', id=member_id, node=None,
+                           reason='the session has run out')
+        try:
+            for member_id, member in list(self._members.items()):
+                self._settle(member_id, member)
+            for path, watched in self._watched.items():
+                self._look(path, watched)
+        except _DISCONNECTED:
+            # What is unfinished is still marked so. A lost connection is told
+            # by the listener; one that only is slow gets another try.
+            later = self._monotonic() + RETRY
+            for item in self._members.values():
+                item.retry_at = max(item.retry_at, later)
+            for item in self._watched.values():
+                item.list_at = max(item.list_at, later)
+
+    # The session.
+
+    def _connect(self):
+        if self._client is not None:
+            old, self._client = self._client, None
+            threading.Thread(target=_discard, args=(old,),
+                             daemon=True).start()
+        client = kazoo_client.KazooClient(
+            hosts=self._hosts, timeout=self._timeout, client_id=self._session_key,
+            auth_data=self._auth or None,
+            # kazoo's own grows to an hour.
+            connection_retry={'max_tries': -1, 'delay': 0.1, 'backoff': 2,
+                              'max_delay': RECONNECT_MAX_DELAY,
+                              'max_jitter': 0.4})
+        client.add_listener(functools.partial(self._on_state, client))
+        self._client = client
+        client.start_async()
+
+    def _on_state(self, client, state):
+        # In kazoo's connection thread, which must not wait for anything.
+        self.submit(self._state_changed, client, state, client.client_state,
+                    client.client_id)
+
+    def _state_changed(self, client, state, keeper_state, ident):
+        if client is not self._client:
+            return
+        if state == states.KazooState.CONNECTED:
+            if ident is not None:
+                self._on_connected(ident)
+        elif self._connected:
+            self._connected = False
+            self._expires_at = self._monotonic() + self._timeout
+            if state == states.KazooState.SUSPENDED:
+                self._post_state('suspended')
+        if state == states.KazooState.LOST:
+            self._session_key = None
+            self._expires_at = None
+            refused = keeper_state == states.KeeperState.AUTH_FAILED
+            self._post_state('refused' if refused else 'expired')
+            if keeper_state != states.KeeperState.EXPIRED_SESSION:
+                # kazoo has given up: after a refusal, or after it met bytes
+                # that it couldn't read.
+                self._rebuild_at = self._monotonic() + self._retry_interval
+
+    def _on_connected(self, ident):
+        now = self._monotonic()
+        self._connected = True
+        self._expires_at = None
+        self._session = ident[0]
+        attached = self._session_key is None or self._session_key[0] == ident[0]
+        self._session_key = ident
+        for member in self._members.values():
+            member.done = False
+            member.retry_at = 0
+            if not attached or (member.session is not None
+                                and member.session != ident[0]):
+                # The node of the old session is its ghost; make another.
+                member.node = None
+        for watched in self._watched.values():
+            watched.dirty = True
+            watched.list_at = 0
+            watched.view.reconnected(now + self._timeout + COMEBACK)
+        self._post_state('connected')
+
+    def _post_state(self, state):
+        ident = None
+        if state == 'connected':
+            ident = [self._session_key[0], self._session_key[1].hex()]
+        self._post('state', state=state, ident=ident,
+                   reason=self.last_warning)
+
+    def _get(self, request):
+        """Return the result of a request; nothing here waits for ever."""
+        return request.get(timeout=self._timeout)
+
+    def _make_directory(self, path):
+        elements = path.strip('/').split('/')
+        for depth in range(1, len(elements) + 1):
+            try:
+                self._get(self._client.create_async(
+                    '/' + '/'.join(elements[:depth]), b'', acl=self._acl))
+            except kazoo_exc.NodeExistsError:
+                pass
+            except kazoo_exc.NoAuthError:
+                # It may be there all the same, above what is ours.
+                if depth == len(elements):
+                    raise
+
+    # Memberships.
+
+    def _settle(self, member_id, member):
+        """Make the node of a membership be there, or away, as wanted."""
+        now = self._monotonic()
+        if not self._connected:
+            return
+        if member.done:
+            if member.search_at is not None and now >= member.search_at:
+                self._search(member)
+            return
+        if now < member.retry_at:
+            return
+        try:
+            if member.wanted:
+                self._appear(member)
+            else:
+                self._vanish(member)
+        except _DISCONNECTED:
+            raise
+        except kazoo_exc.KazooException as e:
+            member.retry_at = now + self._retry_interval
+            self._post('member', id=member_id, node=None, reason=_text(e))
+            self._answer(member, _text(e))
+        else:
+            member.done = True
+            if member.left:
+                del self._members[member_id]
+            else:
+                self._post('member', id=member_id, node=member.node,
+                           reason='' if member.wanted else
+                           'taken away, since the process gave no sign')
+            self._answer(member, None)
+
+    def _answer(self, member, error):
+        while member.asked:
+            self._post('answer', seq=member.asked.pop(), error=error,
+                       result=[])
+
+    def _appear(self, member):
+        if member.node is None:
+            member.node = names.node(member.host, os.urandom(8).hex())
+        member.session = self._session
+        try:
+            self._create(member)
+            member.search_at = self._monotonic() + self._timeout + COMEBACK
+        except kazoo_exc.NodeExistsError:
+            # Made by an earlier keeper, or by an attempt whose answer was
+            # lost; unless it is the ghost of a session that ended.
+            pass
+        stat = self._get(self._client.exists_async(
+            member.node_path, watch=member.watch))
+        if stat is None or stat.ephemeralOwner != self._session:
+            member.node = None
+            self._appear(member)
+
+    def _create(self, member):
+        create = functools.partial(
+            self._client.create_async, member.node_path, member.data,
+            acl=self._acl, ephemeral=True)
+        try:
+            self._get(create())
+        except kazoo_exc.NoNodeError:
+            self._make_directory(member.path)
+            self._get(create())
+
+    def _vanish(self, member):
+        if member.node is not None and member.session == self._session:
+            try:
+                self._get(self._client.delete_async(member.node_path))
+            except kazoo_exc.NoNodeError:
+                pass
+        member.node = None
+
+    def _own_node_changed(self, member, event):
+        if event.path != member.node_path or not member.wanted:
+            return
+        if event.type == states.EventType.DELETED:
+            if member.done:
+                self._post('log', level=logging.WARNING, text=(
+                    'The node %s was deleted by somebody else; making it '
+                    'again.' % member.node_path))
+                member.node = None
+                member.done = False
+                # At once, but not in a race with whoever deletes it.
+                member.retry_at = self._monotonic() + RETRY
+        elif event.type == states.EventType.CHANGED:
+            # So says another machine of our name that has found us.
+            member.done = False
+            member.touched = True
+            member.search_at = self._monotonic()
+
+    def _search(self, member):
+        """Tell when another machine reports as the same host.
+
+        Comes a session's length after joining, when what a rebooted host had
+        left behind is gone. The other one is told by touching its node, and
+        searches for itself.
+        """
+        directory = self._get(self._client.exists_async(member.path))
+        if directory is not None and not (member.spread or member.touched):
+            # Ten thousand that start together shall not list together.
+            member.spread = True
+            member.search_at = self._monotonic() + self._jitter(
+                0, RIVAL_SPREAD * directory.numChildren)
+            return
+        found_us, member.touched = member.touched, False
+        member.search_at, member.spread = None, False
+        for name, raw, stat in self._nodes(member.path, member.host):
+            data = _parse(raw)
+            if name == member.node or name in member.told or \
+                    data.get('boot_id') in (None, member.boot_id):
+                continue
+            member.told.add(name)
+            self._post('log', level=logging.ERROR, text=(
+                'Two machines report as the host %s in %s: this one (boot id '
+                '%s) and another (boot id %s, process %s, since %s). Nova '
+                'takes them for one host: give each its own [DEFAULT] host, '
+                'or stop the wrong one.' % (
+                    member.host, member.path, member.boot_id,
+                    data.get('boot_id'), data.get('pid'),
+                    data.get('joined_at'))))
+            if not found_us:
+                try:
+                    self._get(self._client.set_async(
+                        '%s/%s' % (member.path, name), raw, stat.version))
+                except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError,
+                        kazoo_exc.BadVersionError):
+                    pass
+
+    def _nodes(self, path, host):
+        """Return (name, data, stat) for every node that stands for a host."""
+        found = []
+        for name in self._get(self._client.get_children_async(path)):
+            if names.host(name) == host:
+                try:
+                    raw, stat = self._get(
+                        self._client.get_async('%s/%s' % (path, name)))
+                except kazoo_exc.NoNodeError:
+                    continue
+                if stat.ephemeralOwner not in _NO_SESSION:
+                    found.append((name, raw, stat))
+        return found
+
+    # Views.
+
+    def _look(self, path, watched):
+        """List a directory if it is time."""
+        now = self._monotonic()
+        review_at = watched.view.review_at
+        if not self._connected or now < watched.list_at or not (
+                watched.dirty or now >= watched.safety_at or
+                (review_at is not None and now >= review_at)):
+            return
+        # Before the listing: a change that comes after it counts again.
+        watched.dirty = False
+        try:
+            listed = self._list(watched)
+            members = self._verified(watched, listed)
+        except _DISCONNECTED:
+            watched.dirty = True
+            raise
+        except kazoo_exc.KazooException as e:
+            watched.dirty = True
+            watched.list_at = now + self._retry_interval
+            self._post('blind', path=path, reason=_text(e))
+            return
+        watched.list_at = now + PAUSE_PER_NAME * len(listed)
+        watched.safety_at = now + self._jitter(0.5, 1) * SAFETY_CHECK
+        self._post('view', path=path, members=watched.view.listed(
+            members, self._monotonic()))
+
+    def _list(self, watched):
+        children = functools.partial(
+            self._client.get_children_async, watched.path,
+            watch=watched.watch)
+        try:
+            return frozenset(self._get(children()))
+        except kazoo_exc.NoNodeError:
+            self._make_directory(watched.path)
+            return frozenset(self._get(children()))
+
+    def _verified(self, watched, listed):
+        """Return which of the listed names are members.
+
+        A name is looked at when it is new: a node that no session owns is
+        somebody's leftover and would be "up" for ever.
+        """
+        new = listed - watched.view.members - watched.foreign
+        foreign = {name for name in new if names.host(name) is None}
+        gone = set()
+        candidates = sorted(new - foreign)
+        for start in range(0, len(candidates), PIPELINE):
+            requests = [
+                (name, self._client.exists_async(
+                    '%s/%s' % (watched.path, name)))
+                for name in candidates[start:start + PIPELINE]]
+            for name, request in requests:
+                stat = self._get(request)
+                if stat is None:
+                    gone.add(name)
+                elif stat.ephemeralOwner in _NO_SESSION:
+                    foreign.add(name)
+        if foreign and not watched.warned:
+            watched.warned = True
+            self._post('log', level=logging.WARNING, text=(
+                'There are nodes in %s that are no memberships, %r for one; '
+                'they are ignored.' % (watched.path, min(foreign))))
+        watched.foreign = (watched.foreign & listed) | foreign
+        return listed - watched.foreign - gone
+
+    def _directory_changed(self, watched, event):
+        # Events about the session come here too; a new one lists anyway.
+        if event.type != states.EventType.NONE:
+            watched.dirty = True
+
+    def _details(self, path, host):
+        return [[name, _parse(raw), {'owner': stat.ephemeralOwner,
+                                     'created_ms': stat.ctime}]
+                for name, raw, stat in self._nodes(path, host)]
+
+
+def _parse(raw):
+    """Return the data of a node as a dict, {} for what isn't ours."""
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        data = {}
+    return data if isinstance(data, dict) else {}
+
+
+def _text(error):
+    """Return one line for people about an exception."""
+    return ('%s: %s' % (type(error).__name__, error)).rstrip(': ')
+
+
+def _discard(client):
+    """Free a client that is of no use any more; may take seconds."""
+    try:
+        client.stop()
+        client.close()
+    except Exception as e:
+        logging.getLogger('kazoo').warning('while closing: %s', e)

@@ -1,0 +1,26 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The servers that fault tests hurt."""
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import zookeeper
+from nova_servicegroup.tests.unit.conftest import config  # noqa: F401
+from nova_servicegroup.tests.unit.conftest import process  # noqa: F401
+
+
+@pytest.fixture(scope='module')
+def ensemble(tmp_path_factory):
+    """A running three-server ZooKeeper ensemble."""
+    with zookeeper.Ensemble(tmp_path_factory.mktemp('ensemble')) as ensemble:
+        yield ensemble

@@ -1,0 +1,112 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The zk driver, held to the contract on a real ZooKeeper."""
+
+import datetime
+import itertools
+import time
+
+import pytest
+
+from nova_servicegroup.drivers import zk
+from nova_servicegroup.tests import contract
+from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+_prefixes = itertools.count()
+
+
+class ZooKeeperWorld(contract.World):
+    """Time is real here: the keeper is a process with a clock of its own."""
+
+    def __init__(self, config, server, directory):
+        self.config = config
+        self.server = server
+        self.directory = directory
+        self._skew = datetime.timedelta()
+        self._driver = None
+        config.config(
+            group='zookeeper', address=server.address, recv_timeout=2000,
+            sg_prefix='/contract%d' % next(_prefixes))
+
+    def driver(self, **kwargs):
+        kwargs.setdefault('utcnow', lambda: datetime.datetime.now(
+            datetime.timezone.utc).replace(tzinfo=None) + self._skew)
+        self._driver = zk.ZooKeeperDriver(**kwargs)
+        return self._driver
+
+    def service(self, host, group=contract.GROUP):
+        return contract.FakeService(host, group, self.record(host, group))
+
+    def record(self, host, group=contract.GROUP):
+        return {'host': host, 'topic': group, 'binary': 'nova-' + group,
+                'updated_at': None, 'last_seen_up': None, 'created_at': None}
+
+    def advance(self, seconds):
+        time.sleep(seconds + 0.2)
+
+    def settle(self):
+        time.sleep(0.3)
+
+    def break_store(self):
+        self.server.kill()
+        # Until it is noticed, nothing is broken.
+        time.sleep(0.3)
+
+    def mend_store(self):
+        self.server.start()
+        self.server.wait_serving()
+        time.sleep(1.5)
+
+    def set_option(self, name, value):
+        self.config.config(group='servicegroup', **{name: value})
+        self.driver().settings.refresh()
+
+    def skew_writer(self, seconds):
+        self._skew = datetime.timedelta(seconds=seconds)
+
+    def close(self):
+        if self._driver is not None:
+            self._driver._session.close()
+        self.server.start()
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+    with zookeeper.Ensemble(tmp_path_factory.mktemp('zk'), 1) as server:
+        yield server
+
+
+@pytest.fixture
+def world(config, server, tmp_path):
+    world = ZooKeeperWorld(config, server, tmp_path)
+    yield world
+    world.close()
+
+
+class TestZooKeeperDriver(contract.DriverContract):
+
+    def test_a_killed_process_is_down_within_a_second(self, world):
+        driver = world.driver()
+        assert driver.is_up(world.record('host1')) is False
+        with member.Member(
+                world.directory, 'host1', world.server.address,
+                prefix=world.config.conf.zookeeper.sg_prefix) as other:
+            other.wait_joined()
+            process.wait_until(lambda: driver.is_up(world.record('host1')),
+                               1, 'host1 up')
+            other.kill()
+            process.wait_until(
+                lambda: not driver.is_up(world.record('host1')), 1,
+                'host1 down')
