@@ -1,0 +1,63 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A nova-compute without conductor, placement and message server.
+
+What Nova's own nova-compute command does, but for three things: it writes to
+the database itself, where a compute else goes through RabbitMQ and a
+conductor; it tells placement nothing; and it ends when whoever started it is
+gone. Takes the arguments of nova-compute.
+"""
+
+# As in Nova's own command: before anything else of Nova.
+from nova import monkey_patch; monkey_patch.patch(backend='threading')  # noqa
+
+import sys
+
+from nova.compute import resource_tracker
+from nova.compute import rpcapi as compute_rpcapi
+from nova import config
+from nova import objects
+from nova.scheduler.client import report
+from nova import service
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_service import opts as oslo_service_opts
+
+import tether
+
+
+class NoPlacement:
+    """A placement where nothing is allocated; all that a start asks of it."""
+
+    @staticmethod
+    def get_allocations_for_resource_provider(_context, _uuid):
+        return report.ProviderAllocInfo(allocations={})
+
+
+def main():
+    tether.end_with_parent()
+    config.parse_args(sys.argv)
+    logging.setup(cfg.CONF, 'nova')
+    oslo_service_opts.register_service_opts(cfg.CONF)
+    objects.register_all()
+    report.SchedulerReportClient = NoPlacement
+    resource_tracker.ResourceTracker._update_to_placement = (
+        lambda *args, **kwargs: None)
+    server = service.Service.create(
+        binary='nova-compute', topic=compute_rpcapi.RPC_TOPIC)
+    service.serve(server, workers=1, no_fork=True)
+    service.wait()
+
+
+if __name__ == '__main__':
+    main()
