@@ -129,8 +129,7 @@ class ServiceCommands:
                 and service in (None, row.binary)]
         rows.sort(key=lambda row: (row.binary, row.host))
 
-        print(_SERVICE_ROW % ('Binary', 'Host', 'Zone', 'Status', 'State',
-                              'Updated_At'))
+        table = [('Binary', 'Host', 'Zone', 'Status', 'State', 'Updated_At')]
         untold = []
         for row in rows:
             try:
@@ -140,10 +139,13 @@ class ServiceCommands:
                 untold.append(e)
                 state = UNKNOWN
                 updated_at = None
-            print(_SERVICE_ROW % (
+            table.append((
                 row.binary, row.host, _zone(row, zones),
                 'disabled' if row.disabled else 'enabled', state,
                 _as_text(updated_at)))
+        # At the end: what drivers log goes to the same place in nova-manage.
+        for row in table:
+            print(_SERVICE_ROW % row)
         if untold:
             # The driver's reason is the same for all, but for the name.
             print('error: the state of %d of %d services is unknown: %s'

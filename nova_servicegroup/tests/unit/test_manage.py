@@ -1,0 +1,323 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-manage service`` as the operator runs it: Nova's own command.
+
+Real SQLite databases of an API and two cells, and a process per command from
+a Nova with the plug-in dropped in.
+"""
+
+import datetime
+import shutil
+import sqlite3
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+
+HEADER = ('Binary           Host                                 Zone        '
+          '     Status     State Updated_At\n')
+DOWN_TIME = 3600
+
+# Runs the command and then prints every SQL statement of it on stderr.
+COUNTING = '''
+import sys
+from nova.cmd import manage
+from sqlalchemy import engine
+from sqlalchemy import event
+statements = []
+event.listen(engine.Engine, 'before_cursor_execute',
+             lambda *what: statements.append(what[2].split()[0]))
+code = manage.main()
+print('STATEMENTS', len(statements), statements.count('SELECT'),
+      file=sys.stderr)
+sys.exit(code)
+'''
+
+
+@pytest.fixture(scope='module')
+def empty_databases(tmp_path_factory):
+    """A folder with the schemas of Nova's databases."""
+    directory = tmp_path_factory.mktemp('schemas')
+    config = nova.write_config(directory / 'nova.conf', {
+        'DEFAULT': {'transport_url': 'fake:/'},
+        'database': {'connection': 'sqlite:///%s/cell1' % directory},
+        'api_database': {'connection': 'sqlite:///%s/api' % directory}})
+    for command in (['api_db', 'sync'], ['db', 'sync', '--local_cell']):
+        subprocess.run([nova.BIN / 'nova-manage', '--config-file', config,
+                        *command], env=nova.environment(), check=True,
+                       capture_output=True)
+    return directory
+
+
+@pytest.fixture
+def cells(tmp_path, empty_databases, plugin_tree):
+    return Cells(tmp_path, empty_databases, plugin_tree)
+
+
+class Cells:
+    """An API database and the databases cell0, cell1 and cell2."""
+
+    def __init__(self, directory, empty_databases, plugin_tree):
+        self.directory = directory
+        self.plugin_tree = plugin_tree
+        self.now = datetime.datetime.now(
+            datetime.timezone.utc).replace(tzinfo=None, microsecond=0)
+        shutil.copy(empty_databases / 'api', directory)
+        for number in range(3):
+            name = 'cell%d' % number
+            shutil.copy(empty_databases / 'cell1', directory / name)
+            self.insert('api', 'cell_mappings', name=name,
+                        uuid=str(uuid.UUID(int=number)),
+                        transport_url='none:/', disabled=0,
+                        database_connection=self.url(name))
+        self.configure()
+
+    def url(self, name):
+        return 'sqlite:///%s/%s' % (self.directory, name)
+
+    def configure(self, **options):
+        self.config = nova.write_config(self.directory / 'nova.conf', {
+            'DEFAULT': {'transport_url': 'fake:/',
+                        'service_down_time': DOWN_TIME, **options},
+            'database': {'connection': self.url('cell1'),
+                         'max_retries': 1, 'retry_interval': 1},
+            'api_database': {'connection': self.url('api'),
+                             'max_retries': 1, 'retry_interval': 1}})
+
+    def insert(self, file, table, /, **values):
+        self.insert_many(file, table, [values])
+
+    def insert_many(self, file, table, rows):
+        names = list(rows[0])
+        with sqlite3.connect(self.directory / file) as database:
+            database.executemany(
+                'INSERT INTO %s (%s) VALUES (%s)' % (
+                    table, ', '.join('"%s"' % n for n in names),
+                    ', '.join('?' * len(names))),
+                [[str(v) if isinstance(v, datetime.datetime) else v
+                  for v in row.values()] for row in rows])
+
+    def query(self, name, statement):
+        with sqlite3.connect(self.directory / name) as database:
+            return database.execute(statement).fetchall()
+
+    def service(self, host, binary='nova-compute', age=0, disabled=0, **more):
+        """Return a row of services, last seen up ``age`` seconds ago."""
+        seen = self.now - datetime.timedelta(seconds=age)
+        return {'host': host, 'binary': binary,
+                'topic': binary.removeprefix('nova-'), 'report_count': 1,
+                'disabled': disabled, 'deleted': 0, 'forced_down': 0,
+                'version': 70, 'uuid': str(uuid.uuid4()),
+                'created_at': seen, 'updated_at': seen, 'last_seen_up': seen,
+                **more}
+
+    def add_service(self, name, *args, **kwargs):
+        row = self.service(*args, **kwargs)
+        self.insert(name, 'services', **row)
+        return str(row['updated_at'])
+
+    def manage(self, *arguments, mode=nova.EVENTLET, code=0, counting=False):
+        """Run nova-manage service; check its exit code."""
+        command = ([sys.executable, '-c', COUNTING] if counting
+                   else [nova.BIN / 'nova-manage'])
+        done = subprocess.run(
+            [*command, '--config-file', self.config, 'service', *arguments],
+            env=nova.environment(self.plugin_tree, mode),
+            capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+def line(*columns):
+    return '%-16s %-36s %-16s %-10s %-5s %-10s\n' % columns
+
+
+@pytest.mark.parametrize('mode', [nova.EVENTLET, nova.THREADING])
+def test_list_shows_every_cell_and_no_api_row(cells, mode):
+    seen = cells.add_service('cell1', 'alive')
+    dead = cells.add_service('cell1', 'dead', age=DOWN_TIME + 60)
+    cells.add_service('cell2', 'forced', forced_down=1, disabled=1)
+    cells.add_service('cell1', 'new', last_seen_up=None, updated_at=None)
+    cells.add_service('cell0', 'boss', 'nova-conductor')
+    for binary in ('nova-osapi_compute', 'nova-metadata'):
+        cells.add_service('cell0', 'boss', binary, topic=None)
+    cells.insert('api', 'aggregates', id=1, name='rack', uuid='a')
+    cells.insert('api', 'aggregate_hosts', aggregate_id=1, host='alive')
+    cells.insert('api', 'aggregate_metadata', aggregate_id=1,
+                 key='availability_zone', value='north')
+    done = cells.manage('list', mode=mode)
+    assert done.stdout == HEADER + ''.join([
+        line('nova-compute', 'alive', 'north', 'enabled', ':-)', seen),
+        line('nova-compute', 'dead', 'nova', 'enabled', 'XXX', dead),
+        line('nova-compute', 'forced', 'nova', 'disabled', 'XXX', seen),
+        line('nova-compute', 'new', 'nova', 'enabled', ':-)', None),
+        line('nova-conductor', 'boss', 'internal', 'enabled', ':-)', seen)])
+    assert 'error' not in done.stderr
+
+
+@pytest.mark.parametrize('arguments, hosts', [
+    (['--host', 'a'], ['a', 'a']),
+    (['--service', 'nova-compute'], ['a', 'ab']),
+    (['a', 'nova-compute'], ['a']),
+    (['ab', '--service', 'nova-conductor'], []),
+])
+def test_list_takes_exact_names(cells, arguments, hosts):
+    cells.add_service('cell1', 'a')
+    cells.add_service('cell2', 'ab')
+    cells.add_service('cell0', 'a', 'nova-conductor')
+    done = cells.manage('list', *arguments)
+    header, *rows = done.stdout.splitlines(keepends=True)
+    assert header == HEADER
+    assert [row.split()[1] for row in rows] == hosts
+
+
+def test_list_costs_as_many_statements_for_10000_services_as_for_two(cells):
+    cells.insert('cell0', 'services', **cells.service('boss', 'nova-x'))
+    cells.insert('cell1', 'services', **cells.service('c'))
+    few = cells.manage('list', counting=True)
+    cells.insert_many('cell1', 'services', [
+        cells.service('c%04d' % number) for number in range(9998)])
+    many = cells.manage('list', counting=True)
+    assert len(many.stdout.splitlines()) == 1 + 10000
+    counted = [next(row.split()[1:] for row in done.stderr.splitlines()
+                    if row.startswith('STATEMENTS')) for done in (few, many)]
+    assert counted[0] == counted[1]
+    # The cells, the services of three cells, the zones.
+    assert int(counted[1][1]) <= 6
+
+
+def test_list_goes_on_when_a_cell_is_away(cells):
+    cells.add_service('cell1', 'here')
+    cells.add_service('cell2', 'there')
+    (cells.directory / 'cell2').unlink()
+    (cells.directory / 'cell2').mkdir()
+    done = cells.manage('list', code=1)
+    assert [row.split()[1] for row in done.stdout.splitlines()[1:]] == ['here']
+    errors = [row for row in done.stderr.splitlines()
+              if row.startswith('error: ')]
+    assert len(errors) == 1
+    assert '(cell2) does not answer: ' in errors[0]
+    assert 'Traceback' not in done.stderr
+
+
+def test_list_says_when_the_driver_can_not_tell(cells):
+    cells.configure(
+        servicegroup_driver='mc',
+        memcached_servers='127.0.0.1:%d' % process.free_port())
+    for host in ('a', 'b', 'c'):
+        cells.add_service('cell1', host, forced_down=int(host == 'b'))
+    done = cells.manage('list', code=1)
+    # What the driver logs comes before.
+    table = done.stdout[done.stdout.index(HEADER):]
+    assert [row.split()[4] for row in table.splitlines()[1:]] == [
+        '???', 'XXX', '???']
+    errors = [row for row in done.stderr.splitlines()
+              if row.startswith('error: ')]
+    assert len(errors) == 1
+    assert 'the state of 2 of 3 services is unknown: ' in errors[0]
+
+
+def test_an_unknown_driver_is_told_in_one_line(cells):
+    cells.configure(servicegroup_driver='carrier-pigeon')
+    cells.add_service('cell1', 'a')
+    done = cells.manage('list', code=1)
+    assert done.stdout.startswith('error: ')
+    assert 'servicegroup_driver' in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_the_api_database_away_is_told_in_one_line(cells):
+    (cells.directory / 'api').unlink()
+    (cells.directory / 'api').mkdir()
+    done = cells.manage('list', code=1)
+    assert done.stdout.startswith('error: The API database does not answer: ')
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_disable_and_enable_set_the_one_row(cells):
+    cells.add_service('cell1', 'a')
+    cells.add_service('cell2', 'b', disabled_reason='disk')
+    cells.add_service('cell2', 'b', 'nova-conductor')
+    state = 'SELECT host, "binary", disabled, disabled_reason, ' \
+            'last_seen_up, version FROM services'
+    before = cells.query('cell1', state), cells.query('cell2', state)
+    done = cells.manage('disable', '--host', 'b', '--service', 'nova-compute')
+    assert done.stdout == 'Service nova-compute on host b disabled.\n'
+    assert [row[:4] for row in cells.query('cell2', state)] == [
+        ('b', 'nova-compute', 1, 'disk'), ('b', 'nova-conductor', 0, None)]
+    done = cells.manage('enable', 'b', 'nova-compute')
+    assert done.stdout == 'Service nova-compute on host b enabled.\n'
+    assert (cells.query('cell1', state), cells.query('cell2', state)) == before
+
+
+def test_enable_of_an_unknown_service_exits_with_2(cells):
+    cells.add_service('cell1', 'a')
+    done = cells.manage('enable', '--host', 'a', '--service', 'nova-x', code=2)
+    assert done.stdout == 'error: Could not find binary nova-x on host a.\n'
+
+
+def test_what_an_absent_cell_may_hold_is_not_called_unknown(cells):
+    (cells.directory / 'cell2').unlink()
+    (cells.directory / 'cell2').mkdir()
+    done = cells.manage('disable', 'a', 'nova-compute', code=1)
+    assert 'It may be in a cell that does not answer.' in done.stdout
+
+
+@pytest.mark.parametrize('arguments, missing', [
+    (['enable'], 'host, service'),
+    (['disable', '--host', 'a'], 'service'),
+    (['describe_resource'], 'host'),
+])
+def test_missing_arguments_are_named_and_exit_with_1(
+        cells, arguments, missing):
+    done = cells.manage(*arguments, code=1)
+    assert done.stdout.endswith('Missing arguments: %s\n' % missing)
+
+
+def test_an_unknown_option_exits_with_2(cells):
+    cells.manage('list', '--color', code=2)
+
+
+def test_describe_resource_sums_nodes_and_projects(cells):
+    node = {'hypervisor_type': 'fake', 'hypervisor_version': 1,
+            'cpu_info': '', 'deleted': 0, 'host': 'a', 'mapped': 1,
+            'disk_allocation_ratio': 1.0, 'cpu_allocation_ratio': 1.0,
+            'ram_allocation_ratio': 1.0}
+    for name in ('n1', 'n2'):
+        cells.insert('cell2', 'compute_nodes', hypervisor_hostname=name,
+                     uuid=str(uuid.uuid4()), vcpus=8, memory_mb=1000,
+                     local_gb=50, vcpus_used=2, memory_mb_used=300,
+                     local_gb_used=7, **node)
+    for project, host, deleted in (('p2', 'a', 0), ('p1', 'a', 0),
+                                   ('p2', 'a', 0), ('p2', 'b', 0),
+                                   ('p2', 'a', 9)):
+        cells.insert('cell2', 'instances', uuid=str(uuid.uuid4()), vcpus=1,
+                     memory_mb=100, root_gb=2, ephemeral_gb=1, host=host,
+                     node='n1', project_id=project, deleted=deleted)
+    done = cells.manage('describe_resource', '--host', 'a')
+    assert done.stdout.splitlines() == [
+        'HOST                              PROJECT     cpu mem(mb)     hdd',
+        'a               (total)                        16    2000     100',
+        'a               (used_now)                      4     600      14',
+        'a               (used_max)                      3     300       9',
+        'a                                      p1       1     100       3',
+        'a                                      p2       2     200       6']
+
+
+def test_describe_resource_of_an_unknown_host_exits_with_2(cells):
+    done = cells.manage('describe_resource', 'nobody', code=2)
+    assert done.stdout == 'error: Compute host nobody could not be found.\n'
