@@ -36,6 +36,7 @@ For the operator:
 import datetime
 import os
 import sys
+import time
 import uuid
 
 from oslo_log import log as logging
@@ -51,8 +52,6 @@ LOG = logging.getLogger(__name__)
 
 #: seconds that "it left" is kept for readers who ask seldom
 LEFT_EXPIRES = 86400
-#: how often a beat is tried again when another worker was faster
-ATTEMPTS = 5
 
 
 class NotStored(Exception):
@@ -133,7 +132,7 @@ class MemcachedDriver(base.Driver):
 
     def _beat(self, server, key, timeout, moment):
         stamp = wire.stamp_of(moment)
-        for _ in range(ATTEMPTS):
+        for _ in _until(timeout):
             _, workers, token = self._read(server, key, timeout, stamp)
             workers[self._token] = stamp
             if server.put(key, wire.encode(stamp, moment, workers), token,
@@ -144,7 +143,7 @@ class MemcachedDriver(base.Driver):
 
     def _leave(self, server, key, timeout):
         stamp = wire.stamp_of(self.utcnow())
-        for _ in range(ATTEMPTS):
+        for _ in _until(timeout):
             beat, workers, token = self._read(server, key, timeout, stamp)
             if self._token not in workers:
                 # Flushed, or an in-tree service of this name reports too.
@@ -267,3 +266,10 @@ class MemcachedDriver(base.Driver):
         services = self._list_services(group)
         self._view.expect(services)
         return services
+
+
+def _until(timeout):
+    """Give turns to who has to try again when another worker was faster."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        yield

@@ -75,11 +75,10 @@ class Server:
         """Return what is stored under some of the keys, in one round trip.
 
         :returns: dict of key to (flags, bytes); a missing key is missing.
-            Of a value that is too long the flags are None.
+            Of a value that is too long: (None, b'').
         :raises ServerLost: nobody can tell
         """
-        return {key: (flags, data) for key, (flags, data, _) in self._talk(
-            timeout, lambda talk: talk.get('get', keys)).items()}
+        return self._talk(timeout, lambda talk: talk.get('get', keys))
 
     def gets(self, key, timeout):
         """Return (flags, bytes, token for ``cas``) of one key, or None."""
@@ -144,11 +143,12 @@ class _Conversation:
 
     def __init__(self, host, deadline):
         self._deadline = deadline
-        # python-memcached logs why to nowhere and returns 0.
+        # It would remember a failure on the wall clock, which may be set.
+        host.deaduntil = 0
         host.socket_timeout = self._left()
         if not host.connect():
-            raise OSError('cannot connect to %s within %.1f s' % (
-                host, host.socket_timeout))
+            raise OSError('cannot connect within %.1f s' %
+                          host.socket_timeout)
         self._socket = host.socket
         self._unread = b''
         self._at = 0
@@ -168,7 +168,7 @@ class _Conversation:
         return answer
 
     def get(self, verb, keys):
-        """Return dict of key to (flags, bytes, cas token or None)."""
+        """Return dict of key to (flags, bytes), or (flags, bytes, token)."""
         self._send(b'%s %s\r\n' % (verb.encode(), ' '.join(keys).encode()))
         wanted = set(keys)
         found = {}
@@ -178,13 +178,13 @@ class _Conversation:
                 return found
             if not line.startswith(b'VALUE '):
                 raise OSError('it answers %.100r' % line)
-            _, key, flags, size, *cas = line.split()
+            _, key, flags, size, *token = line.split()
             key = key.decode('ascii')
             if key not in wanted:
                 raise OSError('it answers for the key %r' % key)
             data = self._take(int(size))
-            found[key] = (int(flags) if data is not None else None, data,
-                          int(cas[0]) if cas else None)
+            found[key] = ((None, b'') if data is None else
+                          (int(flags), data)) + tuple(map(int, token))
 
     def _send(self, request):
         self._socket.settimeout(self._left())

@@ -108,10 +108,11 @@ def decode(flags, data):
 
     Executes nothing, whatever the value: see ``_Unpickler``.
 
+    :param flags: as stored, or None when the value is too long to be read
     :raises Unreadable: it is none, for whatever reason
     """
-    if len(data) > MAX_SIZE:
-        raise Unreadable('it has %d bytes' % len(data))
+    if flags is None or len(data) > MAX_SIZE:
+        raise Unreadable('it has more than %d bytes' % MAX_SIZE)
     if flags == FLAG_PICKLED | FLAG_COMPRESSED:
         data = _inflate(data)
     elif flags != FLAG_PICKLED:

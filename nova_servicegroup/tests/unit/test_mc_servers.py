@@ -255,7 +255,7 @@ def test_an_oversized_value_is_passed_over_unseen(server, memcache):
     memcache.raw_set('edge', b'x' * wire.MAX_SIZE, flags=1)
     server.put('small', DATA, None, 1)
     found = server.get(['small', 'big', 'edge'], 5)
-    assert found == {'small': (1, DATA), 'big': (None, None),
+    assert found == {'small': (1, DATA), 'big': (None, b''),
                      'edge': (1, b'x' * wire.MAX_SIZE)}
 
 
