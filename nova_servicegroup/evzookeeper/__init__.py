@@ -380,10 +380,10 @@ class ZKSession:
             self._connected.clear()
             for monitor in list(self._monitors.values()):
                 monitor.blinded(self.why())
-            if state in (SUSPENDED, EXPIRED, REFUSED) and \
-                    self._lost_at is None:
+            if self._lost_at is None and state in (
+                    CONNECTING, SUSPENDED, EXPIRED, REFUSED):
                 self._lost_at = now
-                LOG.warning('Lost the connection to ZooKeeper at %s: %s',
+                LOG.warning('There is no connection to ZooKeeper at %s: %s',
                             self._config['hosts'], self.why())
             elif state != before and state in (EXPIRED, REFUSED):
                 LOG.warning('The session with ZooKeeper is %s', self.why())
@@ -402,6 +402,8 @@ def _forget_in_child():
     # The parent's keepers are the parent's business: a child that kept the
     # socket open would hide the parent's end from them.
     for session in list(_sessions):
+        for monitor in session._monitors.values():
+            monitor.fresh = False
         if session._child is not None:
             session._child.abandon()
     _sessions.clear()

@@ -301,7 +301,7 @@ class Keeper:
 
 
 class _LastWarning(logging.Handler):
-    """Remembers kazoo's last complaint: the reason for what comes next."""
+    """Hands kazoo's complaints to the registrar."""
 
     def __init__(self, keeper_registrar):
         super().__init__(logging.WARNING)
@@ -310,7 +310,7 @@ class _LastWarning(logging.Handler):
     def emit(self, record):
         text = record.getMessage()
         if not text.startswith('Transition to '):
-            self._registrar.last_warning = text
+            self._registrar.submit(self._registrar.warned, text)
 
 
 def serve_stdin():

@@ -57,7 +57,7 @@ FROM_KEEPER = {
     'hello': {'version': int},
     # It gives up and ends; the reason is for the operator.
     'failed': {'reason': str},
-    # state: connected, suspended, expired or refused.
+    # state: connecting, connected, suspended, expired or refused.
     'state': {'state': str, 'ident': (list, type(None)), 'reason': str},
     # The node that stands for a membership, null while there is none.
     'member': {'id': int, 'node': _OPTIONAL_STR, 'reason': str},

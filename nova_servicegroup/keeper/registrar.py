@@ -138,7 +138,7 @@ class Registrar(threading.Thread):
         self._expires_at = None
         self._members = {}
         self._watched = {}
-        self.last_warning = ''
+        self._last_warning = ''
 
     # What other threads call.
 
@@ -194,6 +194,13 @@ class Registrar(threading.Thread):
                 kazoo_threading.KazooTimeoutError) as e:
             self._post('answer', seq=seq, error=_text(e), result=[])
 
+    def warned(self, text):
+        """Note a complaint of kazoo's: the reason for what comes next."""
+        if text != self._last_warning:
+            self._last_warning = text
+            if self._session is None and not self._connected:
+                self._post_state('connecting')
+
     # The thread.
 
     def run(self):
@@ -242,8 +249,11 @@ class Registrar(threading.Thread):
             self._rebuild_at = None
             self._connect()
         if self._expires_at is not None and now >= self._expires_at:
-            # ZooKeeper can't tell us, so the own clock does.
+            # ZooKeeper can't tell us, so the own clock does. A client that
+            # has seen more than a wiped ensemble holds would be refused for
+            # ever; a new one may still find the old session.
             self._expires_at = None
+            self._connect()
             self._post_state('expired')
             for member_id in self._members:
                 self._post('member', id=member_id, node=None,
@@ -331,7 +341,7 @@ class Registrar(threading.Thread):
         if state == 'connected':
             ident = [self._session_key[0], self._session_key[1].hex()]
         self._post('state', state=state, ident=ident,
-                   reason=self.last_warning)
+                   reason=self._last_warning)
 
     def _get(self, request):
         """Return the result of a request; nothing here waits for ever."""

@@ -14,6 +14,7 @@
 
 import pytest
 
+from nova_servicegroup.drivers import zk
 from nova_servicegroup.tests.fixtures import zookeeper
 from nova_servicegroup.tests.unit.conftest import config  # noqa: F401
 from nova_servicegroup.tests.unit.conftest import process  # noqa: F401
@@ -24,3 +25,22 @@ def ensemble(tmp_path_factory):
     """A running three-server ZooKeeper ensemble."""
     with zookeeper.Ensemble(tmp_path_factory.mktemp('ensemble')) as ensemble:
         yield ensemble
+
+
+@pytest.fixture
+def reader(config, ensemble):
+    """Make a driver that reads from the ensemble, as nova-api has one.
+
+    ``reader(option=value)``: options of [zookeeper].
+    """
+    made = []
+
+    def make(**options):
+        config.config(group='zookeeper', address=ensemble.address, **options)
+        driver = zk.ZooKeeperDriver()
+        made.append(driver)
+        return driver
+
+    yield make
+    for driver in made:
+        driver._session.close()

@@ -1,0 +1,432 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What happens to the ensemble and to nodes, and what readers see of it."""
+
+import os
+import time
+
+from kazoo import client as kazoo_client
+from kazoo import exceptions as kazoo_exc
+from kazoo import security
+import pytest
+
+from nova_servicegroup import evzookeeper
+from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.evzookeeper import membership
+from nova_servicegroup import exception
+from nova_servicegroup.tests.fixtures import answers
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+DIRECTORY = '/servicegroups/compute'
+HOSTS = ('h0', 'h1', 'h2', 'h3')
+
+
+@pytest.fixture
+def session(ensemble):
+    """Make a session of its own, with its own keeper."""
+    made = []
+
+    def make(address=None, **options):
+        options.setdefault('recv_timeout', 4000)
+        one = evzookeeper.ZKSession(address or ensemble.address, **options)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def members(session):
+    """Four members, each with its own session."""
+    made = [membership.Membership(session(), DIRECTORY, host, timeout=10)
+            for host in HOSTS]
+    yield made
+
+
+@pytest.fixture
+def everybody(reader, members):
+    """What readers are told of each member, from a reader that sees all."""
+    driver = reader(recv_timeout=4000)
+    for host in HOSTS:
+        process.wait_until(lambda: driver.is_up(answers.record(host)), 5,
+                           '%s up' % host)
+    watches = [answers.Answers(driver, host, interval=0.02)
+               for host in HOSTS]
+    for watch in watches:
+        watch.__enter__()
+    yield watches
+    for watch in watches:
+        watch.__exit__()
+
+
+def all_back(members, timeout=20):
+    process.wait_until(
+        lambda: all(one.refresh(timeout=1) for one in members), timeout,
+        'all members back')
+
+
+def test_the_directory_shows_the_members(ensemble, members):
+    with ensemble.client() as client:
+        names = client.get_children(DIRECTORY)
+        assert sorted(name.partition('@')[0] for name in names) == list(HOSTS)
+        for name in names:
+            stat = client.exists('%s/%s' % (DIRECTORY, name))
+            assert stat.ephemeralOwner in {
+                one._session.client_id()[0] for one in members}
+
+
+# The ensemble
+
+def test_the_leader_is_killed(ensemble, members, everybody):
+    leader = ensemble.leader
+    leader.kill()
+    time.sleep(5)
+    leader.start()
+    ensemble.wait_serving()
+    all_back(members)
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
+
+
+def test_each_server_is_restarted(ensemble, members, everybody):
+    ensemble.restart_each()
+    all_back(members)
+    time.sleep(1)
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
+
+
+def test_a_server_is_frozen(ensemble, members, everybody):
+    server = ensemble.leader
+    server.freeze()
+    time.sleep(6)
+    server.thaw()
+    ensemble.wait_serving()
+    all_back(members)
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
+
+
+@pytest.mark.parametrize('away', [2, 9], ids=['shorter', 'longer'])
+def test_the_ensemble_is_away(ensemble, members, everybody, config, away):
+    """For shorter and for longer than a session; the grace is longer."""
+    config.config(group='servicegroup', outage_grace=60)
+    everybody[0]._driver.settings.refresh()
+    ensemble.kill()
+    time.sleep(away)
+    ensemble.start()
+    all_back(members)
+    time.sleep(7)
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
+
+
+def test_who_died_while_the_ensemble_was_away_is_down_in_time(
+        ensemble, members, everybody, config):
+    config.config(group='servicegroup', outage_grace=60)
+    everybody[0]._driver.settings.refresh()
+    ensemble.kill()
+    members[0]._session.close()
+    time.sleep(1)
+    ensemble.start()
+    all_back(members[1:])
+    process.wait_until(lambda: everybody[0].given == [True, False], 12,
+                       'h0 down')
+    assert [watch.given for watch in everybody[1:]] == [[True]] * 3
+
+
+def test_after_the_grace_nobody_knows(ensemble, members, everybody, config):
+    config.config(group='servicegroup', outage_grace=1)
+    everybody[0]._driver.settings.refresh()
+    ensemble.kill()
+    unknown = exception.ServiceGroupUnavailable
+    process.wait_until(
+        lambda: all(watch.given == [True, unknown] for watch in everybody),
+        10, 'nobody knows')
+    ensemble.start()
+    all_back(members)
+    process.wait_until(
+        lambda: all(watch.given == [True, unknown, True]
+                    for watch in everybody), 10, 'all are up')
+
+
+def test_the_ensemble_is_wiped(ensemble, members, everybody, config):
+    config.config(group='servicegroup', outage_grace=60)
+    everybody[0]._driver.settings.refresh()
+    nodes = [one.node for one in members]
+    ensemble.wipe()
+    process.wait_until(
+        lambda: all(one.node and one.node not in nodes for one in members),
+        15, 'new nodes')
+    # The old ones are held until their time is over.
+    time.sleep(8)
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
+    with ensemble.client() as client:
+        assert len(client.get_children(DIRECTORY)) == len(HOSTS)
+
+
+# Sessions and nodes
+
+def test_an_expired_session_is_back_within_two_seconds(ensemble, members):
+    one = members[0]
+    node, old = one.node, one._session.client_id()
+    began = time.monotonic()
+    ensemble.expire(old)
+    process.wait_until(lambda: one.node not in (None, node), 4,
+                       'a new node')
+    assert time.monotonic() - began < 2
+    assert one._session.client_id()[0] != old[0]
+
+
+def test_a_deleted_node_comes_back_by_itself(ensemble, members, reader):
+    driver = reader()
+    one = members[0]
+    node = one.node
+    assert driver.is_up(answers.record('h0')) is True
+    with ensemble.client() as client:
+        client.delete('%s/%s' % (DIRECTORY, node))
+    process.wait_until(lambda: one.node not in (None, node), 2,
+                       'a new node')
+    process.wait_until(lambda: driver.is_up(answers.record('h0')), 1, 'up')
+
+
+def test_a_fork_after_first_use(ensemble, members, reader):
+    """The child sees, makes its own session, and harms nobody's."""
+    driver = reader()
+    assert driver.is_up(answers.record('h0')) is True
+    keeper, result = driver._session.keeper_pid, os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            up = driver.is_up(answers.record('h0')) is True
+            own = driver._session.keeper_pid not in (None, keeper)
+            driver._session.close()
+            os.write(result[1], b'fine' if up and own else b'bad')
+        finally:
+            os._exit(0)
+    os.close(result[1])
+    assert os.read(result[0], 10) == b'fine'
+    os.close(result[0])
+    os.waitpid(child, 0)
+    with answers.Answers(driver, 'h0') as seen:
+        time.sleep(5)
+    assert seen.given == [True]
+    assert driver._session.keeper_pid == keeper
+    assert members[0].refresh() is True
+
+
+# Reading
+
+def test_readers_see_a_change_among_a_thousand(ensemble, reader):
+    driver = reader()
+    path = DIRECTORY + '/%s@%016x'
+    with ensemble.client() as client:
+        client.ensure_path(DIRECTORY)
+        for request in [
+                client.create_async(path % ('m%d' % number, number),
+                                    ephemeral=True)
+                for number in range(1000)]:
+            request.get(30)
+        process.wait_until(
+            lambda: driver.is_up(answers.record('m999')), 10, 'm999 up')
+        for number in range(5):
+            one = answers.record('m%d' % number)
+            assert driver.is_up(one) is True
+            began = time.monotonic()
+            client.delete(path % ('m%d' % number, number))
+            process.wait_until(lambda: not driver.is_up(one), 2, 'down',
+                               interval=0.001)
+            assert time.monotonic() - began < 1
+            assert driver.is_up(answers.record('m500')) is True
+    process.wait_until(
+        lambda: not driver.is_up(answers.record('m500')), 3, 'm500 down')
+
+
+def test_an_answer_costs_no_more_than_a_look(reader, members):
+    driver = reader()
+    one = answers.record('h0')
+    assert driver.is_up(one) is True
+    best = min(_time_of(driver.is_up, one) for _ in range(20))
+    # 0.3 microseconds are usual.
+    assert best < 1.5e-6
+
+
+def _time_of(function, argument, count=1000):
+    began = time.perf_counter()
+    for _ in range(count):
+        function(argument)
+    return (time.perf_counter() - began) / count
+
+
+def test_updated_time_is_now_or_when_it_went(reader, session):
+    driver = reader()
+    one = membership.Membership(session(), DIRECTORY, 'timely', timeout=10)
+    record = answers.record('timely')
+    process.wait_until(lambda: driver.is_up(record), 5, 'up')
+    first = driver.updated_time(record)
+    time.sleep(0.2)
+    second = driver.updated_time(record)
+    assert second > first
+    one.leave()
+    process.wait_until(lambda: not driver.is_up(record), 5, 'down')
+    went = driver.updated_time(record)
+    assert went >= second
+    time.sleep(0.2)
+    assert driver.updated_time(record) == went
+    record['updated_at'] = '2100-01-01T00:00:00.000000'
+    assert driver.updated_time(record).year == 2100
+    assert driver.updated_time(answers.record('never')) is None
+
+
+def test_monitors_tell_of_changes(session):
+    seen = []
+    monitor = membership.MembershipMonitor(session(), '/groups/new',
+                                           cb_func=seen.append)
+    assert monitor.wait(5) is True
+    assert monitor.get_all() == set()
+    one = membership.Membership(session(), '/groups/new', 'a', timeout=5)
+    process.wait_until(lambda: monitor.get_all() == {'a'}, 2, 'a joined')
+    one.leave()
+    process.wait_until(lambda: monitor.get_all() == set(), 2, 'a left')
+    assert seen == [set(), {'a'}, set()]
+
+
+def test_a_chroot_and_a_prefix_are_made(ensemble, session):
+    membership.Membership(
+        session(ensemble.address + '/region/one'), '/deep/er/compute', 'a',
+        timeout=5)
+    with ensemble.client() as client:
+        name, = client.get_children('/region/one/deep/er/compute')
+        assert name.startswith('a@')
+
+
+# Two machines under one name
+
+def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
+    driver = reader()
+    one = [membership.Membership(
+        session(recv_timeout=1000), DIRECTORY, 'twin', timeout=5,
+        data={'host': 'twin', 'boot_id': boot_id, 'pid': 7})
+        for boot_id in ('boot-a', 'boot-b', 'boot-a')]
+    boot_ids = sorted(data['boot_id'] for _, data, _ in
+                      driver.member_details(answers.record('twin')))
+    assert boot_ids == ['boot-a', 'boot-a', 'boot-b']
+
+    def told(mine, other):
+        return [r.getMessage() for r in caplog.records
+                if 'Two machines report as the host twin' in r.getMessage()
+                and 'this one (boot id %s)' % mine in r.getMessage()
+                and 'another (boot id %s' % other in r.getMessage()]
+
+    process.wait_until(
+        lambda: told('boot-a', 'boot-b') and told('boot-b', 'boot-a'),
+        10, 'both sides told')
+    time.sleep(4)
+    # Each of the three says it of each other machine's node, once.
+    assert len(told('boot-a', 'boot-b')) == 2
+    assert len(told('boot-b', 'boot-a')) == 2
+    assert not told('boot-a', 'boot-a')
+    assert all(each.refresh() for each in one)
+
+
+# Bad input
+
+@pytest.mark.parametrize('host', [
+    'a/b', 'a@b', '100%', 'with space', 'grüße', '計算', '..', '.', '@',
+    '%2E', 'x' * 255, 'ü' * 127, '-', '\u202e', 'a\tb'])
+def test_any_host_name_will_do(session, reader, host):
+    driver = reader()
+    one = membership.Membership(session(), DIRECTORY, host, timeout=5)
+    process.wait_until(lambda: driver.is_up(answers.record(host)), 5, 'up')
+    one.leave()
+    process.wait_until(lambda: not driver.is_up(answers.record(host)), 5,
+                       'down')
+
+
+def test_foreign_nodes_are_no_members(ensemble, session, reader, caplog):
+    driver = reader()
+    with ensemble.client() as client:
+        client.ensure_path(DIRECTORY)
+        for name, ephemeral in [
+                ('ghost@0123456789abcdef', False), ('ghost', True),
+                ('ghost@x', True), ('ghost@0123456789ABCDEF', True),
+                ('%67host@0123456789abcdef', True), ('@', True)]:
+            client.create('%s/%s' % (DIRECTORY, name), b'\xff\x00{',
+                          ephemeral=ephemeral)
+        # Garbage for data makes no difference: the session counts.
+        client.create(DIRECTORY + '/odd@0123456789abcdef', b'\xff\x00{',
+                      ephemeral=True)
+        process.wait_until(lambda: driver.is_up(answers.record('odd')), 5,
+                           'odd up')
+        for host in ('ghost', '', 'ghost@x', '@'):
+            if host:
+                assert driver.is_up(answers.record(host)) is False
+        (_, data, _), = driver.member_details(answers.record('odd'))
+        assert data == {}
+        assert driver.member_details(answers.record('ghost')) == []
+        client.delete(DIRECTORY + '/ghost@0123456789abcdef')
+    warnings = [r for r in caplog.records
+                if 'no memberships' in r.getMessage()]
+    assert len(warnings) == 1
+
+
+def test_an_acl_that_forbids_us(ensemble, session, reader, config):
+    with ensemble.client(auth_data=[('digest', 'other:pw')]) as client:
+        client.create('/locked', acl=security.CREATOR_ALL_ACL)
+        with pytest.raises(exceptions.NotJoined, match='NoAuth'):
+            membership.Membership(session(), '/locked/compute', 'a',
+                                  timeout=3)
+        driver = reader(sg_prefix='/locked', first_listing_timeout=1.0)
+        with pytest.raises(exception.ServiceGroupUnavailable):
+            driver.is_up(answers.record('a'))
+        with pytest.raises(kazoo_exc.NoNodeError):
+            client.get_children('/locked/compute')
+
+
+def test_an_identity_protects_what_is_made(ensemble, session):
+    auth = [('digest', 'fleet:secret')]
+    one = membership.Membership(session(auth=auth), '/guarded/compute', 'a',
+                                timeout=5)
+    with ensemble.client() as stranger:
+        with pytest.raises(kazoo_exc.NoAuthError):
+            stranger.delete('/guarded/compute/' + one.node)
+        with pytest.raises(kazoo_exc.NoAuthError):
+            stranger.create('/guarded/compute/b@0123456789abcdef',
+                            ephemeral=True)
+
+
+def test_a_server_that_is_no_zookeeper(session, tmp_path):
+    port = process.free_port()
+    with process.Process('web', ['python3', '-m', 'http.server', port,
+                                 '--bind', process.LOOPBACK],
+                         tmp_path) as server:
+        server.wait_ready(lambda: process.listening(port), 10)
+        one = session('127.0.0.1:%d' % port)
+        with pytest.raises(exceptions.NotJoined):
+            membership.Membership(one, DIRECTORY, 'a', timeout=6)
+        assert one.keeper_pid is not None
+        assert not one.is_connected()
+
+
+def test_nobody_listens(session):
+    with pytest.raises(exceptions.NotConnected, match='refused'):
+        session('127.0.0.1:%d' % process.free_port(), timeout=1.5)
+
+
+def test_a_name_that_does_not_resolve(session):
+    with pytest.raises(exceptions.NotConnected):
+        session('nowhere.invalid:2181', timeout=1.5)
+
+
+def test_one_bad_address_among_good_ones(ensemble, session):
+    one = session('nowhere.invalid:2181,' + ensemble.address, timeout=10)
+    assert one.is_connected()

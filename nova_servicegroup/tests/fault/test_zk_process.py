@@ -1,0 +1,301 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What happens to processes, and what readers see of it.
+
+Time limits here are what an operator may rely on even on a loaded machine;
+bench/ measures what is usual.
+"""
+
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import answers
+from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import process
+
+MODES = [member.THREADING, member.EVENTLET]
+
+
+@pytest.fixture
+def start(tmp_path, ensemble):
+    """Start a member process and wait until it joined."""
+    started = []
+
+    def start(host, **what):
+        path = tmp_path / ('%s-%d' % (host, len(started)))
+        one = member.Member(path, host, ensemble.address, **what)
+        started.append(one)
+        return one.start().wait_joined()
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def alive(pid):
+    """Tell whether a process runs; a zombie doesn't."""
+    try:
+        stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
+    except OSError:
+        return False
+    return stat.rpartition(')')[2].split()[0] != 'Z'
+
+
+def wait_answer(driver, host, answer, timeout):
+    process.wait_until(
+        lambda: driver.is_up(answers.record(host)) is answer, timeout,
+        '%s %s' % (host, 'up' if answer else 'down'), interval=0.002)
+
+
+def owner(driver, host):
+    """Return the session that holds the only node of a host."""
+    (_, _, about), = driver.member_details(answers.record(host))
+    return about['owner']
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_killed_process_is_down_at_once(start, reader, mode):
+    driver = reader()
+    times = []
+    for _ in range(8):
+        one = start('killed', mode=mode)
+        wait_answer(driver, 'killed', True, 5)
+        began = time.monotonic()
+        one.kill()
+        wait_answer(driver, 'killed', False, 2)
+        times.append(time.monotonic() - began)
+        process.wait_until(lambda: not alive(one.keeper_pids[0]), 1,
+                           'the end of the keeper')
+    # A session would last four seconds.
+    assert statistics.median(times) < 0.5, times
+
+
+@pytest.mark.parametrize('end', ['_exit', 'raise', 'exit'])
+def test_every_end_of_a_process_is_seen_at_once(start, reader, end):
+    driver = reader()
+    one = start('ending', end=(1.0, end))
+    wait_answer(driver, 'ending', True, 5)
+    one.wait(10)
+    wait_answer(driver, 'ending', False, 1)
+    process.wait_until(lambda: not alive(one.keeper_pids[0]), 1,
+                       'the end of the keeper')
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode):
+    driver = reader()
+    one = start('forked', mode=mode, fork=30)
+    wait_answer(driver, 'forked', True, 5)
+    time.sleep(0.5)
+    one.kill()
+    wait_answer(driver, 'forked', False, 1)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_short_freeze_is_invisible(start, reader, mode):
+    driver = reader()
+    one = start('frozen', mode=mode, down_time=6, recv_timeout=2000)
+    wait_answer(driver, 'frozen', True, 5)
+    session = owner(driver, 'frozen')
+    with answers.Answers(driver, 'frozen') as seen:
+        one.freeze()
+        time.sleep(4)
+        one.thaw()
+        time.sleep(1)
+    assert seen.given == [True]
+    assert owner(driver, 'frozen') == session
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_hung_process_goes_and_comes_back(start, reader, mode):
+    driver = reader()
+    one = start('hung', mode=mode, down_time=3)
+    wait_answer(driver, 'hung', True, 5)
+    session = owner(driver, 'hung')
+    one.freeze()
+    began = time.monotonic()
+    wait_answer(driver, 'hung', False, 6)
+    # The last pulse may be an interval old.
+    assert 1.8 < time.monotonic() - began < 4.5
+    one.thaw()
+    wait_answer(driver, 'hung', True, 2)
+    assert owner(driver, 'hung') == session
+    assert 'No sign of life' in one.log()
+    assert 'signs of life again' in one.log()
+
+
+def test_a_hung_process_that_is_killed_leaves_nothing(start, reader):
+    driver = reader()
+    one = start('stuck')
+    wait_answer(driver, 'stuck', True, 5)
+    one.freeze()
+    one.kill()
+    wait_answer(driver, 'stuck', False, 1)
+
+
+def test_a_busy_hub_is_invisible(start, reader):
+    driver = reader()
+    # In-process clients lose a session of four seconds at such turns.
+    one = start('busy', mode=member.EVENTLET, busy=1.5, down_time=8)
+    wait_answer(driver, 'busy', True, 5)
+    session = owner(driver, 'busy')
+    with answers.Answers(driver, 'busy') as seen:
+        time.sleep(8)
+    assert seen.given == [True]
+    assert owner(driver, 'busy') == session
+    assert one.running
+
+
+def test_a_blocked_hub_is_invisible(start, reader):
+    driver = reader()
+    start('blocked', mode=member.EVENTLET, block=(0.5, 4), down_time=7,
+          recv_timeout=2000)
+    wait_answer(driver, 'blocked', True, 5)
+    with answers.Answers(driver, 'blocked') as seen:
+        time.sleep(5.5)
+    assert seen.given == [True]
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_killed_keeper_is_replaced_unseen(start, reader, mode):
+    driver = reader()
+    one = start('kept', mode=mode)
+    wait_answer(driver, 'kept', True, 5)
+    session = owner(driver, 'kept')
+    with answers.Answers(driver, 'kept') as seen:
+        for _ in range(3):
+            before = one.keeper_pid
+            os.kill(before, signal.SIGKILL)
+            process.wait_until(
+                lambda: one.keeper_pid not in (None, before), 5,
+                'another keeper')
+            time.sleep(0.7)
+        # Longer than the session of four seconds.
+        time.sleep(3)
+    assert seen.given == [True]
+    assert owner(driver, 'kept') == session
+    children = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(one.pid)],
+                              capture_output=True, text=True).stdout.split()
+    assert children == [str(one.keeper_pid)], 'a zombie was left'
+    assert 'Starting another one' in one.log()
+
+
+def test_a_keeper_is_deaf_to_signals_meant_for_its_process(start, reader):
+    driver = reader()
+    one = start('deaf')
+    keeper = one.keeper_pid
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(keeper, number)
+    time.sleep(0.5)
+    assert one.keeper_pid == keeper
+    wait_answer(driver, 'deaf', True, 1)
+    assert os.getsid(keeper) == keeper
+
+
+def test_a_keeper_knows_only_what_it_should(start, monkeypatch):
+    monkeypatch.setenv('OS_PASSWORD', 'verysecret')
+    one = start('discreet')
+    proc = pathlib.Path('/proc/%d' % one.keeper_pid)
+    arguments = (proc / 'cmdline').read_bytes().split(b'\0')
+    assert b'nova_servicegroup.keeper' in arguments
+    assert b'member.py[%d]' % one.pid in arguments
+    assert b'verysecret' not in (proc / 'environ').read_bytes()
+    mine = {os.readlink(fd) for fd in (proc / 'fd').iterdir()}
+    parents = {os.readlink(fd) for fd in pathlib.Path(
+        '/proc/%d/fd' % one.pid).iterdir()}
+    assert not {name for name in mine & parents
+                if not name.startswith(('/dev/', 'anon_inode:'))}
+    maps = (proc / 'maps').read_text()
+    assert 'greenlet' not in maps
+
+
+def test_a_keeper_is_small_and_idle(start):
+    one = start('idle', down_time=60, interval=10)
+    time.sleep(1)
+
+    def cpu_seconds():
+        stat = pathlib.Path('/proc/%d/stat' % one.keeper_pid).read_text()
+        fields = stat.rpartition(')')[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+    before = cpu_seconds()
+    time.sleep(5)
+    # 3 ms a second, and the clock's grain is 10 ms.
+    assert cpu_seconds() - before <= 0.03
+    status = pathlib.Path('/proc/%d/status' % one.keeper_pid).read_text()
+    resident = int(status.partition('VmRSS:')[2].split()[0])
+    assert resident <= 30 * 1024, '%d KB' % resident
+
+
+def test_a_stop_in_order_is_seen_at_once(start, reader):
+    driver = reader()
+    one = start('leaver')
+    wait_answer(driver, 'leaver', True, 5)
+    one.signal(signal.SIGTERM)
+    wait_answer(driver, 'leaver', False, 1)
+    assert one.wait(5) == 0
+    process.wait_until(lambda: not alive(one.keeper_pids[0]), 1,
+                       'the end of the keeper')
+
+
+def test_a_grace_hides_a_restart(start, reader):
+    driver = reader()
+    grace = {'servicegroup': {'leave_on_stop': False},
+             'zookeeper': {'rejoin_grace': 4.0}}
+    one = start('graceful', **grace)
+    wait_answer(driver, 'graceful', True, 5)
+    with answers.Answers(driver, 'graceful') as seen:
+        one.signal(signal.SIGTERM)
+        one.wait(5)
+        time.sleep(0.5)
+        start('graceful', **grace)
+        time.sleep(4)
+    assert seen.given == [True]
+    assert not alive(one.keeper_pids[0])
+
+
+def test_a_restart_meets_no_ghost(start, reader):
+    """Parent and keeper are killed: the node stays until its session ends."""
+    driver = reader()
+    one = start('reborn')
+    wait_answer(driver, 'reborn', True, 5)
+    os.kill(one.keeper_pid, signal.SIGSTOP)
+    one.kill()
+    os.kill(one.keeper_pids[0], signal.SIGKILL)
+    with answers.Answers(driver, 'reborn') as seen:
+        began = time.monotonic()
+        start('reborn')
+        process.wait_until(
+            lambda: len(driver.member_details(
+                answers.record('reborn'))) == 2, 5, 'ghost and new node')
+        process.wait_until(
+            lambda: len(driver.member_details(
+                answers.record('reborn'))) == 1, 10, 'the end of the ghost')
+        assert time.monotonic() - began < 10
+    assert seen.given == [True]
+
+
+def test_a_frozen_keeper_runs_out_and_comes_back(start, reader):
+    driver = reader()
+    one = start('doubled', recv_timeout=2000, down_time=20)
+    wait_answer(driver, 'doubled', True, 5)
+    os.kill(one.keeper_pid, signal.SIGSTOP)
+    wait_answer(driver, 'doubled', False, 5)
+    os.kill(one.keeper_pid, signal.SIGCONT)
+    wait_answer(driver, 'doubled', True, 5)
