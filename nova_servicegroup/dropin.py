@@ -1,0 +1,264 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The drop-in: one marked block in ``nova/servicegroup/__init__.py``.
+
+The block calls ``register()`` when Nova imports its service groups. It is
+guarded: a Nova whose plug-in is gone logs one error and goes on with its own
+drivers. Writing is atomic, keeps mode and owner, is checked by an interpreter
+of its own and undone when the check fails.
+"""
+
+import ast
+import difflib
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+_BEGIN = '# >>> nova-servicegroup drop-in >>>'
+_END = '# <<< nova-servicegroup drop-in <<<'
+
+_BLOCK = _BEGIN + '''
+# Written by "nova-servicegroup dropin install"; "dropin remove" takes it out.
+try:
+    from nova_servicegroup import register as _nova_servicegroup
+    _nova_servicegroup.register()
+except Exception as _error:
+    from oslo_log import log as _log
+    _log.getLogger(__name__).error(
+        'nova-servicegroup is dropped into this Nova but cannot be used, so '
+        'Nova uses its own drivers and knows no zk. Install nova-servicegroup '
+        'again, or take the marked block out of %s. (%s: %s)',
+        __file__, type(_error).__name__, _error)
+''' + _END
+
+_BLOCK_PATTERN = re.compile(
+    rb'\r?\n' + re.escape(_BEGIN.encode()) + rb'\r?\n.*?' +
+    re.escape(_END.encode()) + rb'\r?\n', re.DOTALL)
+
+# What nova/servicegroup/__init__.py does in Nova 26 to 34, comments aside.
+_KNOWN = ast.dump(ast.parse(
+    'from nova.servicegroup import api\nAPI = api.API'))
+
+_CHECK = '''
+import pathlib, sys
+from nova import servicegroup
+from nova.conf import servicegroup as options
+tree = pathlib.Path(sys.argv[1]).resolve()
+found = pathlib.Path(servicegroup.__file__).resolve()
+if tree not in found.parents:
+    sys.exit('it imports nova from %s' % found)
+try:
+    from nova_servicegroup import api
+except ImportError as e:
+    sys.exit('%s: is nova-servicegroup installed for it?' % e)
+if servicegroup.API is not api.API:
+    sys.exit('nova.servicegroup.API is still that of Nova')
+'''
+
+#: what ``Tree.state`` may say
+INSTALLED = 'installed'
+NOT_INSTALLED = 'not installed'
+OUTDATED = 'installed, but by another version of nova-servicegroup'
+BROKEN = 'installed, but without effect'
+
+
+class DropInError(Exception):
+    """A drop-in can't be written or removed; the text says what to do."""
+
+
+class Tree:
+    """A tree that holds a ``nova`` package.
+
+    :param path: the folder that holds ``nova/``, or ``nova/`` itself; by
+        default the one that this interpreter imports
+    :raises DropInError: there is no Nova
+    """
+
+    def __init__(self, path=None):
+        if path is None:
+            spec = importlib.util.find_spec('nova')
+            if spec is None or not spec.submodule_search_locations:
+                raise DropInError(
+                    'There is no nova for %s: run this with the Python that '
+                    'Nova runs with, or name the tree with --nova PATH.'
+                    % sys.executable)
+            nova = pathlib.Path(next(iter(spec.submodule_search_locations)))
+        else:
+            nova = pathlib.Path(path)
+            if (nova / 'nova').is_dir():
+                nova = nova / 'nova'
+        self.root = nova.absolute().parent
+        self.file = self.root / 'nova' / 'servicegroup' / '__init__.py'
+        if nova.name != 'nova' or not self.file.is_file():
+            raise DropInError(
+                'There is no nova/servicegroup/__init__.py in %s: name the '
+                'folder that holds nova/ with --nova PATH.' % nova)
+
+    @property
+    def version(self):
+        """Nova's version as its package metadata has it, or None."""
+        for found in importlib.metadata.distributions(
+                name='nova', path=[str(self.root)]):
+            return found.version
+        return None
+
+    def state(self):
+        """Return one of the module's states, and the reason if it is BROKEN.
+
+        Starts an interpreter to see whether the block has its effect.
+        """
+        content = self._read()
+        pristine = _without_block(content, self.file)
+        if pristine == content:
+            return NOT_INSTALLED, None
+        if _with_block(pristine) != content:
+            return OUTDATED, None
+        failure = self._check()
+        return (BROKEN, failure) if failure else (INSTALLED, None)
+
+    def change(self, install, force=False):
+        """Return (old content, new content) of the file, as bytes.
+
+        :param install: put the block in, else take it out
+        :param force: even into a file that isn't recognised
+        :raises DropInError: the file isn't recognised
+        """
+        content = self._read()
+        pristine = _without_block(content, self.file)
+        if not install:
+            return content, pristine
+        if not force and not _is_known(pristine):
+            raise DropInError(
+                '%s is not like that of Nova 26 to 34, so the drop-in may not '
+                'fit: look at the file, and use --force if its API may be '
+                'replaced. Nothing was written.' % self.file)
+        return content, _with_block(pristine)
+
+    def apply(self, old, new, check):
+        """Write ``new`` in place of ``old``, atomically.
+
+        :param check: see in another interpreter that the block has its
+            effect, and put ``old`` back if not
+        :raises DropInError: it can't be written, or has no effect
+        """
+        self._write(new)
+        failure = self._check() if check else None
+        if failure:
+            self._write(old)
+            raise DropInError(
+                'The drop-in has no effect in %s, so it was taken out again: '
+                '%s' % (self.root, failure))
+
+    def diff(self, old, new):
+        """Return the change as a unified diff that ``patch -p1`` takes."""
+        name = 'nova/servicegroup/__init__.py'
+        lines = difflib.diff_bytes(
+            difflib.unified_diff, old.splitlines(True), new.splitlines(True),
+            b'a/' + name.encode(), b'b/' + name.encode())
+        return b''.join(
+            line if line.endswith(b'\n') else
+            line + b'\n\\ No newline at end of file\n' for line in lines)
+
+    def _read(self):
+        try:
+            return self.file.read_bytes()
+        except OSError as e:
+            raise DropInError('Cannot read %s: %s.' % (
+                self.file, e.strerror)) from e
+
+    def _write(self, content):
+        """Replace the file in one step; nothing is left half-written."""
+        status = self.file.stat()
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(
+                dir=self.file.parent, prefix='.nova-servicegroup-')
+            with open(handle, 'wb') as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            # Mode and, where there are any, extended attributes (SELinux).
+            shutil.copystat(self.file, temporary)
+            os.utime(temporary)
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(temporary, status.st_uid, status.st_gid)
+            os.replace(temporary, self.file)
+        except OSError as e:
+            if temporary is not None:
+                pathlib.Path(temporary).unlink(missing_ok=True)
+            raise DropInError(
+                'Cannot write %s: %s. Nothing was changed. Run this as the '
+                'owner of the tree; where it is read-only, use "nova-'
+                'servicegroup dropin export -o DIR" when the tree is built, '
+                'or the configuration hook (config_source).' % (
+                    self.file, e.strerror)) from e
+        for stale in self.file.parent.glob('__pycache__/__init__.*.pyc'):
+            # Some builds compile without looking at the time of the source.
+            stale.unlink(missing_ok=True)
+
+    def _check(self):
+        """Return why the block has no effect, or None when it has."""
+        done = subprocess.run(
+            [self._python(), '-c', _CHECK, str(self.root)],
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [
+                str(self.root), os.environ.get('PYTHONPATH')]))),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            # python -c puts the current folder first on the path.
+            cwd=self.root)
+        if done.returncode == 0:
+            return None
+        return '%s says: %s' % (self._python(), done.stderr.strip()[-1500:])
+
+    def _python(self):
+        """Return the interpreter that this tree belongs to."""
+        # <environment>/lib/pythonX.Y/site-packages
+        own = self.root.parent.parent.parent / 'bin' / 'python'
+        if self.root.name == 'site-packages' and own.exists():
+            return str(own)
+        return sys.executable
+
+
+def _with_block(pristine):
+    """Return a file's content with the block at its end."""
+    newline = b'\r\n' if b'\r\n' in pristine else b'\n'
+    block = _BLOCK.encode().replace(b'\n', newline)
+    # The first newline ends an unfinished last line, or is an empty one: in
+    # either case the removal of block and newline gives the file back.
+    return pristine + newline + block + newline
+
+
+def _without_block(content, file):
+    """Return a file's content without the block, if it has one."""
+    rest, count = _BLOCK_PATTERN.subn(b'', content)
+    if count > 1 or _BEGIN.encode() in rest or _END.encode() in rest:
+        raise DropInError(
+            'The marks of the drop-in in %s are not one pair, so it cannot be '
+            'told what belongs to it: take the lines between "%s" and "%s" '
+            'out by hand.' % (file, _BEGIN, _END))
+    return rest
+
+
+def _is_known(content):
+    try:
+        body = ast.parse(content).body
+    except (SyntaxError, ValueError):
+        return False
+    if body and isinstance(body[0], ast.Expr):
+        body = body[1:]  # the docstring
+    return ast.dump(ast.Module(body, [])) == _KNOWN
