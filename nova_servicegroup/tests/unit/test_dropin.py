@@ -1,0 +1,261 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The drop-in, on copies of the installed Nova's file."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from nova_servicegroup.cmd import main
+from nova_servicegroup import dropin
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import tree as nova_tree
+
+
+@pytest.fixture
+def file(tmp_path):
+    return nova_tree.make(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs a dropin verb on the tree: (exit code, stdout, stderr)."""
+    def run(verb, *options):
+        code = main.main(['dropin', verb, '--nova', str(tmp_path), *options])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+    return run
+
+
+def identity(file):
+    """Tell whether a file was written again, even with the same content."""
+    return file.stat().st_ino, file.stat().st_mtime_ns
+
+
+def test_install_status_remove(file, run, tmp_path):
+    pristine = file.read_bytes()
+    assert run('status')[0] == 3
+    code, out, _ = run('install')
+    assert code == 0 and 'Installed the drop-in' in out
+    assert file.read_bytes().startswith(pristine)
+    code, out, _ = run('status')
+    assert code == 0 and 'the drop-in is installed.' in out
+    done = nova_tree.run(tmp_path, 'from nova import servicegroup as s; '
+                         'print(s.API.__module__, s.api.API is s.API)')
+    assert done.stdout == 'nova_servicegroup.api True\n', done.stderr
+    code, out, _ = run('remove')
+    assert code == 0 and 'Removed the drop-in' in out
+    assert file.read_bytes() == pristine
+    assert run('status')[0] == 3
+
+
+def test_a_second_install_does_nothing(file, run):
+    run('install')
+    before = identity(file)
+    code, out, _ = run('install')
+    assert code == 0 and 'installed already' in out
+    assert identity(file) == before
+
+
+def test_a_second_remove_does_nothing(file, run):
+    before = identity(file)
+    code, out, _ = run('remove')
+    assert code == 0 and 'There is no drop-in' in out
+    assert identity(file) == before
+
+
+@pytest.mark.parametrize('change', [
+    lambda b: b, lambda b: b.replace(b'\n', b'\r\n'),
+    lambda b: b.rstrip(b'\n'), lambda b: b + b'\n\n',
+    lambda b: b.replace(b'\n', b'\r\n').rstrip(b'\r\n')],
+    ids=['as it is', 'CRLF', 'no last newline', 'empty lines', 'CRLF, none'])
+def test_the_file_comes_back_to_the_byte(file, run, change):
+    pristine = change(file.read_bytes())
+    file.write_bytes(pristine)
+    assert run('install')[0] == 0
+    assert file.read_bytes() != pristine
+    assert run('remove')[0] == 0
+    assert file.read_bytes() == pristine
+
+
+def test_mode_and_owner_stay(file, run):
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    before = file.stat()
+    for verb in ('install', 'remove'):
+        run(verb)
+        after = file.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (
+            before.st_mode, before.st_uid, before.st_gid)
+    assert [p.name for p in file.parent.iterdir()
+            if p.name.startswith('.')] == []
+
+
+@pytest.mark.parametrize('verb', ['install', 'remove'])
+def test_a_dry_run_only_shows(file, run, verb):
+    if verb == 'remove':
+        run('install')
+    before = file.read_bytes()
+    code, out, _ = run(verb, '--dry-run')
+    assert code == 0
+    assert out.startswith('--- a/nova/servicegroup/__init__.py\n'
+                          '+++ b/nova/servicegroup/__init__.py\n')
+    assert file.read_bytes() == before
+
+
+def test_an_unknown_file_is_refused(file, run):
+    strange = file.read_bytes() + b'\nAPI = object\n'
+    file.write_bytes(strange)
+    code, _, err = run('install')
+    assert code == 1
+    assert 'is not like that of Nova 26 to 34' in err and '--force' in err
+    assert file.read_bytes() == strange
+    assert run('install', '--force')[0] == 0
+    assert run('remove')[0] == 0
+    assert file.read_bytes() == strange
+
+
+def test_what_others_wrote_behind_the_block_stays(file, run):
+    pristine = file.read_bytes()
+    run('install')
+    file.write_bytes(file.read_bytes() + b'# mine\n')
+    run('remove')
+    assert file.read_bytes() == pristine + b'# mine\n'
+
+
+def test_a_block_of_another_version_is_replaced(file, run):
+    pristine = file.read_bytes()
+    run('install')
+    current = file.read_bytes()
+    file.write_bytes(current.replace(b'_nova_servicegroup', b'_old'))
+    assert run('status')[0] == 4
+    assert run('install')[0] == 0
+    assert file.read_bytes() == current
+    run('remove')
+    assert file.read_bytes() == pristine
+
+
+@pytest.mark.parametrize('verb', ['install', 'remove', 'status'])
+def test_torn_marks_are_left_to_people(file, run, verb):
+    torn = file.read_bytes() + b'\n# >>> nova-servicegroup drop-in >>>\nx=1\n'
+    file.write_bytes(torn)
+    code, _, err = run(verb)
+    assert code == 1 and 'by hand' in err
+    assert file.read_bytes() == torn
+
+
+def test_a_block_without_effect_is_taken_out_again(file, run):
+    api = file.parent / 'api.py'
+    api.write_text(api.read_text().replace('_driver_name_class_mapping',
+                                           '_drivers'))
+    pristine = file.read_bytes()
+    code, _, err = run('install')
+    assert code == 1
+    assert 'has no effect' in err
+    assert 'does not know this Nova' in err
+    assert file.read_bytes() == pristine
+
+
+def test_a_read_only_tree_is_named_with_the_way_out(file, run):
+    pristine = file.read_bytes()
+    file.parent.chmod(0o555)
+    root = os.geteuid() == 0
+    try:
+        for folder in file.parents if root else ():
+            if folder == pathlib.Path('/tmp'):
+                break
+            folder.chmod(folder.stat().st_mode | 0o055)
+        if root:
+            os.seteuid(65534)
+        code, _, err = run('install')
+    finally:
+        if root:
+            os.seteuid(0)
+        file.parent.chmod(0o755)
+    assert code == 1
+    assert str(file) in err and 'Permission denied' in err
+    assert 'export' in err and 'config_source' in err
+    assert file.read_bytes() == pristine
+    assert [p for p in file.parent.iterdir() if p.suffix == ''
+            and p.name.startswith('.')] == []
+
+
+def test_a_folder_without_nova_is_refused(tmp_path, run):
+    code, _, err = run('status')
+    assert code == 1 and 'There is no nova/servicegroup' in err
+
+
+def test_nova_itself_may_be_named(file, capsys):
+    nova = file.parent.parent
+    assert main.main(['dropin', 'status', '--nova', str(nova)]) == 3
+    assert str(file) in capsys.readouterr().out
+
+
+def test_stale_bytecode_goes(file, run):
+    cache = file.parent / '__pycache__'
+    cache.mkdir()
+    stale = cache / '__init__.cpython-399.pyc'
+    stale.write_bytes(b'stale')
+    run('install')
+    assert not stale.exists()
+
+
+def test_the_exported_patch_is_the_same_block(file, run, tmp_path):
+    patch = process.program('patch', 'patch')
+    pristine = file.read_bytes()
+    assert run('export', '-o', str(tmp_path / 'out'))[0] == 0
+    assert file.read_bytes() == pristine
+    name, option = (tmp_path / 'out' / 'series').read_text().split()
+    subprocess.run([patch, option, '-i', str(tmp_path / 'out' / name)],
+                   cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert 'installed already' in run('install')[1]
+    run('remove')
+    assert file.read_bytes() == pristine
+
+
+GONE = '''
+sys.modules['nova_servicegroup'] = None
+from nova import servicegroup
+from nova.conf import CONF
+open('nova.conf', 'w').write('[DEFAULT]\\nservicegroup_driver=%s\\n'
+                             % sys.argv[1])
+CONF(['--config-file', 'nova.conf'], project='nova')
+print(type(servicegroup.API()._driver).__module__)
+'''
+
+
+def test_nova_starts_on_db_when_the_plugin_is_gone(file, run, tmp_path,
+                                                   monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run('install')
+    done = nova_tree.run(tmp_path, GONE, 'db')
+    assert done.stdout == 'nova.servicegroup.drivers.db\n', done.stderr
+    assert done.stderr.count('cannot be used, so Nova uses its own') == 1
+
+
+def test_zk_is_refused_loudly_when_the_plugin_is_gone(file, run, tmp_path,
+                                                      monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run('install')
+    done = nova_tree.run(tmp_path, GONE, 'zk')
+    assert done.returncode != 0
+    assert 'Valid values are [db, mc], but found \'zk\'' in done.stderr
+
+
+def test_the_tree_of_this_python_is_the_default():
+    import nova
+    assert dropin.Tree().file == (pathlib.Path(nova.__file__).parent
+                                  / 'servicegroup' / '__init__.py')
