@@ -1,0 +1,275 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The mc driver and real faults: processes, servers and clocks that fail.
+
+Every reporter is a process of its own; the reader is this one. All clocks
+run, but a reporter's wall clock may be wrong.
+"""
+
+import collections
+import itertools
+import time
+
+import pytest
+
+from nova_servicegroup.drivers import mc
+from nova_servicegroup import exception
+from nova_servicegroup import shared
+from nova_servicegroup.tests.fixtures import memcached
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import reporter
+
+INTERVAL = 1
+DOWN_TIME = 3
+GRACE = 4
+TIMEOUT = 0.5
+REFRESH = 0.1
+# How much later than it should something may happen on a busy machine.
+LATE = 3
+
+CONF = """
+[DEFAULT]
+report_interval = %d
+service_down_time = %d
+[cache]
+memcache_servers = %%s
+memcache_socket_timeout = %s
+[servicegroup]
+outage_grace = %s
+view_refresh = %s
+""" % (INTERVAL, DOWN_TIME, TIMEOUT, GRACE, REFRESH)
+
+COMPUTES = ('c1', 'c2', 'c3')
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    shared.forget()
+    yield
+    shared.forget()
+
+
+@pytest.fixture
+def store():
+    with memcached.Memcached() as store:
+        yield store
+
+
+@pytest.fixture
+def conf_file(tmp_path, store):
+    path = tmp_path / 'nova.conf'
+    path.write_text(CONF % store.address)
+    return path
+
+
+@pytest.fixture
+def report(tmp_path, conf_file):
+    """Starts a reporter: ``report('c1')``; ends them all in the end."""
+    started = []
+    numbers = itertools.count()
+
+    def start(host, **how):
+        made = reporter.Reporter('reporter%d' % next(numbers), tmp_path,
+                                 conf_file, host, **how)
+        started.append(made)
+        return made.start()
+
+    yield start
+    for one in started:
+        if one.running:
+            one.kill()
+        one.stop()
+
+
+class Reader:
+    """Asks as Nova does, and remembers what it was told and when."""
+
+    def __init__(self, conf_file, hosts=COMPUTES):
+        self.hosts = hosts
+        self.driver = mc.MemcachedDriver(
+            conf=reporter.load(conf_file), inventory=lambda group: [
+                self.record(host) for host in hosts])
+        self.longest = 0
+        self.asked = collections.Counter()
+
+    @staticmethod
+    def record(host):
+        return {'topic': 'compute', 'host': host, 'updated_at': None}
+
+    def states(self):
+        """Return 'up', 'down' or 'unknown' of each host, as one string."""
+        answers = []
+        for host in self.hosts:
+            start = time.monotonic()
+            try:
+                up = self.driver.is_up(self.record(host))
+                answers.append('up' if up else 'down')
+            except exception.ServiceGroupUnavailable:
+                answers.append('unknown')
+            took = time.monotonic() - start
+            self.longest = max(self.longest, took)
+            self.asked[took >= TIMEOUT] += 1
+        return ' '.join(answers)
+
+    def watch(self, seconds, expected):
+        """Ask again and again, and accept one answer only."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.states() == expected
+            time.sleep(REFRESH)
+
+    def wait(self, expected, seconds):
+        process.wait_until(lambda: self.states() == expected,
+                           seconds + LATE, expected)
+
+
+@pytest.fixture
+def reader(conf_file):
+    return Reader(conf_file)
+
+
+@pytest.fixture
+def fleet(report, reader):
+    """Three reporters, seen up."""
+    reporters = [report(host) for host in COMPUTES]
+    reader.wait('up up up', 1)
+    return reporters
+
+
+def lines(log, *parts):
+    return [line for line in log.splitlines()
+            if all(part in line for part in parts)]
+
+
+def assert_told_once(reporters, caplog, server):
+    """Loss and recovery: one line each in every process, and no other."""
+    for one in reporters:
+        lost, recovered = lines(one.log(), 'nova_servicegroup')
+        assert lost.startswith('WARNING ')
+        assert ('Lost connection to memcache server for reporting service '
+                'status.' in lost)
+        assert recovered.startswith('INFO ')
+        assert ('Recovered connection to memcache server for reporting '
+                'service status. The outage lasted' in recovered)
+    told = [r.getMessage() for r in caplog.records if server in r.getMessage()]
+    assert ['cannot be read' in text for text in told] == [True, False]
+    assert 'can be read again after' in told[1]
+
+
+def test_a_killed_reporter_goes_down_in_time(fleet, reader):
+    fleet[1].kill()
+    start = time.monotonic()
+    reader.watch(DOWN_TIME - INTERVAL - 2 * REFRESH, 'up up up')
+    reader.wait('up down up', DOWN_TIME)
+    assert time.monotonic() - start < DOWN_TIME + 1 + LATE
+    reader.watch(1, 'up down up')
+
+
+def test_clocks_two_minutes_apart(report, reader):
+    right, behind, early = (
+        report(host, ahead=ahead)
+        for host, ahead in zip(COMPUTES, (0, -120, 120)))
+    # At first sight the clocks decide; the second beat is seen to happen.
+    reader.wait('up up up', 2 * INTERVAL)
+    reader.watch(DOWN_TIME + 1, 'up up up')
+    behind.kill()
+    early.kill()
+    reader.watch(DOWN_TIME - INTERVAL - 2 * REFRESH, 'up up up')
+    reader.wait('up down down', DOWN_TIME)
+    assert right.running
+
+
+def test_workers_of_one_host(report, conf_file):
+    reader = Reader(conf_file, ['c1'])
+    first, second, third = (report('c1') for _ in range(3))
+    reader.wait('up', 1)
+    first.kill()
+    reader.watch(1, 'up')
+    second.stop()
+    reader.watch(DOWN_TIME + 1, 'up')
+    third.stop()
+    process.wait_until(lambda: reader.states() == 'down',
+                       DOWN_TIME - 2 * INTERVAL, 'down at once')
+
+
+def test_memcached_killed_for_less_than_the_grace(fleet, reader, store,
+                                                  caplog):
+    caplog.set_level('INFO')
+    store.kill()
+    reader.watch(GRACE - 1, 'up up up')
+    store.start()
+    reader.watch(DOWN_TIME, 'up up up')
+    assert_told_once(fleet, caplog, store.address)
+
+
+def test_memcached_killed_for_more_than_the_grace(fleet, reader, store,
+                                                  caplog):
+    caplog.set_level('INFO')
+    store.kill()
+    reader.watch(GRACE - 2 * REFRESH, 'up up up')
+    reader.wait('unknown unknown unknown', 1)
+    fleet[2].kill()
+    reader.watch(1, 'unknown unknown unknown')
+    store.start()
+    # Nobody is taken for dead who had no chance to report.
+    process.wait_until(lambda: 'unknown' not in reader.states(), LATE, 'known')
+    reader.watch(1, 'up up up')
+    reader.wait('up up down', DOWN_TIME)
+    assert_told_once(fleet[:2], caplog, store.address)
+
+
+def test_memcached_restarted_empty(fleet, reader, store):
+    for _ in range(2):
+        store.restart()
+        reader.watch(DOWN_TIME / 2, 'up up up')
+    assert [lines(one.log(), 'nova_servicegroup') for one in fleet] == [
+        [], [], []]
+
+
+def test_memcached_flushed(fleet, reader, store):
+    for _ in range(5):
+        store.flush()
+        reader.watch(DOWN_TIME / 4, 'up up up')
+    fleet[0].kill()
+    store.flush()
+    reader.wait('down up up', DOWN_TIME)
+
+
+def test_memcached_stopped_so_that_connections_hang(fleet, reader, store,
+                                                    caplog):
+    caplog.set_level('INFO')
+    reader.asked.clear()
+    store.freeze()
+    reader.watch(GRACE - TIMEOUT - 2 * REFRESH, 'up up up')
+    assert reader.longest < TIMEOUT + 1
+    # Asked once a second at most, and held up once each time.
+    assert reader.asked[True] <= GRACE + 1
+    assert reader.asked[False] > reader.asked[True]
+    reader.wait('unknown unknown unknown', 1 + TIMEOUT)
+    assert reader.longest < TIMEOUT + 1
+    store.thaw()
+    process.wait_until(lambda: 'unknown' not in reader.states(), LATE, 'known')
+    reader.watch(DOWN_TIME, 'up up up')
+    assert_told_once(fleet, caplog, store.address)
+
+
+@pytest.mark.parametrize('lost, how', [(0, 'freeze'), (1, 'kill')])
+def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
+    with memcached.Memcached() as second:
+        conf_file.write_text(CONF % ','.join([store.address, second.address]))
+        reader = Reader(conf_file)
+        for host in COMPUTES:
+            report(host)
+        reader.wait('up up up', 1)
+        getattr([store, second][lost], how)()
+        reader.watch(GRACE + 1, 'up up up')
