@@ -1,0 +1,373 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What one process knows of the heartbeats in memcached: the ``View``.
+
+A service's heartbeat on one server is a ``Sight``. It is judged by when this
+reader saw it change, on this reader's monotonic clock; only at first sight,
+and after a time in which nobody looked, do wall clocks have a say.
+
+Missing is not dead: memcached may have been flushed or restarted. So a key
+that was seen and is gone is judged as it was when it was last there, and time
+in which the server could not be asked makes nobody older.
+"""
+
+import collections
+import datetime
+import threading
+import time
+
+from oslo_log import log as logging
+
+from nova_servicegroup.liveness import Liveness
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
+from nova_servicegroup.memcached import servers
+from nova_servicegroup.memcached import wire
+
+LOG = logging.getLogger(__name__)
+
+#: seconds between two listings of Nova's services for members never seen
+LISTING_INTERVAL = 60
+#: members nobody has asked about for so many service_down_times are dropped
+FORGET_AFTER = 10
+#: seconds that one thread waits for another one's first read, at most
+FIRST_READ = 30
+
+
+class Sight:
+    """The heartbeat of one member on one server, as this reader saw it.
+
+    Times are this reader's monotonic clock but for ``stamp`` and ``moment``,
+    which are the writer's wall clock.
+    """
+
+    __slots__ = ('server', 'raw', 'looked', 'changed', 'offset', 'stamp',
+                 'moment', 'left', 'unreadable')
+
+    def __init__(self, server):
+        self.server = server     # index
+        self.raw = None          # what is stored, None for nothing
+        self.looked = None       # when the server was last asked, and answered
+        self.changed = None      # when the last heartbeat was written
+        self.offset = None       # this clock minus the writer's
+        self.stamp = None        # seconds since 1970 of the last heartbeat
+        self.moment = None       # the same, aware; None for none
+        self.left = False
+        self.unreadable = False
+
+    def see(self, raw, now, wall, tolerance, blind):
+        """Take in what the server holds now.
+
+        :param now: monotonic
+        :param wall: this reader's wall clock, seconds since 1970
+        :param tolerance: seconds that the writer's clock may be ahead at
+            first sight
+        :param blind: the server couldn't be asked since the last look
+        :returns: what is wrong with the value, str, or None
+        """
+        before, self.looked = self.looked, now
+        vanished = raw is None and self.raw is not None
+        if (blind or vanished) and self.changed is not None:
+            # Nobody could see a beat meanwhile, or the beats were lost.
+            self.changed += now - before
+        if raw == self.raw:
+            return None
+        self.raw = raw
+        if raw is None:
+            return None
+        return self._read(raw, before, now, wall, tolerance)
+
+    def _read(self, raw, before, now, wall, tolerance):
+        try:
+            beat = wire.decode(*raw)
+        except wire.Unreadable as e:
+            self.unreadable = True
+            return 'is not a heartbeat: %s' % e
+        self.unreadable = False
+        self.left = beat.moment is None
+        if beat.stamp == self.stamp and not self.left:
+            # Another worker of the same service has left.
+            return None
+        self.stamp = beat.stamp
+        if self.offset is None:
+            self.offset = now - wall
+        written = beat.stamp + self.offset
+        ahead = None
+        if before is None:
+            # First sight: as far from now as it says, ahead or behind.
+            self.changed = min(written, 2 * now - written)
+            if written - now > tolerance:
+                ahead = written - now
+        elif before <= written <= now:
+            self.changed = written
+        else:
+            # It changed between two looks, whatever the writer's clock says.
+            self.changed = now
+            self.offset = now - beat.stamp
+        if ahead is not None:
+            return ('was written %.1f s in the future: the clocks of the two '
+                    'hosts differ' % ahead)
+        if not self.left:
+            # Nothing was written later than it was seen.
+            self.moment = beat.moment if beat.stamp - wall <= tolerance else (
+                datetime.datetime.fromtimestamp(wall, datetime.timezone.utc))
+        return None
+
+
+class Entry:
+    """One member: its sights, and who asked for it when."""
+
+    __slots__ = ('name', 'key', 'sights', 'asked', 'pending', 'warned',
+                 'up_until')
+
+    def __init__(self, name, key, sights, asked):
+        self.name = name
+        self.key = key
+        self.sights = sights
+        self.asked = asked       # monotonic
+        self.pending = True      # no server has been asked yet
+        self.warned = False      # about what the store holds of it
+        self.up_until = 0        # until then the answer is "up"; monotonic
+
+
+class _Status:
+    """Whether a server answers this reader."""
+
+    __slots__ = ('lost_at', 'retry_at')
+
+    def __init__(self):
+        self.lost_at = None
+        self.retry_at = None
+
+
+class View:
+    """The members that this process was asked about. Safe from any thread.
+
+    One thread at a time asks the servers, for all members at once and not
+    more often than every ``[servicegroup] view_refresh`` seconds; the others
+    go on answering from what is known. Its time is bounded by the servers'
+    timeout.
+
+    :param servers: a Servers
+    :param settings: a conf.Settings
+    :param monotonic: clock for ages, seconds as float
+    :param utcnow: wall clock, naive UTC datetime
+    """
+
+    def __init__(self, servers, settings, monotonic, utcnow):
+        self.entries = {}        # (topic, host) -> Entry
+        self.due = float('-inf')
+        self._servers = servers
+        self._settings = settings
+        self._monotonic = monotonic
+        self._utcnow = utcnow
+        self._status = [_Status() for _ in servers]
+        self._asking = threading.Lock()
+        self._listed_at = float('-inf')
+
+    # Asking
+
+    def entry(self, member, list_services):
+        """Return the Entry of a member, no older than ``view_refresh``.
+
+        Blocks for a request when it is, and for a listing of Nova's services
+        when the member was never asked about; never when another thread is
+        at it already and something recent is known.
+
+        :param member: (topic, host)
+        :param list_services: returns Nova's records of all services when
+            called with None
+        """
+        now = self._monotonic()
+        entry = self.entries.get(member)
+        if entry is None or entry.pending or now >= self.due:
+            entry = self._look(member, entry, now, list_services)
+        entry.asked = now
+        return entry
+
+    def expect(self, services):
+        """Take in service records that will be asked about soon."""
+        now = self._monotonic()
+        for service in services:
+            if service['topic'] and service['host']:
+                self._add((service['topic'], service['host']), now)
+
+    def _look(self, member, entry, now, list_services):
+        patience = FIRST_READ
+        if entry is not None and not entry.pending and (
+                now < self.due + self._servers.timeout + 1):
+            patience = 0
+        if not self._acquire(patience):
+            return entry or self._add(member, now)
+        try:
+            if member not in self.entries:
+                self._list(list_services, now)
+            entry = self._add(member, now)
+            if self._monotonic() >= self.due:
+                self._drop_unasked(now)
+                self._ask(list(self.entries.values()))
+                self.due = self._monotonic() + (
+                    self._settings.conf.servicegroup.view_refresh)
+            elif entry.pending:
+                self._ask([e for e in list(self.entries.values())
+                           if e.pending])
+        finally:
+            self._asking.release()
+        return entry
+
+    def _acquire(self, patience):
+        if patience:
+            return self._asking.acquire(timeout=patience)
+        return self._asking.acquire(blocking=False)
+
+    def _add(self, member, now):
+        try:
+            return self.entries[member]
+        except KeyError:
+            key = wire.key(*member, prefix=self._servers.prefix)
+            return self.entries.setdefault(member, Entry(
+                '%s:%s' % member, key,
+                [Sight(index) for index in self._servers.of(key)], now))
+
+    def _list(self, list_services, now):
+        if now < self._listed_at + LISTING_INTERVAL:
+            return
+        self._listed_at = now
+        try:
+            self.expect(list_services(None))
+        except Exception:
+            # Then each member costs a request the first time it is asked
+            # about, and is there.
+            LOG.debug('Cannot list the services of Nova', exc_info=True)
+
+    def _drop_unasked(self, now):
+        oldest = now - FORGET_AFTER * self._settings.service_down_time
+        for member, entry in list(self.entries.items()):
+            if entry.asked < oldest:
+                del self.entries[member]
+
+    def _ask(self, entries):
+        """Ask every server for its part of the members, the well ones first.
+
+        Bounded by the timeout of one server. Who is left out for lack of
+        time is asked at the next refresh.
+        """
+        deadline = time.monotonic() + self._servers.timeout
+        by_server = collections.defaultdict(list)
+        for entry in entries:
+            entry.pending = False
+            for sight in entry.sights:
+                by_server[sight.server].append((entry, sight))
+        for index in sorted(by_server, key=lambda i: (
+                self._status[i].lost_at is not None, i)):
+            status = self._status[index]
+            left = deadline - time.monotonic()
+            if left <= 0 or (status.lost_at is not None
+                             and self._monotonic() < status.retry_at):
+                continue
+            self._ask_one(index, by_server[index], left)
+
+    def _ask_one(self, index, watched, timeout):
+        server, status = self._servers[index], self._status[index]
+        try:
+            values = server.get([entry.key for entry, _ in watched], timeout)
+        except servers.ServerLost as e:
+            self._lost(server, status, e)
+            return
+        now = self._monotonic()
+        wall = wire.stamp_of(self._utcnow())
+        blind = status.lost_at is not None
+        for entry, sight in watched:
+            raw = values.get(entry.key)
+            if raw == sight.raw and raw is not None and not blind:
+                sight.looked = now
+                continue
+            wrong = sight.see(raw, now, wall,
+                              self._settings.service_down_time, blind)
+            if wrong:
+                self._warn(entry, server, wrong)
+            elif raw is not None:
+                entry.warned = False
+        if blind:
+            LOG.info('The memcached server %(server)s can be read again after '
+                     '%(length).1f s.',
+                     {'server': server.name, 'length': now - status.lost_at})
+            status.lost_at = None
+
+    def _lost(self, server, status, error):
+        now = self._monotonic()
+        status.retry_at = now + self._servers.dead_retry
+        if status.lost_at is None:
+            status.lost_at = now
+            LOG.warning('The memcached server %(server)s cannot be read: '
+                        '%(error)s. What was known of its services stands for '
+                        '%(grace)s s; asking again every %(retry)s s.',
+                        {'server': server.name, 'error': error,
+                         'grace': self._settings.outage_grace,
+                         'retry': self._servers.dead_retry})
+
+    @staticmethod
+    def _warn(entry, server, wrong):
+        if not entry.warned:
+            entry.warned = True
+            LOG.warning('What the memcached server %(server)s holds under the '
+                        'key %(key)s for the service %(name)s %(wrong)s. It '
+                        'is passed over.',
+                        {'server': server.name, 'key': entry.key,
+                         'name': entry.name, 'wrong': wrong})
+
+    # Answering
+
+    def liveness(self, entry):
+        """Return the Liveness of a member as the last look has it.
+
+        Never blocks. A server that can't be read is judged by its last
+        answer for ``outage_grace`` seconds and not at all after that.
+        """
+        now = self._monotonic()
+        blind = held = unreadable = False
+        alive = newest = None
+        for sight in entry.sights:
+            lost = self._status[sight.server].lost_at is not None
+            if sight.looked is None or (
+                    lost and now - sight.looked > self._settings.outage_grace):
+                blind = True
+                continue
+            unreadable |= sight.unreadable
+            held |= not lost and sight.raw is not None
+            if sight.changed is None:
+                continue
+            if newest is None or sight.stamp > newest.stamp:
+                newest = sight
+            if (sight.looked - sight.changed
+                    <= self._settings.service_down_time):
+                alive = sight
+        if newest is not None and newest.left:
+            return Liveness(State.DOWN, newest.moment, Reason.LEFT)
+        if alive is not None:
+            return Liveness(State.UP, alive.moment, Reason.HEARTBEAT)
+        if blind and not held:
+            return Liveness(State.UNKNOWN, newest and newest.moment,
+                            Reason.OUTAGE)
+        if unreadable:
+            return Liveness(State.DOWN, newest and newest.moment,
+                            Reason.UNREADABLE)
+        if newest is None:
+            return Liveness(State.DOWN, None, Reason.NEVER)
+        return Liveness(State.DOWN, newest.moment, Reason.SILENT)
+
+    @staticmethod
+    def moment(entry):
+        """Return the aware UTC datetime of the last heartbeat, or None."""
+        moments = [sight.moment for sight in entry.sights if sight.moment]
+        return max(moments, default=None)
