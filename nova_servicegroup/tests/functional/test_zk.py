@@ -1,0 +1,212 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A whole Nova under the zk driver, on a real three-server ensemble."""
+
+import collections
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+WORKERS = 2
+
+
+@pytest.fixture(scope='module')
+def ensemble(tmp_path_factory):
+    with zookeeper.Ensemble(tmp_path_factory.mktemp('ensemble')) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture(scope='module', params=['threading', 'eventlet'])
+def cloud(request, make_cloud, ensemble):
+    """A Nova with several workers; its keepers must end with it."""
+    with make_cloud(
+            mode=request.param, driver='zk', controllers=('api',),
+            report_interval=1, service_down_time=5,
+            config={'zookeeper': {
+                # With the quotes that Nova's old documentation writes.
+                'address': '"%s"' % ensemble.address,
+                'sg_prefix': '/' + request.param}}) as cloud:
+        started = [cloud.start_conductor(workers=WORKERS, wait=False),
+                   cloud.start_scheduler(workers=WORKERS, wait=False)]
+        for service in started:
+            service.wait_started()
+        cloud.start_compute('c1')
+        yield cloud
+        keepers = all_keepers(cloud)
+    assert keepers
+    process.wait_until(
+        lambda: not [pid for pid in keepers if running(pid)], 2,
+        'the end of all keepers')
+
+
+def keepers_of(pid):
+    return [int(word) for word in subprocess.run(
+        ['pgrep', '-P', str(pid), '-f', 'nova_servicegroup.keeper'],
+        capture_output=True, text=True).stdout.split()]
+
+
+def processes_of(service):
+    """Return the pids of a service and of its workers, without keepers."""
+    children = subprocess.run(
+        ['pgrep', '-P', str(service.pid)],
+        capture_output=True, text=True).stdout.split()
+    mine = keepers_of(service.pid)
+    return [service.pid] + [int(pid) for pid in children
+                            if int(pid) not in mine]
+
+
+def all_keepers(cloud):
+    return [keeper for service in cloud.services.values() if service.running
+            for pid in processes_of(service) for keeper in keepers_of(pid)]
+
+
+def running(pid):
+    try:
+        stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
+    except OSError:
+        return False
+    return stat.rpartition(')')[2].split()[0] != 'Z'
+
+
+def listed(client, cloud):
+    """Return {group: {host: number of nodes}} as ZooKeeper has it."""
+    prefix = '/' + cloud.mode
+    result = {}
+    for group in client.get_children(prefix):
+        hosts = []
+        for name in client.get_children('%s/%s' % (prefix, group)):
+            stat = client.exists('%s/%s/%s' % (prefix, group, name))
+            if stat is not None:
+                assert stat.ephemeralOwner
+                hosts.append(name.rpartition('@')[0])
+        result[group] = dict(collections.Counter(hosts))
+    return result
+
+
+EXPECTED = {'compute': {'c1': 1}, 'conductor': {'controller': WORKERS},
+            'scheduler': {'controller': WORKERS}}
+
+
+def wait_expected(client, cloud, timeout=20):
+    process.wait_until(
+        lambda: listed(client, cloud) == EXPECTED, timeout,
+        'one node for each process')
+
+
+def test_everything_is_up_and_writes_nothing(cloud, ensemble):
+    with ensemble.client() as client:
+        wait_expected(client, cloud)
+    for host, binary in (('c1', 'nova-compute'),
+                         ('controller', 'nova-conductor'),
+                         ('controller', 'nova-scheduler')):
+        cloud.wait_state(host, 'up', 5, binary=binary)
+    assert {row['State'] for row in cloud.service_list()} == {':-)'}
+
+    def rows():
+        return cloud.database.query(
+            'nova', 'SELECT host, `binary`, report_count, updated_at, '
+            'last_seen_up FROM services WHERE deleted = 0')
+    before = rows()
+    time.sleep(4)
+    assert rows() == before
+    assert [row['report_count'] for row in before] == [0] * len(before)
+
+
+def test_updated_at_is_now_for_who_is_up(cloud):
+    cloud.wait_state('c1', 'up', 5)
+    first, = (row['updated_at'] for row in cloud.os_services()
+              if row['host'] == 'c1')
+    time.sleep(1.1)
+    second, = (row['updated_at'] for row in cloud.os_services()
+               if row['host'] == 'c1')
+    assert second > first
+
+
+def test_a_killed_compute_is_down_and_back(cloud):
+    compute = cloud.services['nova-compute', 'c1']
+    cloud.wait_state('c1', 'up', 5)
+    compute.kill()
+    # A session would last four seconds, and Nova itself waits a minute.
+    assert cloud.wait_state('c1', 'down', 3) < 3
+    compute.stop()
+    cloud.restart(compute)
+    cloud.wait_state('c1', 'up', 3)
+
+
+def test_a_hung_compute_goes_and_comes_back(cloud):
+    compute = cloud.services['nova-compute', 'c1']
+    cloud.wait_state('c1', 'up', 5)
+    compute.freeze()
+    time.sleep(2)
+    assert cloud.state('c1') == 'up'
+    cloud.wait_state('c1', 'down', 6)
+    compute.thaw()
+    cloud.wait_state('c1', 'up', 3)
+
+
+def test_a_killed_worker_leaves_its_siblings(cloud, ensemble):
+    conductor = cloud.services['nova-conductor', 'controller']
+    with ensemble.client() as client:
+        wait_expected(client, cloud)
+        workers = [pid for pid in processes_of(conductor)
+                   if keepers_of(pid)]
+        assert len(workers) == WORKERS
+        os.kill(workers[0], signal.SIGKILL)
+        process.wait_until(
+            lambda: listed(client, cloud)['conductor'] == {'controller': 1},
+            2, 'one node less')
+        assert cloud.state('controller', 'nova-conductor') == 'up'
+        # Its parent starts another one.
+        wait_expected(client, cloud)
+
+
+def test_a_reload_leaves_no_keeper_behind(cloud, ensemble):
+    conductor = cloud.services['nova-conductor', 'controller']
+    with ensemble.client() as client:
+        wait_expected(client, cloud)
+        conductor.sighup()
+        time.sleep(3)
+        wait_expected(client, cloud)
+    cloud.wait_state('controller', 'up', 3, binary='nova-conductor')
+    mine = processes_of(conductor)
+    assert len([k for pid in mine for k in keepers_of(pid)]) == WORKERS
+
+
+def test_a_stop_in_order_leaves_at_once(cloud, ensemble):
+    compute = cloud.services['nova-compute', 'c1']
+    keepers = keepers_of(compute.pid)
+    mark = compute.mark()
+    compute.sigterm()
+    compute.wait(60)
+    assert cloud.wait_state('c1', 'down', 3) < 3
+    assert compute.lines('Left the compute group as c1', mark)
+    assert not [pid for pid in keepers if running(pid)]
+    cloud.restart(compute)
+    cloud.wait_state('c1', 'up', 3)
+    with ensemble.client() as client:
+        wait_expected(client, cloud)
+
+
+def test_nothing_was_logged_as_an_error(cloud):
+    for service in cloud.services.values():
+        errors = [line for line in service.lines('nova_servicegroup')
+                  if ' ERROR ' in line
+                  and 'No sign of life' not in line]
+        assert errors == []
