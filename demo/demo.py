@@ -117,22 +117,22 @@ def run_telling(command, name):
     if not (CLONE / '.git').exists() or not shutil.which('git'):
         # pbr asks git for the version of the package.
         env.setdefault('PBR_VERSION', '0.0.1.dev0')
-    began = told = time.monotonic()
-    tail = []
+    began = time.monotonic()
+    lines = ['']
     with subprocess.Popen([str(part) for part in command], env=env,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True,
                           start_new_session=True) as child:
+        reader = threading.Thread(target=lambda: lines.extend(child.stdout))
+        reader.start()
         with ending(child):
-            for line in child.stdout:
-                tail = tail[-30:] + [line]
-                if time.monotonic() - told > 4:
-                    told = time.monotonic()
-                    say('  %3d s  %s: %s' % (
-                        told - began, name, line.strip()[:50]))
+            while reader.is_alive():
+                reader.join(5)
+                say('  %3d s  %s: %s' % (time.monotonic() - began, name,
+                                         lines[-1].strip()[:50]))
     if child.returncode:
         raise DemoFailed('%s ended with %d:\n%s' % (
-            name, child.returncode, ''.join(tail)))
+            name, child.returncode, ''.join(lines[-30:])))
 
 
 @contextlib.contextmanager
@@ -388,7 +388,8 @@ def main():
                 tell(nova)
             shutil.rmtree(directory / 'run')
     except KeyboardInterrupt:
-        say('Interrupted; every process that was started has been ended.')
+        shutil.rmtree(directory / 'run', ignore_errors=True)
+        say('Interrupted: what was started is ended, its files are removed.')
         return 130
     except (DemoFailed, OSError, subprocess.CalledProcessError) as e:
         print('The demo failed: %s' % e, file=sys.stderr, flush=True)

@@ -1,0 +1,107 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``make demo`` does what it says, and leaves nothing behind."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+
+DEMO = nova.PACKAGE_ROOT / 'demo' / 'demo.py'
+DOWN_TIME = 3
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+    """Where the demos of these tests write, one after the other."""
+    return tmp_path_factory.mktemp('demo')
+
+
+@pytest.fixture
+def command(directory):
+    """The demo with the environment of the tests."""
+    return [sys.executable, '-u', DEMO, '--python', sys.executable,
+            '--directory', directory]
+
+
+def processes_in(directory):
+    """Return the pids of the processes that were given files in there."""
+    pids = []
+    for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            if str(directory / 'run') in path.read_text(errors='replace'):
+                pids.append(int(path.parent.name))
+        except OSError:
+            pass
+    return pids
+
+
+def test_the_demo_kills_a_compute_and_brings_it_back(
+        directory, command, plugin_tree):
+    done = subprocess.run(command, env=nova.environment(plugin_tree),
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    tables = re.findall(
+        r'^\$ nova-manage service list\n(Binary .*\n)((?:nova-compute .*\n)+)',
+        done.stdout, re.MULTILINE)
+    signs = [re.findall(r' (:-\)|XXX|\?\?\?) ', rows) for _, rows in tables]
+    assert signs == [[':-)'] * 3, [':-)', 'XXX', ':-)'], [':-)'] * 3]
+
+    took = float(re.search(r'demo-2 turned XXX (\S+) s after it was killed',
+                           done.stdout).group(1))
+    # No sooner than its last heartbeat allows, an interval before the kill.
+    assert DOWN_TIME - 1.5 < took < DOWN_TIME + 10
+    assert re.search(r'demo-2 turned :-\) \S+ s after its start', done.stdout)
+    assert done.stdout.splitlines()[-2].startswith('Done in ')
+    assert processes_in(directory) == []
+    assert not (directory / 'run').exists()
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130),
+                                          (signal.SIGTERM, 130),
+                                          (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupted_demo_leaves_no_process(
+        directory, command, plugin_tree, tmp_path, number, code):
+    demo = process.Process('demo', command, tmp_path,
+                           env=nova.environment(plugin_tree))
+    with demo:
+        demo.wait_ready(lambda: '$ nova-manage service list' in demo.log(),
+                        120)
+        assert len(processes_in(directory)) >= 4
+        os.kill(demo.pid, number)
+        assert demo.wait(30) == code
+        process.wait_until(lambda: not processes_in(directory), 10,
+                           'the end of what the demo started')
+        if number != signal.SIGKILL:
+            assert not (directory / 'run').exists()
+
+
+def test_the_demo_fails_when_what_it_tells_does_not_happen(directory, command):
+    # This Nova has no nova-manage service: the package isn't dropped in.
+    done = subprocess.run(command, env=nova.environment(),
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert 'The demo failed: ' in done.stderr
+    assert "invalid choice: 'service'" in done.stderr
+    assert 'Done in ' not in done.stdout
+    assert processes_in(directory) == []
+    # For whoever wants to know why.
+    assert (directory / 'run' / 'demo-1.log').exists()
