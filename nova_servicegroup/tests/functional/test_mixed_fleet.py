@@ -56,8 +56,9 @@ def _states(cloud):
 def test_all_agree_on_who_lives_and_who_died(mixed):
     computes = [mixed.services['nova-compute', host] for host in COMPUTES]
     mixed.wait_beats(30, *computes)
-    assert len(_states(mixed)) == len(COMPUTES) + 2
-    assert set(_states(mixed).values()) == {'up'}
+    states = _states(mixed)
+    assert len(states) == len(COMPUTES) + 2
+    assert set(states.values()) == {'up'}
 
     for compute in computes:
         compute.kill()
@@ -68,7 +69,9 @@ def test_all_agree_on_who_lives_and_who_died(mixed):
             if state == 'down'} == set(COMPUTES)
 
     for compute in computes:
-        mixed.restart(compute)
+        mixed.restart(compute, wait=False)
+    for compute in computes:
+        compute.wait_started()
         # The in-tree driver reports for the first time after five seconds.
         patience = 2 if compute.tree == nova.PLUGIN else 10
         for api in APIS:
