@@ -49,8 +49,7 @@ REFUSED = 'refused'
 NO_KEEPER = 'no keeper'
 CLOSED = 'closed'
 
-_HOST = re.compile(r'(\[[0-9A-Fa-f:.%\w]+\]|[^\s/\[\]:,@%]+)(?::(\d+))?\Z',
-                   re.ASCII)
+_HOST = re.compile(r'(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(\d+))?\Z', re.ASCII)
 
 
 def check_address(address):

@@ -18,6 +18,7 @@ to the same pass over memberships and views, so nothing depends on events
 arriving in a certain order, or at all.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -148,7 +149,8 @@ class Registrar(threading.Thread):
 
     def close(self):
         """End the session: its nodes are gone when this returns."""
-        if self._client is not None:
+        # A client that is only being made refuses, and has no session to end.
+        with contextlib.suppress(Exception):
             self._client.stop()
 
     # What the keeper submits, beside what is submitted here.
@@ -280,8 +282,8 @@ class Registrar(threading.Thread):
             threading.Thread(target=_discard, args=(old,),
                              daemon=True).start()
         client = kazoo_client.KazooClient(
-            hosts=self._hosts, timeout=self._timeout, client_id=self._session_key,
-            auth_data=self._auth or None,
+            hosts=self._hosts, timeout=self._timeout,
+            client_id=self._session_key, auth_data=self._auth or None,
             # kazoo's own grows to an hour.
             connection_retry={'max_tries': -1, 'delay': 0.1, 'backoff': 2,
                               'max_delay': RECONNECT_MAX_DELAY,
@@ -321,7 +323,7 @@ class Registrar(threading.Thread):
         self._connected = True
         self._expires_at = None
         self._session = ident[0]
-        attached = self._session_key is None or self._session_key[0] == ident[0]
+        attached = self._session_key in (None, ident)
         self._session_key = ident
         for member in self._members.values():
             member.done = False

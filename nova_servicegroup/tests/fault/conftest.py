@@ -16,8 +16,10 @@ import pytest
 
 from nova_servicegroup.drivers import zk
 from nova_servicegroup.tests.fixtures import zookeeper
-from nova_servicegroup.tests.unit.conftest import config  # noqa: F401
-from nova_servicegroup.tests.unit.conftest import process  # noqa: F401
+from nova_servicegroup.tests.unit import conftest
+
+config = conftest.config
+process = conftest.process
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,6 @@
 import os
 import time
 
-from kazoo import client as kazoo_client
 from kazoo import exceptions as kazoo_exc
 from kazoo import security
 import pytest
@@ -26,7 +25,6 @@ from nova_servicegroup.evzookeeper import membership
 from nova_servicegroup import exception
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import process
-from nova_servicegroup.tests.fixtures import zookeeper
 
 DIRECTORY = '/servicegroups/compute'
 HOSTS = ('h0', 'h1', 'h2', 'h3')
@@ -57,9 +55,11 @@ def members(session):
 
 
 @pytest.fixture
-def everybody(reader, members):
-    """What readers are told of each member, from a reader that sees all."""
-    driver = reader(recv_timeout=4000)
+def everybody(reader, members, config):
+    """What a reader is told of each member; its view may be a minute old."""
+    config.config(group='servicegroup', outage_grace=60)
+    driver = reader()
+    driver.settings.refresh()
     for host in HOSTS:
         process.wait_until(lambda: driver.is_up(answers.record(host)), 5,
                            '%s up' % host)
@@ -118,10 +118,8 @@ def test_a_server_is_frozen(ensemble, members, everybody):
 
 
 @pytest.mark.parametrize('away', [2, 9], ids=['shorter', 'longer'])
-def test_the_ensemble_is_away(ensemble, members, everybody, config, away):
+def test_the_ensemble_is_away(ensemble, members, everybody, away):
     """For shorter and for longer than a session; the grace is longer."""
-    config.config(group='servicegroup', outage_grace=60)
-    everybody[0]._driver.settings.refresh()
     ensemble.kill()
     time.sleep(away)
     ensemble.start()
@@ -131,9 +129,7 @@ def test_the_ensemble_is_away(ensemble, members, everybody, config, away):
 
 
 def test_who_died_while_the_ensemble_was_away_is_down_in_time(
-        ensemble, members, everybody, config):
-    config.config(group='servicegroup', outage_grace=60)
-    everybody[0]._driver.settings.refresh()
+        ensemble, members, everybody):
     ensemble.kill()
     members[0]._session.close()
     time.sleep(1)
@@ -159,9 +155,7 @@ def test_after_the_grace_nobody_knows(ensemble, members, everybody, config):
                     for watch in everybody), 10, 'all are up')
 
 
-def test_the_ensemble_is_wiped(ensemble, members, everybody, config):
-    config.config(group='servicegroup', outage_grace=60)
-    everybody[0]._driver.settings.refresh()
+def test_the_ensemble_is_wiped(ensemble, members, everybody):
     nodes = [one.node for one in members]
     ensemble.wipe()
     process.wait_until(

@@ -1,0 +1,380 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How long is a dead nova-compute taken for alive?
+
+Real nova-computes are killed, stopped, and cut off from the network, and the
+time until a reader in another process says "down" is taken: for the zk driver
+on a three-server ensemble, and for Nova's in-tree db driver at its defaults,
+in one run. Needs root, for the network namespace. Takes about 15 minutes.
+
+    python bench/crash.py [--kills 100] [--output bench/results]
+
+Writes crash.json, crash.md (the table) and crash.svg (the picture).
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import logging
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from oslo_config import cfg
+
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup.drivers import zk
+from nova_servicegroup.tests.fixtures import answers
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+BATCH = 5
+NAMESPACE = 'sg-bench'
+OUTSIDE, INSIDE = '10.77.0.1', '10.77.0.2'
+NOWHERE = '02:00:00:00:00:99'
+ZK, DB = 'zk', 'nova-db'
+EVENTS = ('sigkill', 'sigstop', 'partition')
+
+
+class Namespace:
+    """A network namespace on a cable of its own, and TCP through it.
+
+    Whoever runs in it reaches the servers at their usual address, 127.0.0.1:
+    forwarders on both ends of the cable see to that.
+    """
+
+    def __init__(self, directory, ports):
+        self._directory = directory
+        self._ports = ports
+        self._forwarders = []
+
+    def run(self, *command, inside=False):
+        prefix = ['ip', 'netns', 'exec', NAMESPACE] if inside else []
+        return subprocess.run(prefix + list(command), check=True,
+                              capture_output=True, text=True).stdout
+
+    def __enter__(self):
+        subprocess.run(['ip', 'netns', 'del', NAMESPACE],
+                       stderr=subprocess.DEVNULL)
+        self.run('ip', 'netns', 'add', NAMESPACE)
+        self.run('ip', 'link', 'add', 'sgb0', 'type', 'veth', 'peer', 'name',
+                 'sgb1', 'netns', NAMESPACE)
+        self.run('ip', 'addr', 'add', OUTSIDE + '/24', 'dev', 'sgb0')
+        self.run('ip', 'link', 'set', 'sgb0', 'up')
+        self.run('ip', 'addr', 'add', INSIDE + '/24', 'dev', 'sgb1',
+                 inside=True)
+        self.run('ip', 'link', 'set', 'sgb1', 'up', inside=True)
+        self.run('ip', 'link', 'set', 'lo', 'up', inside=True)
+        self._macs = {
+            True: self.run('cat', '/sys/class/net/sgb0/address').strip(),
+            False: self.run('cat', '/sys/class/net/sgb1/address',
+                            inside=True).strip()}
+        self.mend()
+        for name, inside, there, to in (
+                ('outer', False, OUTSIDE, process.LOOPBACK),
+                ('inner', True, process.LOOPBACK, OUTSIDE)):
+            command = [sys.executable, __file__, '--forward', there, to,
+                       *map(str, self._ports)]
+            if inside:
+                command = ['ip', 'netns', 'exec', NAMESPACE] + command
+            self._forwarders.append(process.Process(
+                'forward-' + name, command, self._directory).start())
+        return self
+
+    def cut(self):
+        """Drop all packets, both ways: frames go to a card nobody has."""
+        self._neighbours({True: NOWHERE, False: NOWHERE})
+
+    def mend(self):
+        self._neighbours(self._macs)
+
+    def _neighbours(self, macs):
+        self.run('ip', 'neigh', 'replace', OUTSIDE, 'lladdr', macs[True],
+                 'dev', 'sgb1', 'nud', 'permanent', inside=True)
+        self.run('ip', 'neigh', 'replace', INSIDE, 'lladdr', macs[False],
+                 'dev', 'sgb0', 'nud', 'permanent')
+
+    def __exit__(self, *exc_info):
+        for forwarder in self._forwarders:
+            forwarder.stop()
+        subprocess.run(['ip', 'netns', 'del', NAMESPACE], check=True)
+
+
+def forward(there, to, ports):
+    """Forward TCP from ``there:port`` to ``to:port``, until killed."""
+    import asyncio
+
+    async def pump(reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve():
+        def server(port):
+            async def handle(reader, writer):
+                try:
+                    other = await asyncio.open_connection(to, port)
+                except OSError:
+                    writer.close()
+                    return
+                await asyncio.gather(pump(reader, other[1]),
+                                     pump(other[0], writer))
+            return asyncio.start_server(handle, there, port)
+        servers = [await server(port) for port in ports]
+        await asyncio.gather(*(s.serve_forever() for s in servers))
+
+    asyncio.run(serve())
+
+
+class Cloud(nova.Cloud):
+    """A Nova whose hosts called ``cut-...`` live in the namespace."""
+
+    def _start(self, service, wait):
+        if service.host.startswith('cut-') and 'ip' != service.command[0]:
+            service.command[:0] = ['ip', 'netns', 'exec', NAMESPACE]
+        return super()._start(service, wait)
+
+
+class Bench:
+
+    def __init__(self, cloud, namespace, driver):
+        self.cloud = cloud
+        self.namespace = namespace
+        self.driver = driver
+        self.times = {(d, e): [] for d in (ZK, DB) for e in EVENTS}
+
+    def is_up(self, which, host):
+        if which == ZK:
+            return self.driver.is_up(answers.record(host))
+        return self.cloud.state(host) == 'up'
+
+    def wait(self, which, host, up, timeout):
+        process.wait_until(
+            lambda: self.is_up(which, host) is up, timeout, '%s of %s %s' % (
+                host, which, 'up' if up else 'down'),
+            interval=0.0005 if which == ZK else 0.2)
+
+    def start(self, which, hosts):
+        """Start the computes of hosts; wait until all are up."""
+        services = []
+        for host in hosts:
+            service = self.cloud.services.get(('nova-compute', host))
+            if service is not None:
+                service.stop()
+                self.cloud.restart(service, wait=False)
+            else:
+                how = ({'driver': 'zk'} if which == ZK else
+                       {'driver': 'db', 'tree': nova.IN_TREE})
+                service = self.cloud.start_compute(host, wait=False, **how)
+            services.append(service)
+        for service in services:
+            service.wait_started()
+            self.wait(which, service.host, True, 60)
+        # Let the start's work end, so that it isn't what is measured.
+        time.sleep(2)
+        return services
+
+    def note(self, which, event, began):
+        seconds = time.monotonic() - began
+        self.times[which, event].append(seconds * 1000)
+        print('%s %s: %.1f ms' % (which, event, seconds * 1000), flush=True)
+
+    def kill_one_by_one(self, count):
+        hosts = ['zk-kill-%d' % number for number in range(BATCH)]
+        while count > 0:
+            for service in self.start(ZK, hosts)[:count]:
+                began = time.monotonic()
+                service.signal(9)
+                self.wait(ZK, service.host, False, 30)
+                self.note(ZK, 'sigkill', began)
+                service.kill()
+            count -= BATCH
+
+    def hurt_together(self, which, event, services, hurt):
+        """Hurt hosts at once; time each of them in a thread of its own."""
+        began = time.monotonic()
+        hurt(services)
+
+        def watch(host):
+            self.wait(which, host, False, 200)
+            self.note(which, event, began)
+        threads = [threading.Thread(target=watch, args=(service.host,))
+                   for service in services]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def run(self, kills):
+        self.kill_one_by_one(kills)
+        for _ in range(max(1, kills // 25)):
+            services = self.start(ZK, ['cut-zk-%d' % number
+                                       for number in range(BATCH)])
+            for thread in self.hurt_together(
+                    ZK, 'partition', services,
+                    lambda services: self.namespace.cut()):
+                thread.join()
+            self.namespace.mend()
+            for service in services:
+                self.wait(ZK, service.host, True, 30)
+        for service in services:
+            service.kill()
+        # What takes a minute each is done at once.
+        groups = [(DB, 'sigkill', 'db-kill-%d'),
+                  (DB, 'sigstop', 'db-stop-%d'),
+                  (DB, 'partition', 'cut-db-%d'),
+                  (ZK, 'sigstop', 'zk-stop-%d')]
+        hurts = {'sigkill': lambda services: [s.signal(9) for s in services],
+                 'sigstop': lambda services: [s.freeze() for s in services],
+                 'partition': lambda services: self.namespace.cut()}
+        started = [(which, event, self.start(
+            which, [name % number for number in range(BATCH)]))
+            for which, event, name in groups]
+        time.sleep(12)
+        threads = [thread for which, event, services in started
+                   for thread in self.hurt_together(which, event, services,
+                                                    hurts[event])]
+        for thread in threads:
+            thread.join()
+
+
+def percentile(times, part):
+    times = sorted(times)
+    return times[min(len(times) - 1, math.ceil(part * len(times)) - 1)]
+
+
+def summary(times):
+    return {driver: {event: {
+        'n': len(times[driver, event]),
+        'p50_ms': round(percentile(times[driver, event], 0.5), 1),
+        'p99_ms': round(percentile(times[driver, event], 0.99), 1),
+        'max_ms': round(max(times[driver, event]), 1)}
+        for event in EVENTS} for driver in (ZK, DB)}
+
+
+def table(result):
+    lines = ['| driver | event | n | median ms | 99 % ms | max ms |',
+             '|---|---|---:|---:|---:|---:|']
+    for driver in (ZK, DB):
+        for event in EVENTS:
+            row = result[driver][event]
+            lines.append('| %s | %s | %d | %.1f | %.1f | %.1f |' % (
+                driver, event, row['n'], row['p50_ms'], row['p99_ms'],
+                row['max_ms']))
+    return '\n'.join(lines) + '\n'
+
+
+def picture(times):
+    """Return an SVG: a row for each driver and event, a dot for each time."""
+    left, right, top, row = 150, 40, 40, 34
+    width, rows = 860, [(d, e) for d in (ZK, DB) for e in EVENTS]
+    low, high = 0, 5  # powers of ten, in ms
+
+    def x(ms):
+        return left + (math.log10(max(ms, 1)) - low) / (high - low) * (
+            width - left - right)
+
+    height = top + row * len(rows) + 50
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" '
+             'font-family="sans-serif" font-size="13">' % (width, height),
+             '<rect width="100%" height="100%" fill="white"/>',
+             '<text x="%d" y="22" font-size="15">How long a dead nova-compute '
+             'is taken for alive</text>' % left]
+    for power in range(low, high + 1):
+        parts.append(
+            '<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="#ddd"/>'
+            '<text x="%.1f" y="%d" text-anchor="middle">%s</text>' % (
+                x(10 ** power), x(10 ** power), top, height - 44,
+                x(10 ** power), height - 26,
+                '%d ms' % 10 ** power if power < 3
+                else '%d s' % 10 ** (power - 3)))
+    for number, (driver, event) in enumerate(rows):
+        y = top + row * number + row / 2
+        color = '#0b6e4f' if driver == ZK else '#b23a48'
+        parts.append('<text x="%d" y="%.1f" text-anchor="end">%s %s</text>' % (
+            left - 12, y + 5, driver, event))
+        for place, ms in enumerate(times[driver, event]):
+            parts.append(
+                '<circle cx="%.1f" cy="%.1f" r="3.5" fill="%s" '
+                'fill-opacity="0.35"/>' % (
+                    x(ms), y + (place % 5 - 2) * 3, color))
+    parts.append('</svg>\n')
+    return '\n'.join(parts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--kills', type=int, default=100)
+    parser.add_argument('--output', type=pathlib.Path,
+                        default=pathlib.Path(__file__).parent / 'results')
+    arguments = parser.parse_args()
+    # The keepers of killed computes are no news here.
+    logging.disable(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        directory = pathlib.Path(stack.enter_context(
+            tempfile.TemporaryDirectory(prefix='sg-bench-')))
+        print('Starting ZooKeeper and Nova; this takes a minute.', flush=True)
+        ensemble = stack.enter_context(
+            zookeeper.Ensemble(directory / 'zookeeper'))
+        tree = nova.make_plugin_tree(directory / 'tree')
+        template = nova.make_database_template(directory / 'template')
+        cloud = stack.enter_context(Cloud(
+            directory / 'cloud', template, tree, report_interval=10,
+            service_down_time=60, controllers=('conductor',),
+            config={'zookeeper': {'address': ensemble.address}}))
+        cloud.start_api(tree=nova.IN_TREE, driver='db')
+        ports = [server.port for server in ensemble.servers] + [
+            cloud.rabbit.port, cloud._placement_port]
+        namespace = stack.enter_context(
+            Namespace(directory / 'namespace', ports))
+        conf = cfg.ConfigOpts()
+        conf([], project='nova', default_config_files=[])
+        conf.register_opts([cfg.IntOpt('report_interval', default=10),
+                            cfg.IntOpt('service_down_time', default=60)])
+        sg_conf.register_opts(conf)
+        conf.set_override('address', ensemble.address, group='zookeeper')
+        driver = zk.ZooKeeperDriver(conf=conf)
+        bench = Bench(cloud, namespace, driver)
+        bench.run(arguments.kills)
+        driver._session.close()
+    result = summary(bench.times)
+    result['about'] = {
+        'when': datetime.date.today().isoformat(),
+        'machine': '%s, %d cores' % (platform.machine(), os.cpu_count()),
+        'zookeeper': 'three servers, recv_timeout 4000 ms',
+        'nova': 'report_interval 10 s, service_down_time 60 s; a conductor '
+                'and %d nova-computes at a time' % BATCH,
+        'times_ms': {'%s %s' % key: [round(t, 1) for t in times]
+                     for key, times in bench.times.items()}}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / 'crash.json').write_text(
+        json.dumps(result, indent=1) + '\n')
+    (arguments.output / 'crash.md').write_text(table(result))
+    (arguments.output / 'crash.svg').write_text(picture(bench.times))
+    print(table(result))
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['--forward']:
+        forward(sys.argv[2], sys.argv[3], [int(p) for p in sys.argv[4:]])
+    else:
+        main()

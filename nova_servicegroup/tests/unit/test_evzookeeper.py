@@ -1,0 +1,218 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The parent's side, against keepers that don't do what they should."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nova_servicegroup.drivers import zk
+from nova_servicegroup import evzookeeper
+from nova_servicegroup.evzookeeper import child
+from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.evzookeeper import membership
+from nova_servicegroup import exception
+from nova_servicegroup.tests.fixtures import answers
+from nova_servicegroup.tests.fixtures import process
+
+NOBODY = '127.0.0.1:1'
+
+
+@pytest.fixture
+def session():
+    made = []
+
+    def make(**options):
+        made.append(evzookeeper.ZKSession(
+            NOBODY, recv_timeout=4000, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def fake_keeper(tmp_path, monkeypatch):
+    """Run a shell script in the place of the keeper; fd 0 is the socket."""
+    def make(script):
+        path = tmp_path / 'python'
+        path.write_text('#!/bin/sh\n%s\n' % script)
+        path.chmod(0o755)
+        monkeypatch.setattr(child, '_python', lambda: str(path))
+    return make
+
+
+@pytest.mark.parametrize('given, checked', [
+    ('h1', 'h1:2181'),
+    ('h1:1234', 'h1:1234'),
+    (' h1:1 , h2:2 ', 'h1:1,h2:2'),
+    ('10.0.0.1:2181,[fd00::1]:2181', '10.0.0.1:2181,[fd00::1]:2181'),
+    ('h1:1,h2:2/region/one', 'h1:1,h2:2/region/one'),
+    ('h1:1/', 'h1:1')])
+def test_good_addresses(given, checked):
+    assert evzookeeper.check_address(given) == checked
+
+
+@pytest.mark.parametrize('address', [
+    None, '', ' ', ',', 'h1,', 'h1:', 'h1:0', 'h1:65536', 'h1:port', ':2181',
+    'h 1:2181', 'user@h1:2181', 'fd00::1:2181', 'h1:1,,h2:2', 'h1:1/a//b',
+    'h1:1/a/../b', 'zk://h1:2181', 'h1:-1', 'h1;h2', 'h1:١'])
+def test_bad_addresses_are_named(address, config):
+    with pytest.raises(exceptions.BadAddress):
+        evzookeeper.check_address(address)
+    config.config(group='zookeeper', address=address)
+    with pytest.raises(exception.ConfigurationError, match=r'\[zookeeper\]'):
+        zk.ZooKeeperDriver()
+
+
+def test_a_quoted_address_works(config, tmp_path):
+    file = tmp_path / 'nova.conf'
+    file.write_text('[zookeeper]\naddress="h1:1,h2:2"\n')
+    config.conf([], project='nova', default_config_files=[str(file)])
+    assert config.conf.zookeeper.address == 'h1:1,h2:2'
+    assert zk.ZooKeeperDriver()
+
+
+def test_the_options_of_old_keep_name_unit_and_default(config):
+    options = config.conf.zookeeper
+    assert options.recv_timeout == 4000
+    assert options.sg_prefix == '/servicegroups'
+    assert options.sg_retry_interval == 5
+
+
+def test_no_client_and_no_eventlet_in_the_process():
+    code = ('import sys; from nova_servicegroup.drivers import zk; '
+            'print(*sorted(sys.modules))')
+    modules = set(subprocess.run(
+        [sys.executable, '-c', code], check=True, capture_output=True,
+        text=True).stdout.split())
+    assert 'nova_servicegroup.evzookeeper.membership' in modules
+    assert not modules & {'kazoo', 'eventlet', 'oslo_messaging'}
+
+
+def test_a_keeper_that_cannot_be_started(session, monkeypatch, config,
+                                         caplog):
+    monkeypatch.setattr(child, '_python', lambda: '/nonexistent/python')
+    one = session(retry_interval=1)
+    began = time.monotonic()
+    with pytest.raises(exceptions.NotJoined, match='nonexistent'):
+        membership.Membership(one, '/g', 'a', timeout=0.5)
+    assert time.monotonic() - began < 5
+    later = membership.Membership(one, '/g', 'b', async_mode=True)
+    with pytest.raises(exceptions.KeeperUnavailable, match='nonexistent'):
+        later.refresh(quiet=False)
+    assert later.refresh() is False
+    assert later.leave() is False
+    monitor = membership.MembershipMonitor(one, '/g')
+    assert monitor.wait(0.1) is False
+    assert monitor.get_all() is None
+    with pytest.raises(exceptions.KeeperUnavailable):
+        monitor.get_member_details('a')
+    assert 'nonexistent' in caplog.text
+
+
+def test_without_kazoo_the_error_says_so(session, monkeypatch, caplog):
+    find_spec = child.importlib.util.find_spec
+    monkeypatch.setattr(
+        child.importlib.util, 'find_spec',
+        lambda name: None if name == 'kazoo' else find_spec(name))
+    one = session()
+    process.wait_until(lambda: 'kazoo is not installed' in one.why(), 5,
+                       'the reason')
+    assert 'kazoo is not installed' in caplog.text
+
+
+def test_readers_without_a_keeper_know_nothing(monkeypatch, config):
+    monkeypatch.setattr(child, '_python', lambda: '/nonexistent/python')
+    config.config(group='zookeeper', address=NOBODY,
+                  first_listing_timeout=0.2)
+    driver = zk.ZooKeeperDriver()
+    began = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(exception.ServiceGroupUnavailable):
+            driver.is_up(answers.record('a'))
+    # Only the first question waits.
+    assert time.monotonic() - began < 5
+    driver._session.close()
+
+
+@pytest.mark.parametrize('script, reason', [
+    ('exit 7', 'ended with 7'),
+    ('printf "HTTP/1.1 400 Bad Request\r\n" >&0; sleep 60', 'frame of'),
+    ('printf "\\000\\000\\000\\002[]" >&0; sleep 60', 'no known kind')])
+def test_a_keeper_that_talks_nonsense_is_replaced(session, fake_keeper,
+                                                  script, reason, caplog):
+    fake_keeper(script)
+    one = session(retry_interval=1)
+    # The reason of one keeper is soon followed by that of the next.
+    process.wait_until(lambda: caplog.text.count(reason) >= 2, 10,
+                       'two keepers')
+    assert one.state() != evzookeeper.CONNECTED
+    children = subprocess.run(['ps', '-o', 'stat=', '--ppid',
+                               str(os.getpid())], capture_output=True,
+                              text=True).stdout.split()
+    assert len([stat for stat in children if stat.startswith('Z')]) <= 1
+
+
+def test_a_keeper_that_keeps_dying_is_not_started_in_a_loop(
+        session, fake_keeper, caplog):
+    caplog.set_level(logging.INFO)
+    fake_keeper('exit 1')
+    session(retry_interval=2)
+    time.sleep(3)
+    starts = caplog.text.count('Starting another one')
+    assert 2 <= starts <= 6
+
+
+def test_a_stuck_keeper_is_killed(session, fake_keeper, monkeypatch):
+    monkeypatch.setattr(child, 'SEND_LIMIT', 0.2)
+    fake_keeper('exec sleep 60')
+    one = session()
+    process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+    stuck = one.keeper_pid
+    member = membership.Membership(one, '/g', 'a', async_mode=True,
+                                   data={'padding': 'x' * 300000})
+    process.wait_until(lambda: one.keeper_pid != stuck, 10, 'its end')
+    assert member.refresh() is False
+
+
+def test_close_is_quick_and_final(session):
+    one = session()
+    process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+    keeper = one.keeper_pid
+    began = time.monotonic()
+    one.close()
+    assert time.monotonic() - began < 2
+    assert one.state() == evzookeeper.CLOSED
+    with pytest.raises(ProcessLookupError):
+        os.kill(keeper, 0)
+    with pytest.raises(exceptions.KeeperUnavailable):
+        one.ask('pulse', 1, id=1)
+    one.close()
+
+
+def test_callbacks_hear_of_every_state(session, fake_keeper):
+    fake_keeper('sleep 0.3; exit 1')
+    heard = []
+    one = session()
+    one.add_connection_callback(lambda state: 1 / 0)
+    one.add_connection_callback(heard.append)
+    process.wait_until(lambda: heard, 5, 'a state')
+    assert heard[0] == evzookeeper.NO_KEEPER
+    one.close()
+    assert heard[-1] == evzookeeper.CLOSED

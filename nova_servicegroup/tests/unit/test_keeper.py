@@ -1,0 +1,236 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The parts of the keeper that need no ZooKeeper."""
+
+import json
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import protocol
+from nova_servicegroup.keeper import view
+
+ANSWER = {'seq': 1, 'error': None, 'result': []}
+
+
+def frame(body):
+    return struct.pack('>I', len(body)) + body
+
+
+class TestProtocol:
+
+    def test_messages_survive_any_cut(self):
+        stream = protocol.encode('answer', **ANSWER) + protocol.encode(
+            'log', level=20, text='grüße') + protocol.encode(
+                'answer', **ANSWER)
+        for size in (1, 2, 3, 5, 64, len(stream)):
+            decoder = protocol.Decoder(protocol.FROM_KEEPER)
+            messages = []
+            for start in range(0, len(stream), size):
+                messages += decoder.feed(stream[start:start + size])
+            assert messages == [dict(ANSWER, op='answer'),
+                                {'op': 'log', 'level': 20, 'text': 'grüße'},
+                                dict(ANSWER, op='answer')]
+
+    @pytest.mark.parametrize('body', [
+        b'', b'{', b'[]', b'null', b'"answer"', b'{}', b'\xff\xfe',
+        b'{"op": 1}', b'{"op": ["answer"]}', b'{"op": "join"}',
+        b'{"op": "answer"}', b'[' * 100000,
+        json.dumps(dict(ANSWER, op='answer', seq='1')).encode(),
+        json.dumps(dict(ANSWER, op='answer', more=1)).encode(),
+        json.dumps(dict(ANSWER, op='answer', error=7)).encode()])
+    def test_what_is_no_message_is_refused(self, body):
+        decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        with pytest.raises(protocol.ProtocolError):
+            decoder.feed(frame(body))
+
+    def test_a_frame_too_long_is_refused_before_it_comes(self):
+        decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        with pytest.raises(protocol.ProtocolError, match='frame of'):
+            decoder.feed(struct.pack('>I', protocol.MAX_FRAME + 1))
+        with pytest.raises(protocol.ProtocolError, match='too long'):
+            protocol.encode('log', level=20, text='x' * protocol.MAX_FRAME)
+
+    def test_noise_raises_nothing_else(self):
+        noise = random.Random(7)
+        for _ in range(500):
+            decoder = protocol.Decoder(protocol.FROM_PARENT, max_frame=64)
+            try:
+                for _ in range(4):
+                    decoder.feed(noise.randbytes(40))
+            except protocol.ProtocolError:
+                pass
+
+    def test_twenty_five_thousand_members_fit_in_a_frame(self):
+        members = ['compute-%05d.rack-07.region-one.example.org@%016x' % (n, n)
+                   for n in range(25000)]
+        encoded = protocol.encode('view', path='/servicegroups/compute',
+                                  joined=members, left=[])
+        decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        message, = decoder.feed(encoded)
+        assert message['joined'] == members
+
+
+class TestNames:
+
+    @pytest.mark.parametrize('host', [
+        'compute1', 'a.b.example', 'a/b', 'a@b', '%', '%2F', 'with space',
+        'grüße', '.', '..', '...', '', '\x00', '\u202e', 'x' * 255, '@' * 50,
+        'a\udc80b'])
+    def test_there_and_back(self, host):
+        node = names.node(host, '0123456789abcdef')
+        assert node.isascii() and '/' not in node
+        assert node.strip('.')
+        # An empty name is no member; nobody can join with one.
+        assert names.host(node) == (host or None)
+
+    @pytest.mark.parametrize('node', [
+        'compute1', 'compute1@', '@0123456789abcdef', 'a@0123456789ABCDEF',
+        'a@0123456789abcde', 'a@0123456789abcdef0', 'a b@0123456789abcdef',
+        '%41@0123456789abcdef', '%2f@0123456789abcdef', 'a@@0123456789abcdef',
+        'a@0123456789abcdef\n', '%zz@0123456789abcdef',
+        'ü@0123456789abcdef'])
+    def test_other_nodes_are_nobodys(self, node):
+        assert names.host(node) is None
+
+
+class TestView:
+
+    def test_listings_are_believed(self):
+        one = view.View()
+        assert one.listed(['a', 'b'], 1) == {'a', 'b'}
+        assert one.listed(['b', 'c'], 2) == {'b', 'c'}
+        assert one.listed([], 3) == set()
+        assert one.review_at is None
+
+    def test_who_is_missing_after_an_outage_is_held_for_a_time(self):
+        one = view.View()
+        one.listed(['a', 'b', 'c'], 1)
+        one.reconnected(hold_until=10)
+        assert one.listed(['a'], 5) == {'a', 'b', 'c'}
+        assert one.review_at == 10
+        assert one.listed(['a', 'b'], 6) == {'a', 'b', 'c'}
+        # Seen after the outage, then gone: that is believed.
+        assert one.listed(['a'], 7) == {'a', 'c'}
+        assert one.listed(['a'], 9.9) == {'a', 'c'}
+        assert one.listed(['a'], 10) == {'a'}
+        assert one.review_at is None
+
+    def test_an_empty_listing_after_an_outage_is_not_believed(self):
+        one = view.View()
+        one.listed(['a', 'b'], 1)
+        one.reconnected(hold_until=10)
+        assert one.listed([], 5) == {'a', 'b'}
+        assert one.listed([], 11) == set()
+
+    def test_nothing_is_held_when_all_are_there(self):
+        one = view.View()
+        one.listed(['a'], 1)
+        one.reconnected(hold_until=10)
+        assert one.listed(['a', 'b'], 5) == {'a', 'b'}
+        assert one.review_at is None
+        assert one.listed([], 6) == set()
+
+    def test_a_second_outage_starts_the_time_anew(self):
+        one = view.View(known=['a'])
+        one.reconnected(hold_until=10)
+        assert one.listed([], 9) == {'a'}
+        one.reconnected(hold_until=20)
+        assert one.listed([], 11) == {'a'}
+        assert one.listed([], 20) == set()
+
+
+class TestProcess:
+    """A real keeper process whose parent is this test."""
+
+    @pytest.fixture
+    def keeper(self):
+        ours, theirs = socket.socketpair()
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'nova_servicegroup.keeper', 'test'],
+            stdin=theirs.fileno())
+        theirs.close()
+        ours.settimeout(20)
+        yield ours, process
+        ours.close()
+        process.kill()
+        process.wait()
+
+    @staticmethod
+    def config(**changes):
+        return protocol.encode('config', **dict({
+            'version': protocol.VERSION, 'parent': os.getpid(),
+            'hosts': '127.0.0.1:1', 'session_timeout': 4, 'ident': None,
+            'auth': [], 'linger': 0, 'retry_interval': 5}, **changes))
+
+    @staticmethod
+    def heard(sock):
+        decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        messages = []
+        while True:
+            data = sock.recv(65536)
+            if not data:
+                return messages
+            messages += decoder.feed(data)
+
+    @pytest.mark.parametrize('said', [
+        b'GET / HTTP/1.1\r\n\r\n', frame(b'{'), frame(b'{"op": "nonsense"}'),
+        protocol.encode('pulse', id=1, seq=1)])
+    def test_nonsense_ends_it(self, keeper, said):
+        sock, process = keeper
+        sock.sendall(said)
+        *_, last = self.heard(sock)
+        assert last['op'] == 'failed'
+        assert process.wait(5) == 0
+
+    def test_nonsense_ends_it_later_too(self, keeper):
+        sock, process = keeper
+        sock.sendall(self.config() + self.config())
+        *_, last = self.heard(sock)
+        assert last['op'] == 'failed' and 'out of turn' in last['reason']
+        assert process.wait(5) == 0
+
+    def test_another_version_of_the_protocol_is_named(self, keeper):
+        sock, process = keeper
+        sock.sendall(self.config(version=99))
+        *_, last = self.heard(sock)
+        assert 'restart the service' in last['reason']
+
+    def test_a_parent_that_is_none_ends_it(self, keeper):
+        sock, process = keeper
+        sock.sendall(self.config(parent=1))
+        *_, last = self.heard(sock)
+        assert last['op'] == 'failed'
+
+    def test_the_end_of_the_socket_ends_it(self, keeper):
+        sock, process = keeper
+        sock.sendall(self.config())
+        sock.recv(1)
+        sock.shutdown(socket.SHUT_RDWR)
+        assert process.wait(5) == 0
+
+    def test_it_imports_nothing_of_nova(self):
+        code = ('import sys; import nova_servicegroup.keeper.loop; '
+                'print(*sorted(sys.modules))')
+        modules = set(subprocess.run(
+            [sys.executable, '-c', code], check=True, capture_output=True,
+            text=True).stdout.split())
+        assert 'kazoo.client' in modules
+        assert not modules & {'nova', 'eventlet', 'oslo_config',
+                              'oslo_messaging', 'gevent'}
