@@ -106,8 +106,7 @@ class DbDriver(base.Driver):
                 '%s; trying again every %s s. (%s: %s)'
                 % (record.binary, record.host, membership.interval, kind,
                    error))
-        if (isinstance(error, messaging.MessagingException)
-                and not isinstance(error, messaging.RemoteError)):
+        if _is_of_the_bus(error):
             return base.Failure(
                 logging.WARNING,
                 'Lost connection to nova-conductor for reporting service '
@@ -124,6 +123,16 @@ def _kind_of(error):
         return error.exc_type or 'RemoteError'
     # oslo.messaging gives a rebuilt exception the name <class>_Remote.
     return type(error).__name__.removesuffix('_Remote')
+
+
+def _is_of_the_bus(error):
+    """Return whether the message never came to a conductor, or no answer."""
+    if isinstance(error, messaging.RemoteError):
+        return False
+    # oslo.messaging lets what its library raises through where it makes a
+    # new connection.
+    return (isinstance(error, messaging.MessagingException)
+            or type(error).__module__.partition('.')[0] in ('kombu', 'amqp'))
 
 
 def _as_aware(moment):

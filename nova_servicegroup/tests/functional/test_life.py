@@ -116,13 +116,17 @@ def test_rabbitmq_restarted(cloud, compute):
 
 def test_rabbitmq_hung(cloud, compute):
     """Its connections stay open, and nobody answers."""
+    mark = compute.mark()
     cloud.rabbit.freeze()
     try:
-        compute.wait_log(LOST, 30, compute.mark())
+        compute.wait_log(LOST, 30, mark)
         time.sleep(2 * cloud.report_interval)
     finally:
         cloud.rabbit.thaw()
     _all_report_again(cloud, _reporters(cloud, compute), 60)
+
+    assert len(compute.lines(LOST, mark)) == 1
+    assert len(compute.lines(RECOVERED, mark)) == 1
 
 
 def test_mariadb_restarted(cloud, compute):

@@ -15,6 +15,7 @@
 import datetime
 import logging
 
+from kombu import exceptions as kombu_exc
 from nova import exception as nova_exception
 from nova.servicegroup.drivers import db as in_tree_db
 from oslo_db import exception as db_exc
@@ -189,6 +190,8 @@ class TestDbDriver(contract.DriverContract):
         (messaging.MessagingTimeout('no reply'), logging.WARNING,
          'Lost connection to nova-conductor for reporting service status.'),
         (messaging.MessageDeliveryFailure('no bus'), logging.WARNING,
+         'Lost connection to nova-conductor for reporting service status.'),
+        (kombu_exc.OperationalError('timed out'), logging.WARNING,
          'Lost connection to nova-conductor for reporting service status.'),
         (db_exc.DBConnectionError(), logging.ERROR,
          'Unexpected error while reporting service status: the database'),
