@@ -105,7 +105,7 @@ def provide_ensurepip():
     except ImportError:
         if os.geteuid() or not shutil.which('apt-get'):
             raise DemoFailed('This Python lacks ensurepip; install '
-                             'python3-venv as root first.')
+                             'python3-venv as root first.') from None
         run_telling(['apt-get', 'update', '-q'], 'apt-get')
         run_telling(['apt-get', 'install', '-q', '-y', 'python3-venv'],
                     'apt-get')
@@ -386,7 +386,8 @@ def main():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DemoFailed('Another demo is running in %s.' % directory)
+                raise DemoFailed('Another demo is running in %s.'
+                                 % directory) from None
             python = options.python or make_environment(directory / 'venv')
             with Nova(python, directory / 'run',
                       directory / 'schema') as nova:

@@ -223,7 +223,7 @@ def _ask_cells(context, question, *args):
         cells = objects.CellMappingList.get_all(context)
     except db_exc.DBError as e:
         raise _Failure('The API database does not answer: %s'
-                       % _first_line(e), FAILED)
+                       % _first_line(e), FAILED) from e
     if not cells:
         raise _Failure('No cell is known; make one with "nova-manage '
                        'cell_v2 create_cell".', FAILED)
