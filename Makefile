@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-CODE = setup.py nova_servicegroup demo doc releasenotes
+CODE = setup.py nova_servicegroup demo bench doc releasenotes
 TESTS ?= nova_servicegroup/tests
 SAMPLE = etc/nova/nova-servicegroup.conf.sample
 GENERATE = $(BIN)/oslo-config-generator \

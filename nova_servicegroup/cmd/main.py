@@ -100,8 +100,8 @@ def _manage(args):
     """
     from nova.cmd import manage
 
-    from nova_servicegroup import register
     from nova_servicegroup.cmd import manage as sg_manage
+    from nova_servicegroup import register
     register.register()
     manage.CATEGORIES.setdefault('service', sg_manage.ServiceCommands)
     sys.argv = ['nova-manage', *args.arguments]

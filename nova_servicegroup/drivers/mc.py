@@ -197,9 +197,9 @@ class MemcachedDriver(base.Driver):
 
     @staticmethod
     def _warn_in_process():
-        LOG.warning('[DEFAULT] memcached_servers = <None>: heartbeats are kept '
-                    'in this process, and no other process sees them. Set '
-                    '[cache] memcache_servers for anything but a trial.')
+        LOG.warning('[DEFAULT] memcached_servers = <None>: heartbeats are '
+                    'kept in this process, and no other process sees them. '
+                    'Set [cache] memcache_servers for anything but a trial.')
         return True
 
     def explain(self, error, membership):

@@ -156,7 +156,7 @@ class _Conversation:
     def _left(self):
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise socket.timeout('no answer in time')
+            raise TimeoutError('no answer in time')
         return left
 
     def command(self, request):

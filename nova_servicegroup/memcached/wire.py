@@ -71,7 +71,7 @@ class Beat(typing.NamedTuple):
     """
 
     stamp: float
-    moment: typing.Optional[datetime.datetime]
+    moment: datetime.datetime | None
     workers: dict
 
 
@@ -198,7 +198,8 @@ class _Unpickler(pickle.Unpickler):
                           'STOP'])
     @classmethod
     def loads(cls, data):
-        for opcode, argument, position in pickletools.genops(data):
+        for opcode, argument, position in pickletools.genops(  # noqa: B007
+                data):
             if opcode.name not in cls._OPCODES:
                 raise Unreadable('it has the opcode %s' % opcode.name)
             if opcode.name == 'PUT' and argument > MAX_SIZE:

@@ -23,8 +23,8 @@ import zlib
 
 from dogpile.cache import api as dogpile_api
 from dogpile.cache import region as dogpile_region
-from nova.servicegroup.drivers import mc as in_tree_mc
 from nova import objects
+from nova.servicegroup.drivers import mc as in_tree_mc
 from oslo_utils import timeutils
 import pytest
 
@@ -611,7 +611,7 @@ class TestWorkers:
 
     def test_one_that_leaves_keeps_the_host_up(self, world, workers):
         reader, record = world.driver(), world.record('host1')
-        for number, worker in enumerate(workers):
+        for worker in workers:
             assert reader.is_up(record) is True
             assert world.in_tree().is_up(record) is True
             worker.pulse.stop()

@@ -20,8 +20,8 @@ from oslo_config import cfg
 import pytest
 
 from nova_servicegroup import conf as sg_conf
-from nova_servicegroup import exception
 from nova_servicegroup.drivers import mc
+from nova_servicegroup import exception
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures import memcached
