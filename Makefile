@@ -16,7 +16,8 @@ ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
 export PBR_VERSION ?= 0.0.1.dev0
 endif
 
-.PHONY: help python venv demo test lint checkconfig genconfig docs releasenotes clean
+.PHONY: help python venv demo test lint checkconfig genconfig docs \
+	releasenotes bench bench-mc bench-crash clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
@@ -27,6 +28,8 @@ help:
 	@echo 'make checkconfig  compare the committed sample with the options'
 	@echo 'make docs         the documentation, into doc/build/html'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
+	@echo 'make bench        bench-mc and bench-crash: what it costs, how fast it is'
+	@echo '                  (root, about 15 minutes); results in bench/results'
 	@echo 'make clean        remove whatever was made here'
 
 demo: python
@@ -57,6 +60,14 @@ releasenotes: $(VENV)/installed-doc
 		-d releasenotes/build/doctrees releasenotes/source \
 		releasenotes/build/html
 	@echo 'Open releasenotes/build/html/index.html'
+
+bench: bench-mc bench-crash
+
+bench-mc: $(VENV)/installed
+	$(BIN)/python bench/mc.py $(ARGS)
+
+bench-crash: $(VENV)/installed
+	$(BIN)/python bench/crash.py $(ARGS)
 
 venv: $(VENV)/installed
 
