@@ -192,10 +192,13 @@ class Nova:
             'compute_driver = fake.FakeDriverWithoutFakeNodes',
             'transport_url = fake:/',
             'concurrency_backend = threading',
+            # Nothing here is worth waiting for a disk that is busy.
             '[database]',
             'connection = ' + self.url('cell1'),
+            'sqlite_synchronous = false',
             '[api_database]',
             'connection = ' + self.url('api'),
+            'sqlite_synchronous = false',
             '[oslo_concurrency]',
             'lock_path = %s' % self.directory,
             '']))
