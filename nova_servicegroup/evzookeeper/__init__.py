@@ -36,6 +36,8 @@ LOG = logging.getLogger(__name__)
 
 #: seconds a keeper must have lived for its death to be none of its own making
 _STABLE = 30.0
+#: seconds of unanswered pulses after which a keeper is stuck for good
+_STUCK = 2.0
 
 CONNECTING = 'connecting'
 CONNECTED = 'connected'
@@ -120,6 +122,8 @@ class ZKSession:
         self._state = CONNECTING
         self._reason = ''
         self._lost_at = None
+        self._told_failing = False
+        self._unanswered = 0
         self._child = None
         self._closing = threading.Event()
         self._connected = threading.Event()
@@ -209,6 +213,27 @@ class ZKSession:
         if request.error is not None:
             raise request.error
         return request.result
+
+    def pulse(self, number, timeout):
+        """Give a membership's sign of life; raises as ``ask``.
+
+        A keeper that doesn't answer is killed: the next one takes its session
+        over before that runs out, if the pulses come often enough.
+        """
+        try:
+            self.ask('pulse', timeout, id=number)
+        except exceptions.NotConnected:
+            self._unanswered += timeout
+            keeper = self._child
+            if self._unanswered >= _STUCK and keeper is not None:
+                LOG.warning('The keeper (pid %d) does not answer; killing '
+                            'it.', keeper.pid)
+                keeper.kill()
+            raise
+        except exceptions.RequestFailed:
+            self._unanswered = 0
+            raise
+        self._unanswered = 0
 
     def add_member(self, member):
         """Number a membership; it is joined anew with every keeper."""
@@ -356,7 +381,11 @@ class ZKSession:
         self._change_state(state, reason)
 
     def _keeper_lost(self, failure, pause):
-        level = logging.ERROR if pause > 1 else logging.WARNING
+        self._unanswered = 0
+        level = logging.WARNING
+        if pause >= self._retry_interval:
+            level = logging.DEBUG if self._told_failing else logging.ERROR
+        self._told_failing = level != logging.WARNING
         LOG.log(level, 'The keeper that holds the ZooKeeper session of this '
                 'process is gone: %s. Starting another one in %.1f s.',
                 failure, pause)

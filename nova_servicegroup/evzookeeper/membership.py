@@ -77,7 +77,7 @@ class Membership:
             if self._number is None:
                 raise exceptions.NotJoined('%s left %s' % (
                     self._name, self._path))
-            self._session.ask('pulse', timeout, id=self._number)
+            self._session.pulse(self._number, timeout)
         except exceptions.RequestFailed as e:
             if quiet:
                 return False
