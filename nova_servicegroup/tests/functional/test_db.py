@@ -1,0 +1,286 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A whole Nova under the db driver: who is up, for whom, and when.
+
+One Nova per concurrency mode serves all tests. A test leaves the controllers
+and the shared compute running and reporting, and stops what else it started.
+"""
+
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+
+# What a busy machine may add to a time that the driver promises, seconds.
+MARGIN = 6
+
+LOST = 'Lost connection to nova-conductor'
+RECOVERED = 'Recovered from being unable to report status'
+LEFT = 'Left the '
+
+# option: the value that can't be, and what the operator reads beside its name
+BAD = {
+    'servicegroup_driver': ('zookeeper', 'zookeeper'),
+    'report_interval': (0, 'at least 1 second'),
+    'service_down_time': (0, 'at least 1 second'),
+}
+
+
+@pytest.fixture(scope='module', params=[nova.THREADING, nova.EVENTLET])
+def mode(request):
+    """The concurrency mode of conductor, scheduler and computes."""
+    return request.param
+
+
+@pytest.fixture(scope='module')
+def cloud(mode, make_cloud):
+    """A running Cloud on the db driver."""
+    with make_cloud(mode=mode, report_interval=2,
+                    service_down_time=10) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope='module')
+def shared_compute(cloud):
+    return cloud.start_compute('compute')
+
+
+@pytest.fixture
+def compute(cloud, shared_compute):
+    """A nova-compute that reports, for tests that leave it so."""
+    cloud.wait_beats(60, shared_compute)
+    return shared_compute
+
+
+def _listed(cloud):
+    """Return {(binary, host): is up} of both listings, which must agree."""
+    by_api = {(row['binary'], row['host']): row['state'] == 'up'
+              for row in cloud.os_services()}
+    by_manage = {(row['Binary'], row['Host']): row['State'] == ':-)'
+                 for row in cloud.service_list()}
+    assert by_manage == by_api
+    return by_api
+
+
+def test_killed_is_down_and_back_at_once(cloud, compute):
+    doomed = [cloud.start_compute('doomed', wait=False),
+              cloud.start_conductor('doomed', wait=False),
+              cloud.start_scheduler('doomed', wait=False)]
+    for service in doomed:
+        service.wait_started()
+    cloud.wait_beats(30, *doomed)
+    for service in doomed:
+        service.kill_all()
+    killed_at = time.monotonic()
+
+    # The row holds whole seconds, and the last beat may be an interval old.
+    time.sleep(max(0, cloud.service_down_time - cloud.report_interval - 2
+                   - (time.monotonic() - killed_at)))
+    assert cloud.state('doomed') == 'up'
+    for service in doomed:
+        cloud.wait_state(
+            'doomed', 'down', killed_at - time.monotonic()
+            + cloud.service_down_time + cloud.report_interval + MARGIN,
+            service.binary)
+
+    listed = _listed(cloud)
+    for service in doomed:
+        assert listed[service.binary, 'doomed'] is False
+    for service in _reporters(cloud, compute):
+        assert listed[service.binary, service.host] is True
+
+    for service in doomed:
+        cloud.restart(service)
+        cloud.wait_state('doomed', 'up', 2, service.binary)
+    assert set(_listed(cloud).values()) == {True}
+    for service in doomed:
+        service.kill_all()
+
+
+def test_a_hung_conductor_flips_nothing(cloud, compute):
+    conductor = cloud.services['nova-conductor', 'controller']
+    mark = compute.mark()
+    conductor.freeze_all()
+    try:
+        # With the last beat's age, and whole seconds in its row, that is
+        # still less than service_down_time.
+        thaw_at = time.monotonic() + cloud.service_down_time - 5
+        while time.monotonic() < thaw_at:
+            assert cloud.state(compute.host) == 'up'
+            time.sleep(0.2)
+    finally:
+        conductor.thaw_all()
+    assert len(compute.lines(LOST, mark)) == 1
+    compute.wait_log(RECOVERED, 30, mark)
+    cloud.wait_beats(20, compute)
+
+    assert cloud.state(compute.host) == 'up'
+    assert len(compute.lines(LOST, mark)) == 1
+    assert len(compute.lines(RECOVERED, mark)) == 1
+
+
+def test_a_conductor_killed_and_started_again(cloud, compute):
+    conductor = cloud.services['nova-conductor', 'controller']
+    mark = compute.mark()
+    conductor.kill_all()
+    compute.wait_log(LOST, 30, mark)
+    cloud.restart(conductor)
+    compute.wait_log(RECOVERED, 30, mark)
+    cloud.wait_beats(20, compute)
+
+    cloud.wait_state(compute.host, 'up', 5)
+    assert len(compute.lines(LOST, mark)) == 1
+    assert len(compute.lines(RECOVERED, mark)) == 1
+
+
+def test_rabbitmq_restarted(cloud, compute):
+    """cubecos#1301: a rebooted RabbitMQ left a heartbeat hanging for ever."""
+    services = _reporters(cloud, compute)
+    marks = [service.mark() for service in services]
+    cloud.rabbit.restart()
+    _all_report_again(cloud, services, 60)
+
+    # Every loss has an end, and only a compute reports through RabbitMQ.
+    for service, mark in zip(services, marks):
+        losses = len(service.lines(LOST, mark))
+        assert losses == len(service.lines(RECOVERED, mark))
+        assert not losses or service is compute
+
+
+def test_rabbitmq_hung(cloud, compute):
+    """Its connections stay open, and nobody answers."""
+    mark = compute.mark()
+    cloud.rabbit.freeze()
+    try:
+        compute.wait_log(LOST, 30, mark)
+        time.sleep(2 * cloud.report_interval)
+    finally:
+        cloud.rabbit.thaw()
+    _all_report_again(cloud, _reporters(cloud, compute), 60)
+
+    losses = len(compute.lines(LOST, mark))
+    assert losses == len(compute.lines(RECOVERED, mark))
+
+
+def test_mariadb_restarted(cloud, compute):
+    services = _reporters(cloud, compute)
+    marks = [service.mark() for service in services]
+    cloud.database.stop()
+    time.sleep(2 * cloud.report_interval)
+    cloud.database.start()
+    _all_report_again(cloud, services, 60)
+
+    for service, mark in zip(services, marks):
+        assert len(service.lines(RECOVERED, mark)) == 1
+
+
+def _reporters(cloud, compute):
+    return [compute, cloud.services['nova-conductor', 'controller'],
+            cloud.services['nova-scheduler', 'controller']]
+
+
+def _all_report_again(cloud, services, timeout):
+    cloud.wait_beats(timeout, *services)
+    for service in services:
+        cloud.wait_state(service.host, 'up', 5, service.binary)
+
+
+# With workers the processes that join are the children, and only they may
+# leave; nova-compute joins in the process that was started.
+
+
+def _pids(lines):
+    """Return the sorted process ids of log lines."""
+    return sorted(int(line.split()[2]) for line in lines)
+
+
+def _start(cloud, host):
+    """Start a compute and, with two workers each, the controllers."""
+    services = [cloud.start_compute(host, wait=False),
+                cloud.start_conductor(host, workers=2, wait=False),
+                cloud.start_scheduler(host, workers=2, wait=False)]
+    for service in services:
+        service.wait_started()
+    cloud.wait_beats(30, *services)
+    return services
+
+
+def _joined(service):
+    """Return the sorted ids of the processes that joined in this run."""
+    return _pids(service.lines(nova.JOINED, service.started_at))
+
+
+def test_sigterm_leaves_once_in_each_process_that_joined(cloud):
+    services = _start(cloud, 'leaver')
+    for service in services:
+        service.sigterm()
+    for service in services:
+        service.wait(30)
+
+    for service in services:
+        assert _pids(service.lines(LEFT)) == _joined(service)
+    compute, conductor, scheduler = services
+    assert _joined(compute) == [compute.pid]
+    for service in conductor, scheduler:
+        assert len(set(_joined(service))) == 2
+        assert service.pid not in _joined(service)
+
+
+def test_sighup_never_ends_the_heartbeat(cloud, mode):
+    services = _start(cloud, 'hup')
+    first = {service.binary: _joined(service) for service in services}
+    marks = [service.mark() for service in services]
+    for service in services:
+        service.sighup()
+    compute, conductor, scheduler = services
+
+    if mode == nova.THREADING:
+        # Every worker is replaced by a new one; see Nova's oslo.service.
+        for service in conductor, scheduler:
+            process.wait_until(
+                lambda: len(_joined(service)) == 4, 60,
+                '%s joined with two new workers' % service.binary)
+            process.wait_until(
+                lambda: len(service.lines(LEFT)) == 2, 30,
+                'the old workers of %s left' % service.binary)
+            assert _pids(service.lines(LEFT)) == first[service.binary]
+            assert len(set(_joined(service))) == 4
+    cloud.wait_beats(30, *services, beats=3)
+    for service, mark in zip(services, marks):
+        assert service.running
+        cloud.wait_state('hup', 'up', 5, service.binary)
+        if mode == nova.EVENTLET or service is compute:
+            assert not service.lines(LEFT, mark)
+            assert _joined(service) == first[service.binary]
+    for service in services:
+        service.kill_all()
+
+
+@pytest.fixture
+def refused(cloud):
+    services = {option: cloud.start_compute(
+        'bad-' + option.replace('_', '-'), wait=False,
+        config={'DEFAULT': {option: value}})
+        for option, (value, _) in BAD.items()}
+    yield services
+    for service in services.values():
+        service.stop()
+
+
+def test_bad_options_are_named(refused):
+    for option, service in refused.items():
+        assert service.wait(60) != 0, option
+        assert [line for line in service.lines(option)
+                if BAD[option][1] in line], service.log()[-3000:]
