@@ -99,6 +99,7 @@ class _Watched:
         self.watch = functools.partial(watch, self)
         self.view = view.View(known)
         self.foreign = frozenset()
+        self.synced = False     # this connection's server isn't behind
         self.dirty = True
         self.list_at = 0        # not before
         self.safety_at = 0
@@ -334,6 +335,7 @@ class Registrar(threading.Thread):
                 member.node = None
         for watched in self._watched.values():
             watched.dirty = True
+            watched.synced = False
             watched.list_at = 0
             watched.view.reconnected(now + self._timeout + COMEBACK)
         self._post_state('connected')
@@ -538,6 +540,10 @@ class Registrar(threading.Thread):
         children = functools.partial(
             self._client.get_children_async, watched.path,
             watch=watched.watch)
+        if not watched.synced:
+            # Who joined before we looked must be there.
+            self._get(self._client.sync_async(watched.path))
+            watched.synced = True
         try:
             return frozenset(self._get(children()))
         except kazoo_exc.NoNodeError:

@@ -21,6 +21,7 @@ import pathlib
 import signal
 import statistics
 import subprocess
+import sys
 import time
 
 import pytest
@@ -312,3 +313,57 @@ def test_a_keeper_that_slept_too_long_comes_back(start, reader):
     wait_answer(driver, 'sleeper', False, 5)
     os.kill(one.keeper_pid, signal.SIGCONT)
     wait_answer(driver, 'sleeper', True, 5)
+
+
+READER = """
+import eventlet
+eventlet.monkey_patch()
+import os, signal, sys, time
+from oslo_config import cfg
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup.drivers import zk
+from nova_servicegroup.tests.fixtures import answers, process
+
+conf = cfg.ConfigOpts()
+conf([], project='nova', default_config_files=[])
+conf.register_opts([cfg.IntOpt('report_interval', default=1),
+                    cfg.IntOpt('service_down_time', default=6)])
+sg_conf.register_opts(conf)
+conf.set_override('address', sys.argv[1], group='zookeeper')
+turns = []
+def turn():
+    while True:
+        turns.append(time.monotonic())
+        time.sleep(0.01)
+eventlet.spawn(turn)
+record = answers.record('green')
+drivers = [zk.ZooKeeperDriver(conf=conf) for _ in range(50)]
+pool = eventlet.GreenPool(50)
+given = list(pool.imap(lambda driver: driver.is_up(record), drivers))
+assert given == [True] * 50, given
+for _ in range(2):
+    keeper = drivers[0]._session.keeper_pid
+    os.kill(keeper, signal.SIGKILL)
+    process.wait_until(lambda: drivers[0]._session.keeper_pid not in (
+        None, keeper) and drivers[0]._session.is_connected(), 5, 'another')
+    assert drivers[0].is_up(record) is True
+children = os.popen('ps -o args= --ppid %d' % os.getpid()).read()
+assert children.count('nova_servicegroup.keeper') == 1, children
+print('set up', flush=True)
+process.wait_until(lambda: not drivers[0].is_up(record), 10, 'down')
+# Nothing of all this held the hub.
+longest = max(b - a for a, b in zip(turns, turns[1:]))
+assert longest < 1, longest
+print('fine', flush=True)
+"""
+
+
+def test_a_patched_process_reads(start, ensemble, tmp_path):
+    one = start('green')
+    script = tmp_path / 'reader.py'
+    script.write_text(READER)
+    with process.Process('reader', [sys.executable, script,
+                                    ensemble.address], tmp_path) as green:
+        green.wait_ready(lambda: 'set up' in green.log(), 20)
+        one.kill()
+        assert green.wait(10) == 0, green.log()
