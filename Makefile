@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = setup.py nova_servicegroup demo bench doc releasenotes
-TESTS ?= nova_servicegroup/tests
+# In this order: what fails fast comes first.
+TESTS ?= $(addprefix nova_servicegroup/tests/,unit functional fault)
 SAMPLE = etc/nova/nova-servicegroup.conf.sample
 GENERATE = $(BIN)/oslo-config-generator \
 	--config-file etc/nova/nova-servicegroup-config-generator.conf

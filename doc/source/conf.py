@@ -14,7 +14,7 @@
 
 project = 'nova-servicegroup'
 copyright = 'nova-servicegroup contributors'
-extensions = ['openstackdocstheme']
+extensions = ['openstackdocstheme', 'sphinx.ext.autodoc']
 html_theme = 'openstackdocs'
 pygments_style = 'native'
 openstackdocs_repo_name = 'nova-servicegroup'

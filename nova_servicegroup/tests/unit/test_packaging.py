@@ -15,7 +15,9 @@
 pip builds in an environment of its own, as it does for an operator.
 """
 
+import ast
 import email
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -143,3 +145,23 @@ def test_a_tree_without_a_repository_needs_a_version(plain_tree):
     build(plain_tree, '--wheel', PBR_VERSION='1.2.3')
     assert [path.name for path in plain_tree.glob('dist/*')] == [
         'nova_servicegroup-1.2.3-py3-none-any.whl']
+
+
+def test_whatever_is_imported_is_required():
+    imported = set()
+    for path in (ROOT / 'nova_servicegroup').rglob('*.py'):
+        if 'tests' in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
+    distributions = importlib.metadata.packages_distributions()
+    needed = {name.lower()
+              for module in imported
+              for name in distributions.get(module.partition('.')[0], ())}
+    required = {re.match(r'[\w.-]+', line)[0].lower()
+                for line in (ROOT / 'requirements.txt').read_text().split('\n')
+                if line and not line.startswith('#')}
+    assert needed - required == {'nova', 'nova-servicegroup'}
