@@ -307,10 +307,16 @@ def test_a_chroot_and_a_prefix_are_made(ensemble, session):
 
 def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
     driver = reader()
-    one = [membership.Membership(
-        session(recv_timeout=1000), DIRECTORY, 'twin', timeout=5,
-        data={'host': 'twin', 'boot_id': boot_id, 'pid': 7})
-        for boot_id in ('boot-a', 'boot-b', 'boot-a')]
+
+    def join(boot_id):
+        return membership.Membership(
+            session(recv_timeout=1000), DIRECTORY, 'twin', timeout=5,
+            data={'host': 'twin', 'boot_id': boot_id, 'pid': 7})
+
+    one = [join('boot-a')]
+    # Its own search finds nobody: it must be told by who comes later.
+    time.sleep(4)
+    one += [join('boot-b'), join('boot-a')]
     boot_ids = sorted(data['boot_id'] for _, data, _ in
                       driver.member_details(answers.record('twin')))
     assert boot_ids == ['boot-a', 'boot-a', 'boot-b']

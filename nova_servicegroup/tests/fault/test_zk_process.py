@@ -98,10 +98,12 @@ def test_every_end_of_a_process_is_seen_at_once(start, reader, end):
                        'the end of the keeper')
 
 
+@pytest.mark.parametrize('how', ['python', 'libc'])
 @pytest.mark.parametrize('mode', MODES)
-def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode):
+def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode,
+                                                    how):
     driver = reader()
-    one = start('forked', mode=mode, fork=30)
+    one = start('forked', mode=mode, fork=(30, how))
     wait_answer(driver, 'forked', True, 5)
     time.sleep(0.5)
     one.kill()
