@@ -90,6 +90,12 @@ class _Member:
     def node_path(self):
         return '%s/%s' % (self.path, self.node)
 
+    def due(self):
+        """Return when there is something to do for it, or None."""
+        if not self.done:
+            return self.retry_at
+        return self.search_at and max(self.search_at, self.retry_at)
+
 
 class _Watched:
     """A directory that the parent wants to see."""
@@ -104,6 +110,15 @@ class _Watched:
         self.list_at = 0        # not before
         self.safety_at = 0
         self.warned = False
+
+    def due(self):
+        """Return when to list it."""
+        if self.dirty:
+            return self.list_at
+        due = self.safety_at
+        if self.view.review_at is not None:
+            due = min(due, self.view.review_at)
+        return max(due, self.list_at)
 
 
 class Registrar(threading.Thread):
@@ -171,7 +186,9 @@ class Registrar(threading.Thread):
 
     def leave(self, member_id, seq):
         member = self._members.get(member_id)
-        if member is None:
+        if member is None or member.node is None:
+            # There is none, and now there won't be one.
+            self._members.pop(member_id, None)
             self._post('answer', seq=seq, error=None, result=[])
             return
         member.wanted = member.done = False
@@ -190,6 +207,10 @@ class Registrar(threading.Thread):
         self._watched[path] = watched
 
     def details(self, seq, path, host):
+        if not self._connected:
+            self._post('answer', seq=seq, result=[],
+                       error='the connection to ZooKeeper is away')
+            return
         try:
             result = self._details(self._chroot + path, host)
             self._post('answer', seq=seq, error=None, result=result)
@@ -222,14 +243,8 @@ class Registrar(threading.Thread):
         """Return when there is something to do without being told, or None."""
         times = [self._rebuild_at, self._expires_at]
         if self._connected:
-            for member in self._members.values():
-                times.append(member.search_at if member.done
-                             else member.retry_at)
-            for watched in self._watched.values():
-                times.append(watched.safety_at)
-                times.append(watched.view.review_at)
-                if watched.dirty:
-                    times.append(watched.list_at)
+            times += [member.due() for member in self._members.values()]
+            times += [watched.due() for watched in self._watched.values()]
         return min((t for t in times if t is not None), default=None)
 
     def _take(self, until):
@@ -369,13 +384,11 @@ class Registrar(threading.Thread):
     def _settle(self, member_id, member):
         """Make the node of a membership be there, or away, as wanted."""
         now = self._monotonic()
-        if not self._connected:
+        due = member.due()
+        if not self._connected or due is None or now < due:
             return
         if member.done:
-            if member.search_at is not None and now >= member.search_at:
-                self._search(member)
-            return
-        if now < member.retry_at:
+            self._search(member)
             return
         try:
             if member.wanted:
@@ -513,10 +526,7 @@ class Registrar(threading.Thread):
     def _look(self, path, watched):
         """List a directory if it is time."""
         now = self._monotonic()
-        review_at = watched.view.review_at
-        if not self._connected or now < watched.list_at or not (
-                watched.dirty or now >= watched.safety_at or
-                (review_at is not None and now >= review_at)):
+        if not self._connected or now < watched.due():
             return
         # Before the listing: a change that comes after it counts again.
         watched.dirty = False

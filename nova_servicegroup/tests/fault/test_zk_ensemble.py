@@ -390,6 +390,11 @@ def test_an_acl_that_forbids_us(ensemble, session, reader, config):
             driver.is_up(answers.record('a'))
         with pytest.raises(kazoo_exc.NoNodeError):
             client.get_children('/locked/compute')
+        # It is tried again now and then, not over and over.
+        before = process.cpu_seconds(driver._session.keeper_pid)
+        time.sleep(2)
+        after = process.cpu_seconds(driver._session.keeper_pid)
+        assert after - before < 0.2
 
 
 def test_an_identity_protects_what_is_made(ensemble, session):
