@@ -42,7 +42,6 @@ import uuid
 from oslo_log import log as logging
 
 from nova_servicegroup.drivers import base
-from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
@@ -215,33 +214,35 @@ class MemcachedDriver(base.Driver):
     # Reading
 
     def is_up(self, member):
-        entry = self._view.entries.get((member['topic'], member['host']))
-        if entry is not None and self.monotonic() < entry.up_until:
-            # Nothing new can be known before the view is renewed.
+        known = self._view
+        member_key = member['topic'], member['host']
+        entry = known.entries.get(member_key)
+        now = self.monotonic()
+        if entry is not None and now < entry.up_until and now < known.due:
+            # The way of a thousand questions in a row.
             return True
-        group, host = self.key(member)
-        entry = self._entry(member)
-        answer = self._view.liveness(entry)
-        up = self.policy.verdict(group, host, answer)
-        if answer.state is State.UP:
-            entry.up_until = self._view.due
-        return up
+        entry = self._entry(known, member_key, member)
+        return self.policy.verdict(*member_key, known.liveness(entry))
 
     def liveness(self, member):
-        return self._view.liveness(self._entry(member))
+        known = self._view
+        return known.liveness(self._entry(
+            known, (member['topic'], member['host']), member))
 
     def updated_time(self, member):
         """Return the later one of the last beat and the record's change.
 
         Aware, in UTC; None when there is neither.
         """
+        known = self._view
+        seen = known.moment(self._entry(
+            known, (member['topic'], member['host']), member))
         recorded = member['updated_at']
-        if recorded is not None and recorded.tzinfo is None:
+        if recorded is None:
+            return seen
+        if recorded.tzinfo is None:
             recorded = recorded.replace(tzinfo=datetime.timezone.utc)
-        seen = self._view.moment(self._entry(member))
-        if seen is None or (recorded is not None and recorded > seen):
-            return recorded
-        return seen
+        return recorded if seen is None or recorded > seen else seen
 
     @property
     def _view(self):
@@ -251,8 +252,11 @@ class MemcachedDriver(base.Driver):
         return view.View(self._servers, self.settings, self.monotonic,
                          self.utcnow)
 
-    def _entry(self, member):
-        return self._view.entry(self.key(member), self._list_all)
+    def _entry(self, known, member_key, member):
+        if not (member_key[0] and member_key[1]):
+            # Says what is missing.
+            self.key(member)
+        return known.entry(member_key, self._list_all)
 
     def _list_all(self, group):
         # A nova-compute asks about few members, and would have to get all

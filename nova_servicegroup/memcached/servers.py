@@ -135,6 +135,10 @@ class Server:
             self._lock.release()
 
 
+_VALUE = re.compile(
+    rb'VALUE ([^ \r\n]+) ([0-9]{1,10}) ([0-9]{1,10})(?: ([0-9]{1,20}))?\r\n')
+
+
 class _Conversation:
     """One request and its answer on the connection of a server.
 
@@ -170,21 +174,25 @@ class _Conversation:
     def get(self, verb, keys):
         """Return dict of key to (flags, bytes), or (flags, bytes, token)."""
         self._send(b'%s %s\r\n' % (verb.encode(), ' '.join(keys).encode()))
-        wanted = set(keys)
+        wanted = {key.encode(): key for key in keys}
         found = {}
         while True:
-            line = self._line()
-            if line == b'END':
-                return found
-            if not line.startswith(b'VALUE '):
-                raise OSError('it answers %.100r' % line)
-            _, key, flags, size, *token = line.split()
-            key = key.decode('ascii')
+            value = _VALUE.match(self._unread, self._at)
+            if value is None:
+                line = self._line()
+                if line == b'END':
+                    return found
+                value = _VALUE.match(line + b'\r\n')
+                if value is None:
+                    raise OSError('it answers %.100r' % line)
+            else:
+                self._at = value.end()
+            key, flags, size, token = value.groups()
             if key not in wanted:
                 raise OSError('it answers for the key %r' % key)
             data = self._take(int(size))
-            found[key] = ((None, b'') if data is None else
-                          (int(flags), data)) + tuple(map(int, token))
+            whole = (None, b'') if data is None else (int(flags), data)
+            found[wanted[key]] = whole + (int(token),) if token else whole
 
     def _send(self, request):
         self._socket.settimeout(self._left())
@@ -211,19 +219,23 @@ class _Conversation:
 
     def _take(self, size):
         """Return the next bytes; None, and drop them, when too many."""
-        keep = size <= wire.MAX_SIZE
-        missing = size + 2
-        while keep and len(self._unread) - self._at < missing:
+        if size > wire.MAX_SIZE:
+            return self._skip(size + 2)
+        while len(self._unread) - self._at < size + 2:
             self._receive()
-        while not keep and len(self._unread) - self._at < missing:
-            missing -= len(self._unread) - self._at
+        start = self._at
+        self._at = end = start + size + 2
+        data = self._unread[start:end]
+        if not data.endswith(b'\r\n'):
+            raise OSError('a value is longer than announced')
+        return data[:-2]
+
+    def _skip(self, size):
+        while len(self._unread) - self._at < size:
+            size -= len(self._unread) - self._at
             self._at = len(self._unread)
             self._receive()
-        data = self._unread[self._at:self._at + size] if keep else None
-        self._at += missing
-        if self._unread[self._at - 2:self._at] != b'\r\n' and keep:
-            raise OSError('a value is longer than announced')
-        return data
+        self._at += size
 
 
 class InProcess:

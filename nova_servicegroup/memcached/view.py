@@ -137,7 +137,7 @@ class Entry:
         self.asked = asked       # monotonic
         self.pending = True      # no server has been asked yet
         self.warned = False      # about what the store holds of it
-        self.up_until = 0        # until then the answer is "up"; monotonic
+        self.up_until = 0        # "up" for certain before that; monotonic
 
 
 class _Status:
@@ -174,6 +174,7 @@ class View:
         self._status = [_Status() for _ in servers]
         self._asking = threading.Lock()
         self._listed_at = float('-inf')
+        self._dropped_at = monotonic()
 
     # Asking
 
@@ -188,11 +189,11 @@ class View:
         :param list_services: returns Nova's records of all services when
             called with None
         """
-        now = self._monotonic()
         entry = self.entries.get(member)
-        if entry is None or entry.pending or now >= self.due:
-            entry = self._look(member, entry, now, list_services)
-        entry.asked = now
+        if entry is None or entry.pending or self._monotonic() >= self.due:
+            entry = self._look(member, entry, list_services)
+        # When it was asked for: about, and for less than a clock reading.
+        entry.asked = self.due
         return entry
 
     def expect(self, services):
@@ -202,7 +203,8 @@ class View:
             if service['topic'] and service['host']:
                 self._add((service['topic'], service['host']), now)
 
-    def _look(self, member, entry, now, list_services):
+    def _look(self, member, entry, list_services):
+        now = self._monotonic()
         patience = FIRST_READ
         if entry is not None and not entry.pending and (
                 now < self.due + self._servers.timeout + 1):
@@ -251,6 +253,9 @@ class View:
             LOG.debug('Cannot list the services of Nova', exc_info=True)
 
     def _drop_unasked(self, now):
+        if now < self._dropped_at + self._settings.service_down_time:
+            return
+        self._dropped_at = now
         oldest = now - FORGET_AFTER * self._settings.service_down_time
         for member, entry in list(self.entries.items()):
             if entry.asked < oldest:
@@ -292,6 +297,7 @@ class View:
             if raw == sight.raw and raw is not None and not blind:
                 sight.looked = now
                 continue
+            entry.up_until = 0
             wrong = sight.see(raw, now, wall,
                               self._settings.service_down_time, blind)
             if wrong:
@@ -355,6 +361,10 @@ class View:
         if newest is not None and newest.left:
             return Liveness(State.DOWN, newest.moment, Reason.LEFT)
         if alive is not None:
+            # Whatever becomes of the server; a change is seen by _ask_one.
+            entry.up_until = min(
+                alive.changed + self._settings.service_down_time,
+                alive.looked + self._settings.outage_grace)
             return Liveness(State.UP, alive.moment, Reason.HEARTBEAT)
         if blind and not held:
             return Liveness(State.UNKNOWN, newest and newest.moment,
@@ -369,5 +379,8 @@ class View:
     @staticmethod
     def moment(entry):
         """Return the aware UTC datetime of the last heartbeat, or None."""
-        moments = [sight.moment for sight in entry.sights if sight.moment]
-        return max(moments, default=None)
+        latest = None
+        for sight in entry.sights:
+            if latest is None or (sight.moment and sight.moment > latest):
+                latest = sight.moment
+        return latest

@@ -1,0 +1,174 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The mc driver in a real Nova, with a real memcached."""
+
+import datetime
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import memcached
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+
+INTERVAL = 1
+DOWN_TIME = 6
+
+SERVICES = {('nova-conductor', 'controller'), ('nova-scheduler', 'controller'),
+            ('nova-compute', 'plugin'), ('nova-compute', 'in-tree')}
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory):
+    with memcached.Memcached(tmp_path_factory.mktemp('memcached')) as store:
+        yield store
+
+
+@pytest.fixture(scope='module', params=[nova.THREADING, nova.EVENTLET])
+def cloud(request, make_cloud, store):
+    """A Nova that reports to memcached, and in-tree nodes in it."""
+    store.flush()
+    config = {'cache': {
+        # The in-tree nodes need these; ours read memcache_servers only.
+        'enabled': True,
+        'backend': {nova.THREADING: 'dogpile.cache.memcached',
+                    nova.EVENTLET: 'oslo_cache.memcache_pool'}[request.param],
+        'memcache_servers': store.address,
+        # In-tree readers are blind for so long when it was restarted.
+        'memcache_dead_retry': 1}}
+    with make_cloud(driver='mc', mode=request.param, config=config,
+                    report_interval=INTERVAL,
+                    service_down_time=DOWN_TIME) as cloud:
+        started = [
+            cloud.start_compute('plugin', wait=False),
+            cloud.start_compute('in-tree', tree=nova.IN_TREE, wait=False),
+            cloud.start_api('in-tree', tree=nova.IN_TREE, wait=False)]
+        for service in started:
+            service.wait_started()
+        # The in-tree driver reports for the first time after five seconds.
+        cloud.wait_state('in-tree', 'up', 15)
+        yield cloud
+
+
+def _states(cloud, api='controller'):
+    return {(row['binary'], row['host']): row['state']
+            for row in cloud.os_services(api)}
+
+
+def _updated_at(cloud, api='controller'):
+    return {(row['binary'], row['host']):
+            datetime.datetime.fromisoformat(row['updated_at'])
+            for row in cloud.os_services(api)}
+
+
+def test_every_reader_sees_every_writer(cloud):
+    everybody = dict.fromkeys(SERVICES, 'up')
+    assert _states(cloud) == everybody
+    assert _states(cloud, api='in-tree') == everybody
+    assert {(row['Binary'], row['Host']): row['State']
+            for row in cloud.service_list()} == dict.fromkeys(SERVICES, ':-)')
+
+
+def test_updated_at_is_fresh_and_the_same_for_both_readers(cloud):
+    for api in ('controller', 'in-tree'):
+        now = datetime.datetime.utcnow()
+        for service, moment in _updated_at(cloud, api).items():
+            assert abs((now - moment).total_seconds()) < INTERVAL + 2, service
+    before = _updated_at(cloud)
+    process.wait_until(
+        lambda: all(moment > before[service] for service, moment
+                    in _updated_at(cloud).items()), 10, 'new beats')
+
+
+def test_the_services_table_gets_no_heartbeats(cloud, store):
+    database = cloud.database
+    database.query('nova', 'CREATE TABLE updates (host VARCHAR(255))')
+    database.query('nova', 'CREATE TRIGGER count_updates AFTER '
+                   'UPDATE ON services FOR EACH ROW '
+                   'INSERT INTO updates VALUES (NEW.host)')
+    beats = store.counters()['cmd_set']
+    time.sleep(4 * INTERVAL)
+    assert store.counters()['cmd_set'] >= beats + 3 * len(SERVICES)
+    assert database.query('nova', 'SELECT * FROM updates') == []
+    for row in database.query(
+            'nova', 'SELECT report_count, last_seen_up FROM services'):
+        assert row == {'report_count': 0, 'last_seen_up': None}
+    # It would have been counted.
+    database.query('nova', 'UPDATE services SET report_count = 0 '
+                   'WHERE host = %s', 'plugin')
+    assert len(database.query('nova', 'SELECT * FROM updates')) == 1
+
+
+def test_a_flushed_and_restarted_memcached_flips_nobody(cloud, store):
+    for hurt in (store.flush, store.restart):
+        hurt()
+        deadline = time.monotonic() + DOWN_TIME / 2
+        while time.monotonic() < deadline:
+            states = _states(cloud)
+            assert set(states.values()) == {'up'}, (hurt, states)
+            time.sleep(0.2)
+    # In-tree readers see it again, too, once everybody has reported.
+    cloud.wait_state('plugin', 'up', 15, api='in-tree')
+
+
+def test_the_dead_are_seen_dead_by_all(cloud):
+    computes = [cloud.services['nova-compute', host]
+                for host in ('plugin', 'in-tree')]
+    for compute in computes:
+        compute.kill()
+    for api in ('controller', 'in-tree'):
+        for host in ('plugin', 'in-tree'):
+            cloud.wait_state(host, 'down', DOWN_TIME + 5, api=api)
+    cloud.restart(computes[0])
+    for api in ('controller', 'in-tree'):
+        cloud.wait_state('plugin', 'up', 3, api=api)
+
+
+def test_a_stop_that_leaves_is_seen_at_once(cloud):
+    compute = cloud.start_compute('leaver', config={
+        'servicegroup': {'leave_on_stop': True}})
+    for api in ('controller', 'in-tree'):
+        cloud.wait_state('leaver', 'up', 10, api=api)
+    compute.sigterm()
+    compute.wait_log('Left the compute group as leaver', 30)
+    for api in ('controller', 'in-tree'):
+        cloud.wait_state('leaver', 'down', 3, api=api)
+
+
+def test_loss_and_recovery_are_told_once(cloud, store):
+    api = cloud.services['nova-api', 'controller']
+    writers = [cloud.services[service] for service in sorted(SERVICES)
+               if service != ('nova-compute', 'in-tree')]
+    marks = {service: service.mark() for service in [api, *writers]}
+    before = _states(cloud)
+    store.kill()
+    try:
+        for service in writers:
+            service.wait_log('Lost connection to memcache server', 10,
+                             since=marks[service])
+        process.wait_until(lambda: _states(cloud) != before or api.lines(
+            'cannot be read', marks[api]), 10, 'loss seen by the API')
+        assert _states(cloud) == before
+    finally:
+        store.start()
+    for service in writers:
+        service.wait_log('Recovered connection to memcache server', 10,
+                         since=marks[service])
+    process.wait_until(lambda: _states(cloud) == before and api.lines(
+        'can be read again', marks[api]), 10, 'all as before')
+    for service in writers:
+        mark = marks[service]
+        assert len(service.lines('Lost connection', mark)) == 1
+        assert len(service.lines('Recovered connection', mark)) == 1
+    assert len(api.lines('cannot be read', marks[api])) == 1
+    assert len(api.lines('can be read again', marks[api])) == 1
