@@ -359,7 +359,8 @@ def main():
     result = summary(bench.times)
     result['about'] = {
         'when': datetime.date.today().isoformat(),
-        'machine': '%s, %d cores' % (platform.machine(), os.cpu_count()),
+        'machine': '%s, %d cores, load average %.1f' % (
+            platform.machine(), os.cpu_count(), os.getloadavg()[2]),
         'zookeeper': 'three servers, recv_timeout 4000 ms',
         'nova': 'report_interval 10 s, service_down_time 60 s; a conductor '
                 'and %d nova-computes at a time' % BATCH,

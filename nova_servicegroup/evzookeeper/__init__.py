@@ -246,7 +246,8 @@ class ZKSession:
         return number
 
     def remove_member(self, number):
-        self._members.pop(number, None)
+        with self._changing:
+            self._members.pop(number, None)
 
     def add_monitor(self, monitor):
         with self._changing:
@@ -255,7 +256,8 @@ class ZKSession:
                 self._send_quietly('watch', path=monitor.path, known=[])
 
     def remove_monitor(self, monitor):
-        self._monitors.pop(monitor.path, None)
+        with self._changing:
+            self._monitors.pop(monitor.path, None)
 
     # The supervisor's thread.
 
@@ -299,6 +301,10 @@ class ZKSession:
             failure = str(e)
         except protocol.ProtocolError as e:
             failure = 'the keeper sent %s' % e
+        except Exception as e:
+            # Whatever it was, this thread has to go on.
+            LOG.exception('A message of the keeper cannot be dealt with')
+            failure = repr(e)
         if os.getpid() != self._pid:
             return 'forked'
         if failure is not None:
@@ -359,14 +365,15 @@ class ZKSession:
                 request.done.set()
         elif op == 'state':
             self._take_state(**message)
-        elif op == 'member' and message['id'] in self._members:
-            self._members[message['id']].node_is(
-                message['node'], message['reason'])
-        elif op in ('view', 'blind') and message['path'] in self._monitors:
-            monitor = self._monitors[message['path']]
-            if op == 'blind':
+        elif op == 'member':
+            member = self._members.get(message['id'])
+            if member is not None:
+                member.node_is(message['node'], message['reason'])
+        elif op in ('view', 'blind'):
+            monitor = self._monitors.get(message['path'])
+            if monitor is not None and op == 'blind':
                 monitor.blinded(message['reason'])
-            elif self._state == CONNECTED:
+            elif monitor is not None and self._state == CONNECTED:
                 monitor.seen(message['joined'], message['left'])
         return None
 

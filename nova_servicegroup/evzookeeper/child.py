@@ -148,5 +148,6 @@ class Child:
         # Replaced and not closed: a green thread of the parent's may still
         # wait for this number.
         null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, self._socket.fileno())
+        if self._socket.fileno() >= 0:
+            os.dup2(null, self._socket.fileno())
         os.close(null)

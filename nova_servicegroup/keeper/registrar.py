@@ -353,6 +353,7 @@ class Registrar(threading.Thread):
             watched.synced = False
             watched.list_at = 0
             watched.view.reconnected(now + self._timeout + COMEBACK)
+        self._last_warning = ''
         self._post_state('connected')
 
     def _post_state(self, state):
