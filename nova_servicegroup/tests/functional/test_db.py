@@ -29,6 +29,8 @@ MARGIN = 6
 LOST = 'Lost connection to nova-conductor'
 RECOVERED = 'Recovered from being unable to report status'
 LEFT = 'Left the '
+# Nova's warning when it runs in green threads.
+PATCHED = 'Eventlet based concurrency mode is deprecated'
 
 # option: the value that can't be, and what the operator reads beside its name
 BAD = {
@@ -49,6 +51,9 @@ def cloud(mode, make_cloud):
     """A running Cloud on the db driver."""
     with make_cloud(mode=mode, report_interval=2,
                     service_down_time=10) as cloud:
+        for binary in 'nova-conductor', 'nova-scheduler':
+            service = cloud.services[binary, 'controller']
+            assert bool(service.lines(PATCHED)) == (mode == nova.EVENTLET)
         yield cloud
 
 
@@ -102,7 +107,9 @@ def test_killed_is_down_and_back_at_once(cloud, compute):
         assert listed[service.binary, service.host] is True
 
     for service in doomed:
-        cloud.restart(service)
+        cloud.restart(service, wait=False)
+    for service in doomed:
+        service.wait_started()
         cloud.wait_state('doomed', 'up', 2, service.binary)
     assert set(_listed(cloud).values()) == {True}
     for service in doomed:
