@@ -28,11 +28,11 @@ _prefixes = itertools.count()
 
 #: of the contract's seconds; the keeper's clock can't be set, so it is waited
 #: for, and no longer than needed
-SECOND = 0.5
+SECOND = 0.6
 
 
 class ZooKeeperWorld(contract.World):
-    """Time is real here, but there are two of its seconds to a real one."""
+    """Time is real here, but its seconds are shorter: see SECOND."""
 
     def __init__(self, config, server, directory):
         self.config = config

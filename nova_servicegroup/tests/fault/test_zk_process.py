@@ -32,6 +32,9 @@ from nova_servicegroup.tests.fixtures import process
 
 MODES = [member.THREADING, member.EVENTLET]
 
+#: seconds: much less than a session lasts, even on a loaded machine
+SOON = 2
+
 
 @pytest.fixture
 def start(tmp_path, ensemble):
@@ -79,11 +82,10 @@ def test_a_killed_process_is_down_at_once(start, reader, mode):
         wait_answer(driver, 'killed', True, 5)
         began = time.monotonic()
         one.kill()
-        wait_answer(driver, 'killed', False, 2)
+        wait_answer(driver, 'killed', False, SOON)
         times.append(time.monotonic() - began)
-        process.wait_until(lambda: not alive(one.keeper_pids[0]), 1,
+        process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
                            'the end of the keeper')
-    # A session would last four seconds.
     assert statistics.median(times) < 0.5, times
 
 
@@ -93,8 +95,8 @@ def test_every_end_of_a_process_is_seen_at_once(start, reader, end):
     one = start('ending', end=(1.0, end))
     wait_answer(driver, 'ending', True, 5)
     one.wait(10)
-    wait_answer(driver, 'ending', False, 1)
-    process.wait_until(lambda: not alive(one.keeper_pids[0]), 1,
+    wait_answer(driver, 'ending', False, SOON)
+    process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
                        'the end of the keeper')
 
 
@@ -107,13 +109,13 @@ def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode,
     wait_answer(driver, 'forked', True, 5)
     time.sleep(0.5)
     one.kill()
-    wait_answer(driver, 'forked', False, 1)
+    wait_answer(driver, 'forked', False, SOON)
 
 
 @pytest.mark.parametrize('mode', MODES)
 def test_a_short_freeze_is_invisible(start, reader, mode):
     driver = reader()
-    one = start('frozen', mode=mode, down_time=6, recv_timeout=2000)
+    one = start('frozen', mode=mode, down_time=9, recv_timeout=2000)
     wait_answer(driver, 'frozen', True, 5)
     session = owner(driver, 'frozen')
     with answers.Answers(driver, 'frozen') as seen:
@@ -135,7 +137,7 @@ def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     began = time.monotonic()
     wait_answer(driver, 'hung', False, 6)
     # The last pulse may be an interval old.
-    assert 1.8 < time.monotonic() - began < 4.5
+    assert 0.5 < time.monotonic() - began < 5
     one.thaw()
     wait_answer(driver, 'hung', True, 2)
     assert owner(driver, 'hung') == session
@@ -149,13 +151,13 @@ def test_a_hung_process_that_is_killed_leaves_nothing(start, reader):
     wait_answer(driver, 'stuck', True, 5)
     one.freeze()
     one.kill()
-    wait_answer(driver, 'stuck', False, 1)
+    wait_answer(driver, 'stuck', False, SOON)
 
 
 def test_a_busy_hub_is_invisible(start, reader):
     driver = reader()
     # In-process clients lose a session of four seconds at such turns.
-    one = start('busy', mode=member.EVENTLET, busy=1.5, down_time=8)
+    one = start('busy', mode=member.EVENTLET, busy=1.5, down_time=10)
     wait_answer(driver, 'busy', True, 5)
     session = owner(driver, 'busy')
     with answers.Answers(driver, 'busy') as seen:
@@ -167,7 +169,7 @@ def test_a_busy_hub_is_invisible(start, reader):
 
 def test_a_blocked_hub_is_invisible(start, reader):
     driver = reader()
-    start('blocked', mode=member.EVENTLET, block=(0.5, 4), down_time=7,
+    start('blocked', mode=member.EVENTLET, block=(0.5, 4), down_time=9,
           recv_timeout=2000)
     wait_answer(driver, 'blocked', True, 5)
     with answers.Answers(driver, 'blocked') as seen:
@@ -245,9 +247,9 @@ def test_a_stop_in_order_is_seen_at_once(start, reader):
     one = start('leaver')
     wait_answer(driver, 'leaver', True, 5)
     one.signal(signal.SIGTERM)
-    wait_answer(driver, 'leaver', False, 1)
+    wait_answer(driver, 'leaver', False, SOON)
     assert one.wait(5) == 0
-    process.wait_until(lambda: not alive(one.keeper_pids[0]), 1,
+    process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
                        'the end of the keeper')
 
 
