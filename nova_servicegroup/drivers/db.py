@@ -166,9 +166,9 @@ class _BoundedConductor:
         return getattr(self._conductor, name)
 
     def object_action(self, context, objinst, objmethod, args, kwargs):
-        # retry: the next beat is the retry; waiting for the bus to come back
-        # would hold this one for as long as that takes.
-        client = self._conductor.client.prepare(timeout=self._timeout, retry=1)
+        # No retry: the next beat is one. The timeout doesn't count while a
+        # connection is made, and each attempt at a hung broker takes 5 s.
+        client = self._conductor.client.prepare(timeout=self._timeout, retry=0)
         return client.call(context, 'object_action', objinst=objinst,
                            objmethod=objmethod, args=args, kwargs=kwargs)
 

@@ -227,7 +227,7 @@ class TestDbDriver(contract.DriverContract):
         driver.join('host1', contract.GROUP, service)
         service.pulse.fire()
         assert conductor.prepared == [
-            {'timeout': 0.9 * contract.INTERVAL, 'retry': 1}] * 2
+            {'timeout': 0.9 * contract.INTERVAL, 'retry': 0}] * 2
         assert [c['objmethod'] for c in conductor.calls] == ['save'] * 2
         assert conductor.calls[0]['objinst'] is service.service_ref
 
