@@ -18,6 +18,14 @@ fails, so do the tests that need it.
 
 import pytest
 
+from nova_servicegroup.tests.fixtures import process
+
+
+@pytest.fixture(scope='session', autouse=True)
+def procps():
+    """Have ps and pgrep, by which tests see processes from outside."""
+    process.program('pgrep', 'procps')
+
 
 @pytest.fixture(scope='session')
 def database_template(tmp_path_factory):
