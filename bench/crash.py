@@ -208,6 +208,8 @@ class Bench:
                 self.wait(ZK, service.host, False, 30)
                 self.note(ZK, 'sigkill', began)
                 service.kill()
+                # RabbitMQ and the conductor have their part in the death, too.
+                time.sleep(0.5)
             count -= BATCH
 
     def hurt_together(self, which, event, services, hurt):
