@@ -51,8 +51,9 @@ class ServerRefused(Exception):
 class Server:
     """One memcached and one connection to it, made when it is needed.
 
-    All methods block for ``timeout`` seconds at most, and may be called from
-    any thread: one speaks, the others wait.
+    All methods may be called from any thread: one speaks, the others wait.
+    They wait for ``timeout`` seconds at most for a server that says nothing;
+    one that goes on answering may take ten times as long.
 
     :param address: as python-memcached takes it: ``host:port``,
         ``inet6:[host]:port`` or ``unix:path``
@@ -116,13 +117,15 @@ class Server:
         try:
             try:
                 used = self._host.socket is not None
-                return conversation(_Conversation(self._host, deadline))
+                return conversation(_Conversation(
+                    self._host, deadline - time.monotonic()))
             except OSError as e:
                 self._host.close_socket()
                 if not used or isinstance(e, socket.timeout):
                     raise
                 # The server was restarted, or has closed an idle connection.
-                return conversation(_Conversation(self._host, deadline))
+                return conversation(_Conversation(
+                    self._host, deadline - time.monotonic()))
         except BaseException as e:
             # Whatever happened, unread bytes must not become somebody's
             # answer; a green thread may be killed here too.
@@ -145,8 +148,10 @@ class _Conversation:
     :raises OSError: from all methods, as from a socket
     """
 
-    def __init__(self, host, deadline):
-        self._deadline = deadline
+    def __init__(self, host, timeout):
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._end = self._deadline + 9 * timeout
         # It would remember a failure on the wall clock, which may be set.
         host.deaduntil = 0
         host.socket_timeout = self._left()
@@ -203,6 +208,8 @@ class _Conversation:
         received = self._socket.recv(65536)
         if not received:
             raise OSError('it closed the connection')
+        # Ten thousand heartbeats take their time on a busy machine.
+        self._deadline = min(time.monotonic() + self._timeout, self._end)
         self._unread = self._unread[self._at:] + received
         self._at = 0
 
