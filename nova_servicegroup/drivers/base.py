@@ -19,6 +19,7 @@ boolean is decided here, once for all.
 """
 
 import abc
+import datetime
 import enum
 import random
 import threading
@@ -122,7 +123,8 @@ class Driver(abc.ABC):
     def liveness(self, member):
         """Return a Liveness for a service record.
 
-        Never logs and, but for a bounded first read, never blocks.
+        Logs nothing of the living and, but for a bounded first read, never
+        blocks.
         """
 
     @abc.abstractmethod
@@ -187,6 +189,23 @@ class Driver(abc.ABC):
                 'their records out.' % (
                     member.get('binary'), 'host' if group else 'topic'))
         return group, host
+
+
+def as_aware(moment):
+    """Return a time of a service record as an aware datetime in UTC.
+
+    Records hold aware times, rows naive ones in UTC, what came over RPC may
+    be a string, and None is none.
+
+    :raises ValueError: a string that is no time
+    """
+    if isinstance(moment, str):
+        moment = timeutils.parse_isotime(moment)
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=datetime.timezone.utc)
+    return moment.astimezone(datetime.timezone.utc)
 
 
 def _list_services(group):

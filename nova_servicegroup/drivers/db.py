@@ -30,12 +30,9 @@ For the operator:
 * Every service costs a message and an UPDATE per interval.
 """
 
-import datetime
-
 from oslo_db import exception as db_exc
 from oslo_log import log as logging
 import oslo_messaging as messaging
-from oslo_utils import timeutils
 
 from nova_servicegroup.drivers import base
 from nova_servicegroup.liveness import Liveness
@@ -66,13 +63,13 @@ class DbDriver(base.Driver):
 
     def liveness(self, member):
         try:
-            last_seen_up = _as_aware(member.get('last_seen_up'))
-            since = last_seen_up or _as_aware(member['created_at'])
+            last_seen_up = base.as_aware(member.get('last_seen_up'))
+            since = last_seen_up or base.as_aware(member['created_at'])
         except ValueError:
             return Liveness(State.UNKNOWN, None, Reason.UNREADABLE)
         if since is None:
             return Liveness(State.DOWN, None, Reason.NEVER)
-        age = (_as_aware(self.utcnow()) - since).total_seconds()
+        age = (base.as_aware(self.utcnow()) - since).total_seconds()
         # A beat from the future is as wrong as an old one (bug 867674).
         if abs(age) <= self.settings.service_down_time:
             return Liveness(
@@ -86,7 +83,7 @@ class DbDriver(base.Driver):
                         Reason.SILENT if last_seen_up else Reason.NEVER)
 
     def updated_time(self, member):
-        return _as_aware(member['updated_at'])
+        return base.as_aware(member['updated_at'])
 
     def explain(self, error, membership):
         record = membership.service.service_ref
@@ -133,21 +130,6 @@ def _is_of_the_bus(error):
     # new connection.
     return (isinstance(error, messaging.MessagingException)
             or type(error).__module__.partition('.')[0] in ('kombu', 'amqp'))
-
-
-def _as_aware(moment):
-    """Return a record's time as an aware datetime, None for none.
-
-    Records hold aware times, rows naive ones in UTC, and what came over RPC
-    may be a string.
-
-    :raises ValueError: a string that is no time
-    """
-    if isinstance(moment, str):
-        moment = timeutils.parse_isotime(moment)
-    if moment is None or moment.tzinfo is not None:
-        return moment
-    return moment.replace(tzinfo=datetime.timezone.utc)
 
 
 class _BoundedConductor:

@@ -33,7 +33,6 @@ For the operator:
   stored there is executed, but let only Nova's hosts reach it.
 """
 
-import datetime
 import os
 import sys
 import time
@@ -237,12 +236,8 @@ class MemcachedDriver(base.Driver):
         known = self._view
         seen = known.moment(self._entry(
             known, (member['topic'], member['host']), member))
-        recorded = member['updated_at']
-        if recorded is None:
-            return seen
-        if recorded.tzinfo is None:
-            recorded = recorded.replace(tzinfo=datetime.timezone.utc)
-        return recorded if seen is None or recorded > seen else seen
+        times = seen, base.as_aware(member['updated_at'])
+        return max((t for t in times if t is not None), default=None)
 
     @property
     def _view(self):

@@ -35,14 +35,11 @@ For the operator:
   see contrib/systemd.
 """
 
-import datetime
 import functools
 import importlib.metadata
 import logging
 import os
 import pathlib
-
-from oslo_utils import timeutils
 
 from nova_servicegroup.drivers import base
 from nova_servicegroup import evzookeeper
@@ -108,8 +105,8 @@ class ZooKeeperDriver(base.Driver):
         group, host = self.key(member)
         view = self._view(group)
         if host in view.members and self._stands(view):
-            return _as_aware(self.utcnow())
-        times = (view.gone.get(host), _as_aware(member['updated_at']))
+            return base.as_aware(self.utcnow())
+        times = (view.gone.get(host), base.as_aware(member['updated_at']))
         return max((t for t in times if t is not None), default=None)
 
     def publish(self, membership):
@@ -186,17 +183,8 @@ class ZooKeeperDriver(base.Driver):
                 'binary': membership.service.binary,
                 'pid': os.getpid(),
                 'boot_id': _boot_id(),
-                'joined_at': _as_aware(self.utcnow()).isoformat(),
+                'joined_at': base.as_aware(self.utcnow()).isoformat(),
                 'version': _version()}
-
-
-def _as_aware(moment):
-    """Return a time of a record, or of ours, as an aware datetime."""
-    if isinstance(moment, str):
-        moment = timeutils.parse_isotime(moment)
-    if moment is None or moment.tzinfo is not None:
-        return moment
-    return moment.replace(tzinfo=datetime.timezone.utc)
 
 
 @functools.cache

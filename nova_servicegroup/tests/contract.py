@@ -42,6 +42,18 @@ INTERVAL = 1
 DOWN_TIME = 3
 GROUP = 'compute'
 
+_UTC = datetime.timezone.utc
+#: how a time may stand in a service record: made of a naive one in UTC
+TIME_FORMS = {
+    'naive': lambda t: t,
+    'aware': lambda t: t.replace(tzinfo=_UTC),
+    'aware elsewhere': lambda t: t.replace(tzinfo=_UTC).astimezone(
+        datetime.timezone(datetime.timedelta(hours=9))),
+    'str': str,
+    'str by RPC': lambda t: t.strftime('%Y-%m-%dT%H:%M:%S.%f'),
+    'str with zone': lambda t: t.isoformat() + 'Z',
+}
+
 
 class ManualTimer:
     """A looping call that turns when the test says so."""
@@ -280,6 +292,16 @@ class DriverContract:
         later = driver.updated_time(world.record('host1'))
         assert moment < later
         assert later - moment < datetime.timedelta(seconds=60)
+
+    def test_updated_time_is_in_utc_whatever_the_record_holds(self, world):
+        driver = world.driver()
+        moment = datetime.datetime(2026, 1, 1)
+        for name, form in TIME_FORMS.items():
+            told = driver.updated_time({
+                'host': 'nobody', 'topic': GROUP, 'binary': 'nova-' + GROUP,
+                'updated_at': form(moment)})
+            assert told == moment.replace(tzinfo=_UTC), name
+            assert told.utcoffset() == datetime.timedelta(0), name
 
     def test_twenty_threads_get_the_same_answer(self, world):
         driver, _ = self.joined(world)
