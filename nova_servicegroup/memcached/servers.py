@@ -49,11 +49,12 @@ class ServerRefused(Exception):
 
 
 class Server:
-    """One memcached and one connection to it, made when it is needed.
+    """One memcached, and the connections to it, made when they are needed.
 
     All methods may be called from any thread: one speaks, the others wait.
-    They wait for ``timeout`` seconds at most for a server that says nothing;
-    one that goes on answering may take ten times as long.
+    They wait for ``timeout`` seconds at most, but for a ``get`` that goes on
+    receiving: that may take ten times as long. It has a connection of its
+    own, so that no heartbeat waits for it.
 
     :param address: as python-memcached takes it: ``host:port``,
         ``inet6:[host]:port`` or ``unix:path``
@@ -61,16 +62,9 @@ class Server:
     """
 
     def __init__(self, address):
-        import memcache
-        # A Client is a threading.local: it would connect anew in every
-        # thread, and in every green thread. The host inside is a plain
-        # object. We count dead time ourselves, on the monotonic clock.
-        self._host = memcache.Client([address], dead_retry=0).servers[0]
-        if (self._host.family != socket.AF_UNIX
-                and not 0 < self._host.port < 65536):
-            raise ValueError('the port %d' % self._host.port)
         self.name = address
-        self._lock = threading.Lock()
+        self._reading = _Connection(address)
+        self._writing = _Connection(address)
 
     def get(self, keys, timeout):
         """Return what is stored under some of the keys, in one round trip.
@@ -79,11 +73,13 @@ class Server:
             Of a value that is too long: (None, b'').
         :raises ServerLost: nobody can tell
         """
-        return self._talk(timeout, lambda talk: talk.get('get', keys))
+        # Ten thousand heartbeats take their time on a busy machine.
+        return self._reading.talk(
+            timeout, lambda talk: talk.get('get', keys), patience=10)
 
     def gets(self, key, timeout):
         """Return (flags, bytes, token for ``cas``) of one key, or None."""
-        return self._talk(
+        return self._writing.talk(
             timeout, lambda talk: talk.get('gets', [key])).get(key)
 
     def put(self, key, data, token, timeout, expires=0):
@@ -101,7 +97,7 @@ class Server:
         else:
             command = 'cas %s %d %d %d %d\r\n' % (
                 key, wire.FLAG_PICKLED, expires, len(data), token)
-        answer = self._talk(timeout, lambda talk: talk.command(
+        answer = self._writing.talk(timeout, lambda talk: talk.command(
             command.encode() + data + b'\r\n'))
         if answer != STORED and answer not in CONFLICTS:
             raise ServerRefused('the memcached server %s did not store the '
@@ -109,23 +105,45 @@ class Server:
                                     'ascii', 'replace')))
         return answer == STORED
 
-    def _talk(self, timeout, conversation):
+
+class _Connection:
+    """One connection to a server, for one conversation at a time."""
+
+    def __init__(self, address):
+        import memcache
+        # A Client is a threading.local: it would connect anew in every
+        # thread, and in every green thread. The host inside is a plain
+        # object. We count dead time ourselves, on the monotonic clock.
+        self._host = memcache.Client([address], dead_retry=0).servers[0]
+        if (self._host.family != socket.AF_UNIX
+                and not 0 < self._host.port < 65536):
+            raise ValueError('the port %d' % self._host.port)
+        self._name = address
+        self._lock = threading.Lock()
+
+    def talk(self, timeout, conversation, patience=1):
+        """Have a conversation; return what it returns.
+
+        :param timeout: seconds that the server may be silent
+        :param patience: how many of these it may go on talking for
+        :raises ServerLost: the server failed
+        """
         deadline = time.monotonic() + timeout
         if not self._lock.acquire(timeout=timeout):
             raise ServerLost('the memcached server %s is still being asked '
-                             'something else' % self.name)
+                             'something else' % self._name)
         try:
             try:
                 used = self._host.socket is not None
                 return conversation(_Conversation(
-                    self._host, deadline - time.monotonic()))
+                    self._host, deadline - time.monotonic(), patience))
             except OSError as e:
                 self._host.close_socket()
                 if not used or isinstance(e, socket.timeout):
                     raise
                 # The server was restarted, or has closed an idle connection.
                 return conversation(_Conversation(
-                    self._host, deadline - time.monotonic()))
+                    self._host, deadline - time.monotonic(), patience))
         except BaseException as e:
             # Whatever happened, unread bytes must not become somebody's
             # answer; a green thread may be killed here too.
@@ -133,7 +151,7 @@ class Server:
             if not isinstance(e, (OSError, ValueError, IndexError)):
                 raise
             raise ServerLost('the memcached server %s: %s' % (
-                self.name, e or type(e).__name__)) from e
+                self._name, e or type(e).__name__)) from e
         finally:
             self._lock.release()
 
@@ -148,10 +166,10 @@ class _Conversation:
     :raises OSError: from all methods, as from a socket
     """
 
-    def __init__(self, host, timeout):
+    def __init__(self, host, timeout, patience):
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
-        self._end = self._deadline + 9 * timeout
+        self._end = time.monotonic() + timeout * patience
         # It would remember a failure on the wall clock, which may be set.
         host.deaduntil = 0
         host.socket_timeout = self._left()
@@ -208,7 +226,6 @@ class _Conversation:
         received = self._socket.recv(65536)
         if not received:
             raise OSError('it closed the connection')
-        # Ten thousand heartbeats take their time on a busy machine.
         self._deadline = min(time.monotonic() + self._timeout, self._end)
         self._unread = self._unread[self._at:] + received
         self._at = 0

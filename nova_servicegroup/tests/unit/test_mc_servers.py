@@ -12,6 +12,7 @@
 
 """The memcached servers: configuration, and talk with a real one."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -314,6 +315,91 @@ def test_threads_wait_for_each_other_but_not_for_ever(server, memcache):
         thread.join(20)
     assert len(failed) == 10
     assert max(failed) - start < 3
+
+
+class Slow:
+    """A memcached on a slow line: bytes come one by one, for seconds."""
+
+    PAUSE = 0.05
+
+    def __init__(self):
+        self._listener = socket.create_server((process.LOOPBACK, 0))
+        self.address = '127.0.0.1:%d' % self._listener.getsockname()[1]
+        self.answers = {b'get': b'VALUE a 1 9\r\nsome data\r\nEND\r\n',
+                        b'gets': b'END\r\n', b'add': b'STORED\r\n'}
+        self.slow = {b'get'}
+        self.talking = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=[connection],
+                                 daemon=True).start()
+
+    def _serve(self, connection):
+        with connection, contextlib.suppress(OSError):
+            while True:
+                verb = connection.recv(65536).partition(b' ')[0]
+                if not verb:
+                    return
+                step = 1 if verb in self.slow else 1000
+                answer = self.answers[verb]
+                for start in range(0, len(answer), step):
+                    connection.sendall(answer[start:start + step])
+                    if step == 1:
+                        self.talking.set()
+                        time.sleep(self.PAUSE)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def slow():
+    slow = Slow()
+    yield slow
+    slow.close()
+
+
+def test_a_server_that_keeps_answering_is_not_lost(slow):
+    server = servers.Server(slow.address)
+    start = time.monotonic()
+    assert server.get(['a'], 0.5) == {'a': (1, b'some data')}
+    assert time.monotonic() - start > 1
+    # It can't go on for ever.
+    start = time.monotonic()
+    slow.answers[b'get'] = slow.answers[b'get'].replace(
+        b'9\r\nsome data', b'200\r\n' + b'x' * 200)
+    with pytest.raises(servers.ServerLost):
+        server.get(['a'], 0.2)
+    assert 1.5 < time.monotonic() - start < 6
+
+
+def test_a_heartbeat_does_not_wait_for_a_long_answer(slow):
+    server = servers.Server(slow.address)
+    reader = threading.Thread(target=server.get, args=[['a'], 1])
+    reader.start()
+    assert slow.talking.wait(10)
+    assert server.gets('a', 0.3) is None
+    assert server.put('a', DATA, None, 0.3)
+    assert reader.is_alive()
+    reader.join(30)
+
+
+def test_a_heartbeat_is_over_after_its_timeout(slow):
+    slow.slow = {b'gets', b'add'}
+    server = servers.Server(slow.address)
+    slow.answers[b'gets'] = slow.answers[b'get']
+    start = time.monotonic()
+    with pytest.raises(servers.ServerLost):
+        server.gets('a', 0.5)
+    slow.answers[b'add'] = b' ' * 1000
+    with pytest.raises(servers.ServerLost):
+        server.put('a', DATA, None, 0.5)
+    assert time.monotonic() - start < 2.5
 
 
 @pytest.fixture
