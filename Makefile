@@ -18,7 +18,7 @@ export PBR_VERSION ?= 0.0.1.dev0
 endif
 
 .PHONY: help python venv demo test lint checkconfig genconfig docs \
-	releasenotes bench bench-mc bench-crash clean
+	releasenotes bench bench-mc bench-crash bench-zk clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
@@ -29,8 +29,9 @@ help:
 	@echo 'make checkconfig  compare the committed sample with the options'
 	@echo 'make docs         the documentation, into doc/build/html'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
-	@echo 'make bench        bench-mc and bench-crash: what it costs, how fast it is'
-	@echo '                  (root, about 15 minutes); results in bench/results'
+	@echo 'make bench        bench-mc, bench-crash, bench-zk: costs, and how fast'
+	@echo '                  (root, about 25 minutes); results in bench/results'
+	@echo 'make bench-zk     ten thousand members (about 10 minutes)'
 	@echo 'make clean        remove whatever was made here'
 
 demo: python
@@ -62,13 +63,16 @@ releasenotes: $(VENV)/installed-doc
 		releasenotes/build/html
 	@echo 'Open releasenotes/build/html/index.html'
 
-bench: bench-mc bench-crash
+bench: bench-mc bench-crash bench-zk
 
 bench-mc: $(VENV)/installed
 	$(BIN)/python bench/mc.py $(ARGS)
 
 bench-crash: $(VENV)/installed
 	$(BIN)/python bench/crash.py $(ARGS)
+
+bench-zk: $(VENV)/installed
+	$(BIN)/python bench/zk.py $(ARGS)
 
 venv: $(VENV)/installed
 

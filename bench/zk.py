@@ -1,0 +1,634 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What ten thousand members of one group cost, and who sees what when.
+
+One real ZooKeeper server, one process that is the whole fleet (zk_fleet.py),
+and readers of two kinds, each a process (zk_reader.py): ``keeper``, the
+package's own, which lists the directory after a change, and ``watch``, a bare
+socket with a persistent recursive watch, to see what that would save.
+
+    python bench/zk.py [--members 1000 10000] [--readers 1 20]
+        [--deaths 30] [--output bench/results]
+
+Takes about ten minutes, a part for each number of members and each kind of
+fleet. What is done is kept in zk.part.json: run it again, as it was, after an
+interruption, and it goes on with the next part. Needs root, or a limit of
+open files above the number of members.
+
+Writes zk.json, zk.svg (the picture), and zk.rst (for the documentation). In
+zk.json, for each number of members:
+
+``sessions``
+    Each member has a session, as each host has. ``fleet``: seconds until all
+    have joined, CPU of the server for it, and at rest, for nothing but their
+    pings. Then, for each kind and number of readers, what is below, with:
+    ``restart``, all members die at once and join as fast as they can;
+    ``outage``, the server is stopped in order, is away and comes back;
+    ``expiry``, the fleet is killed and its sessions run out.
+``nodes``
+    A hundred members on each session. The server has little else to do, so
+    this is where the cost of one change is seen: ``per_change``, bytes to one
+    reader, CPU of one reader, CPU of the server for all of them, the mean of
+    deaths and joins, less what rest takes.
+
+``first_listing_ms`` counts from the question, the session being there (which
+takes ``session_ms``); ``death_to_known_ms`` from the moment at which the word
+is sent to ZooKeeper. All readers ask, and all come to know, at once, on a
+machine that they share with the server and the fleet: their times are those
+of a busy machine. A keeper's CPU and memory are the keeper's and those of the
+process that it is the keeper of. Bytes are what ``ss`` says of connections.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import resource
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+HERE = pathlib.Path(__file__).parent
+GROUP = '/servicegroups/compute'
+KEEPER, WATCH = 'keeper', 'watch'
+KINDS = (WATCH, KEEPER)
+#: seconds
+REST, AWAY = 5.0, 10.0
+SETTLE_LIMIT = 120
+PER_SESSION = 100
+#: what a keeper promises of any storm, at 10,000 members
+MOST_LISTINGS = 2
+
+
+class Talker:
+    """A process that prints a line of JSON for each that it is given."""
+
+    def __init__(self, script, *args):
+        self._popen = subprocess.Popen(
+            [sys.executable, HERE / script, *map(str, args)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pid = self._popen.pid
+
+    def ask(self, op, **fields):
+        self.tell(op, **fields)
+        return self.hear()
+
+    def tell(self, op, **fields):
+        self._popen.stdin.write(json.dumps(dict(fields, op=op)) + '\n')
+        self._popen.stdin.flush()
+
+    def hear(self):
+        if not select.select([self._popen.stdout], [], [], SETTLE_LIMIT)[0]:
+            raise SystemExit('%s: no answer' % self._popen.args[1:])
+        line = self._popen.stdout.readline()
+        if not line:
+            raise SystemExit('%s ended' % self._popen.args[1:])
+        return json.loads(line)
+
+    def kill(self):
+        self._popen.kill()
+        self._popen.wait()
+
+
+class Fleet(Talker):
+
+    def __init__(self, server):
+        super().__init__('zk_fleet.py', server.port, GROUP)
+
+
+class Reader(Talker):
+
+    def __init__(self, kind, server):
+        super().__init__('zk_reader.py', kind, server.port, GROUP)
+        self.kind = kind
+        self.pids = [self.pid]
+
+    def begin(self):
+        """Wait for its session; return how long it took, in ms."""
+        began = self.hear()
+        if self.kind == KEEPER:
+            self.pids.append(began['keeper'])
+        return began['ms']
+
+
+class Meter:
+    """Counts CPU and bytes of server and readers from now on."""
+
+    def __init__(self, server, readers):
+        self._server = server
+        self._readers = readers
+        self._before = self._now()
+
+    def _now(self):
+        pids = [pid for reader in self._readers for pid in reader.pids]
+        return (time.monotonic(), cpu_seconds(self._server.pid),
+                sum(map(cpu_seconds, pids)), received(pids))
+
+    def stop(self):
+        """Return seconds, the server's CPU, CPU and bytes of a reader."""
+        seconds, server, readers, size = (
+            now - before for now, before in zip(self._now(), self._before))
+        count = len(self._readers) or 1
+        return seconds, server, readers / count, size / count
+
+
+def cpu_seconds(pid):
+    """Return the processor time of a process, to the nanosecond."""
+    # The kernel's name for the clock, as clock_getcpuclockid() makes it:
+    # /proc has nothing finer than 10 ms.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def received(pids):
+    """Return how many bytes processes have received on connections."""
+    wanted = re.compile('pid=(%s),' % '|'.join(map(str, pids or ['none'])))
+    listed = subprocess.run(
+        ['ss', '-tinpHO', 'state', 'established'], check=True,
+        capture_output=True, text=True).stdout.splitlines()
+    found = (re.search(r'bytes_received:(\d+)', line) for line in listed
+             if wanted.search(line))
+    # Nothing is said of a connection that has received nothing.
+    return sum(int(match[1]) for match in found if match)
+
+
+def memory_mb(pids):
+    """Return the most memory that processes have had, in MB."""
+    return round(sum(
+        int(re.search(r'VmHWM:\s+(\d+)', pathlib.Path(
+            '/proc/%d/status' % pid).read_text())[1])
+        for pid in pids) / 1024, 1)
+
+
+def spread(times_ms):
+    """Return the figures of a list of times."""
+    ordered = sorted(times_ms)
+    return {'count': len(ordered),
+            'median': round(statistics.median(ordered), 1),
+            'p90': round(ordered[math.ceil(len(ordered) * 0.9) - 1], 1),
+            'max': round(ordered[-1], 1)}
+
+
+def at_rest(server, readers):
+    """Return the figures of a second in which nothing happens."""
+    time.sleep(1)
+    meter = Meter(server, readers)
+    time.sleep(REST)
+    seconds, *used = meter.stop()
+    return [figure / seconds for figure in used]
+
+
+def settle(fleet, readers):
+    """Wait until all readers see the fleet as it is.
+
+    :returns: what each reader says of itself
+    """
+    awaited = fleet.ask('state')['checksum']
+
+    def reports():
+        found = [reader.ask('report') for reader in readers]
+        return all(r['checksum'] == awaited for r in found) and found
+
+    return process.wait_until(reports, SETTLE_LIMIT, 'views of the fleet',
+                              interval=0.25)
+
+
+@contextlib.contextmanager
+def opened_readers(kind, count, server, fleet):
+    """Give readers that have listed, and the figures of that."""
+    with contextlib.ExitStack() as stack:
+        readers = []
+        for _ in range(count):
+            readers.append(Reader(kind, server))
+            stack.callback(readers[-1].kill)
+        sessions = [reader.begin() for reader in readers]
+        meter = Meter(server, readers)
+        for reader in readers:
+            reader.tell('watch')
+        listed = [reader.hear()['ms'] for reader in readers]
+        _, server_s, reader_s, size = meter.stop()
+        figures = {'session_ms': spread(sessions),
+                   'first_listing_ms': spread(listed),
+                   'first_listing': {'server_cpu_s': round(server_s, 3),
+                                     'reader_cpu_s': round(reader_s, 3),
+                                     'reader_bytes': round(size)}}
+        settle(fleet, readers)
+        resting = at_rest(server, readers)
+        figures['at_rest'] = {
+            'server_cpu': round(resting[0], 4),
+            'reader_cpu': round(resting[1], 5),
+            'reader_bytes_per_s': round(resting[2])}
+        yield readers, figures, resting
+        figures['reader_memory_mb'] = memory_mb(readers[0].pids)
+
+
+def changes(server, fleet, readers, members, deaths, resting):
+    """Let members die and join; return when it was known, and its cost."""
+    # So that no change meets the pause after a listing.
+    pause = 0.1
+    if readers[0].kind == KEEPER:
+        pause += 0.00006 * members
+    for reader in readers:
+        reader.ask('gone')
+    meter = Meter(server, readers)
+    died = {}
+    for number in range(deaths):
+        death = fleet.ask('die', member=number * 7919 % members)
+        died[death['host']] = death['at']
+        time.sleep(pause)
+        fleet.ask('join')
+        time.sleep(pause)
+    seconds, *used = meter.stop()
+    times = []
+    for reader in readers:
+        gone = reader.ask('gone')['gone']
+        if set(gone) != set(died):
+            raise SystemExit('%d died and %d were seen to' % (
+                len(died), len(gone)))
+        times += [(gone[host] - died[host]) * 1000 for host in died]
+    settle(fleet, readers)
+    server_s, reader_s, size = (
+        (figure - rest * seconds) / (2 * deaths)
+        for figure, rest in zip(used, resting))
+    return {'death_to_known_ms': spread(times),
+            'per_change': {'server_cpu_ms': round(server_s * 1000, 2),
+                           'reader_cpu_ms': round(reader_s * 1000, 2),
+                           'reader_bytes': round(size)}}
+
+
+def restart(server, fleet, readers):
+    """Let all members die and join anew; return what it cost."""
+    for reader in readers:
+        reader.ask('gone')
+    expired = fleet.ask('state')['expired']
+    meter = Meter(server, readers)
+    joined = fleet.ask('restart')
+    ended = time.monotonic()
+    reports = settle(fleet, readers)
+    seconds, server_s, reader_s, size = meter.stop()
+    result = {'die_s': round(joined['die_seconds'], 2),
+              'join_s': round(joined['join_seconds'], 2),
+              'known_to_all_after_s': round(
+                  max(r['last'] for r in reports) - ended, 2),
+              'sessions_expired': fleet.ask('state')['expired'] - expired,
+              'server_cpu_s': round(server_s, 2),
+              'reader_cpu_s': round(reader_s, 2),
+              'reader_bytes': round(size)}
+    if readers[0].kind == KEEPER:
+        views = [reader.ask('gone')['views'] for reader in readers]
+        result['listings'] = max(map(len, views))
+        result['listings_per_s'] = round(max(map(rate, views)), 2)
+    return result
+
+
+def rate(moments):
+    """Return how many of the moments there are in a second."""
+    if len(moments) < 2:
+        return 0
+    return (len(moments) - 1) / (moments[-1] - moments[0])
+
+
+def outage(server, fleet, readers, members):
+    """Stop the server, start it again; return who was wrongly down."""
+    for reader in readers:
+        reader.ask('gone')
+    expired = fleet.ask('state')['expired']
+    server.stop()
+    time.sleep(AWAY)
+    began = time.monotonic()
+    server.start()
+    server.wait_ready(lambda: server.mode, 60)
+    served = time.monotonic()
+    process.wait_until(lambda: fleet.ask('state')['there'] == members,
+                       SETTLE_LIMIT, 'the fleet is back', interval=0.2)
+    back = time.monotonic()
+    settle(fleet, readers)
+    settled = time.monotonic()
+    return {'away_s': AWAY,
+            'server_start_s': round(served - began, 2),
+            'fleet_back_s': round(back - served, 2),
+            'views_exact_s': round(settled - served, 2),
+            'sessions_expired': fleet.ask('state')['expired'] - expired,
+            'wrong_downs': sum(len(reader.ask('gone')['gone'])
+                               for reader in readers)}
+
+
+def expiry(server, fleet, readers):
+    """Kill the fleet; return when the readers knew."""
+    for reader in readers:
+        reader.ask('gone')
+    meter = Meter(server, readers)
+    fleet.kill()
+    killed = time.monotonic()
+    process.wait_until(
+        lambda: all(r.ask('report')['nodes'] == 0 for r in readers),
+        SETTLE_LIMIT, 'all are gone', interval=0.25)
+    _, server_s, reader_s, size = meter.stop()
+    gone = [reader.ask('gone')['gone'].values() for reader in readers]
+    return {'first_gone_s': round(min(map(min, gone)) - killed, 2),
+            'last_gone_s': round(max(map(max, gone)) - killed, 2),
+            'server_cpu_s': round(server_s, 2),
+            'reader_cpu_s': round(reader_s, 2),
+            'reader_bytes': round(size)}
+
+
+def start_fleet(server, members, per_session):
+    """Return a new fleet on an empty server, and the figures of its start."""
+    fleet = Fleet(server)
+    meter = Meter(server, [])
+    joined = fleet.ask('start', members=members, per_session=per_session)
+    _, server_s, *_ = meter.stop()
+    return fleet, {'sessions': math.ceil(members / per_session),
+                   'all_joined_s': round(joined['seconds'], 2),
+                   'joining_server_cpu_s': round(server_s, 2),
+                   'server_cpu_at_rest': round(at_rest(server, [])[0], 4)}
+
+
+def measure(server, members, per_session, arguments):
+    """Return the figures of one fleet."""
+    with contextlib.ExitStack() as stack:
+        fleet, started = start_fleet(server, members, per_session)
+        stack.callback(fleet.kill)
+        result = {'fleet': started}
+        say(members, 'fleet', started)
+        for kind in KINDS:
+            for count in arguments.readers:
+                with opened_readers(kind, count, server, fleet) as (
+                        readers, figures, resting):
+                    changed = changes(server, fleet, readers, members,
+                                      arguments.deaths, resting)
+                    figures['death_to_known_ms'] = changed[
+                        'death_to_known_ms']
+                    if per_session > 1:
+                        figures['per_change'] = changed['per_change']
+                    else:
+                        figures['restart'] = restart(server, fleet, readers)
+                        if (kind, count) == (KEEPER, arguments.readers[-1]):
+                            figures['outage'] = outage(
+                                server, fleet, readers, members)
+                            figures['expiry'] = expiry(
+                                server, fleet, readers)
+                result.setdefault(kind, {})[str(count)] = figures
+                say(members, '%d of %s' % (count, kind), figures)
+        result['server_memory_mb'] = memory_mb([server.pid])
+    return result
+
+
+def say(members, what, figures):
+    print('%6d members, %s: %s' % (members, what, json.dumps(figures)),
+          flush=True)
+
+
+def measure_all(about, arguments):
+    """Return the figures of all fleets, those of an earlier run included."""
+    part = arguments.output / 'zk.part.json'
+    results = {}
+    if part.exists():
+        earlier = json.loads(part.read_text())
+        if earlier['asked'] == about['asked']:
+            results = earlier['members']
+    for members in arguments.members:
+        for name, per_session in (('sessions', 1), ('nodes', PER_SESSION)):
+            if name in results.setdefault(str(members), {}):
+                continue
+            with contextlib.ExitStack() as stack:
+                directory = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix='sg-bench-'))
+                ensemble = stack.enter_context(
+                    zookeeper.Ensemble(directory, size=1))
+                with ensemble.client() as client:
+                    client.ensure_path(GROUP)
+                results[str(members)][name] = measure(
+                    ensemble.servers[0], members, per_session, arguments)
+            part.write_text(json.dumps(
+                {'asked': about['asked'], 'members': results}))
+    part.unlink()
+    return results
+
+
+def broken_promises(results):
+    """Return what the keeper promises and the figures deny."""
+    broken = []
+    for members, result in results.items():
+        for count, figures in result['sessions'][KEEPER].items():
+            where = '%s members, %s keepers: ' % (members, count)
+            per_s = figures['restart']['listings_per_s']
+            if int(members) >= 10000 and per_s > MOST_LISTINGS:
+                broken.append('%s%s listings a second' % (where, per_s))
+            if figures.get('outage', {}).get('wrong_downs'):
+                broken.append('%s%s' % (where, figures['outage']))
+    return broken
+
+
+def allow_files(count):
+    """Let this process's children have so many open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(hard, count)))
+    except (ValueError, OSError) as e:
+        raise SystemExit(
+            'ZooKeeper and the fleet need %d open files each, the limit is '
+            '%d, and raising it failed (%s). Run this as root, or with fewer '
+            '--members.' % (count, hard, e)) from e
+
+
+def rows(results, fleet):
+    """Give (members, readers, kind, figures) in the order of all tables."""
+    for members, result in results.items():
+        for count in result[fleet][KEEPER]:
+            for kind in (KEEPER, WATCH):
+                yield members, count, kind, result[fleet][kind][count]
+
+
+def size(count):
+    """Return a number of bytes for people."""
+    if count < 1000:
+        return '%d B' % count
+    if count < 1e6:
+        return '%d kB' % round(count / 1000)
+    return '%.1f MB' % (count / 1e6)
+
+
+def table(title, heads, lines):
+    """Return a csv-table of reStructuredText."""
+    return '.. csv-table:: %s\n   :header: %s\n\n%s\n' % (
+        title, ', '.join('"%s"' % head for head in heads),
+        ''.join('   %s\n' % ', '.join('"%s"' % cell for cell in line)
+                for line in lines))
+
+
+def tables(about, results):
+    """Return what the documentation includes."""
+    keys = 'members', 'readers', 'kind'
+    parts = ['Measured on %s: %s; %s.\n' % (
+        about['when'], about['machine'], about['zookeeper'])]
+    parts.append(table(
+        'One change, a hundred members on a session',
+        [*keys, 'bytes to a reader', 'CPU of a reader', 'CPU of the server',
+         'a death is known, median', 'at most'],
+        [[members, count, kind, size(r['per_change']['reader_bytes']),
+          '%.2f ms' % r['per_change']['reader_cpu_ms'],
+          '%.2f ms' % r['per_change']['server_cpu_ms'],
+          '%.1f ms' % r['death_to_known_ms']['median'],
+          '%.1f ms' % r['death_to_known_ms']['max']]
+         for members, count, kind, r in rows(results, 'nodes')]))
+    parts.append(table(
+        'A session for each member',
+        [*keys, 'first listing, at most', 'a death is known, median',
+         'at most', 'memory of a reader'],
+        [[members, count, kind, '%.0f ms' % r['first_listing_ms']['max'],
+          '%.1f ms' % r['death_to_known_ms']['median'],
+          '%.1f ms' % r['death_to_known_ms']['max'],
+          '%.0f MB' % r['reader_memory_mb']]
+         for members, count, kind, r in rows(results, 'sessions')]))
+    parts.append(table(
+        'All members restarted at once',
+        [*keys, 'all have died and joined', 'all readers know, later',
+         'listings a second', 'bytes to a reader', 'CPU of a reader',
+         'CPU of the server'],
+        [[members, count, kind,
+          '%.1f s' % (r['restart']['die_s'] + r['restart']['join_s']),
+          '%.1f s' % r['restart']['known_to_all_after_s'],
+          r['restart'].get('listings_per_s', ''),
+          size(r['restart']['reader_bytes']),
+          '%.2f s' % r['restart']['reader_cpu_s'],
+          '%.1f s' % r['restart']['server_cpu_s']]
+         for members, count, kind, r in rows(results, 'sessions')]))
+    parts.append(table(
+        'The ensemble, and all hosts at once',
+        ['members', 'all joined after', 'CPU of the server, only pinged',
+         'its memory', 'ensemble back: fleet whole after',
+         'sessions lost', 'members wrongly down for any keeper',
+         'all killed: first gone', 'last gone'],
+        [[members, '%.1f s' % r['fleet']['all_joined_s'],
+          '%.0f %% of a core' % (100 * r['fleet']['server_cpu_at_rest']),
+          '%.0f MB' % r['server_memory_mb'],
+          '%.1f s' % last['outage']['fleet_back_s'],
+          last['outage']['sessions_expired'], last['outage']['wrong_downs'],
+          '%.1f s' % last['expiry']['first_gone_s'],
+          '%.1f s' % last['expiry']['last_gone_s']]
+         for members, r, last in (
+             (members, result['sessions'],
+              list(result['sessions'][KEEPER].values())[-1])
+             for members, result in results.items())]))
+    return '\n'.join(parts)
+
+
+def picture(results):
+    """Return an SVG: costs of a change and of a storm, keeper and watch."""
+    panels = [
+        ('Bytes to a reader per change', 'nodes',
+         lambda r: r['per_change']['reader_bytes'], size),
+        ('CPU of a reader per change', 'nodes',
+         lambda r: r['per_change']['reader_cpu_ms'], '%.2f ms'.__mod__),
+        ('CPU of the server per change', 'nodes',
+         lambda r: r['per_change']['server_cpu_ms'], '%.2f ms'.__mod__),
+        ('A death is known, median', 'nodes',
+         lambda r: r['death_to_known_ms']['median'], '%.1f ms'.__mod__),
+        ('First listing, the last reader', 'sessions',
+         lambda r: r['first_listing_ms']['max'], '%.0f ms'.__mod__),
+        ('All restarted: bytes to a reader', 'sessions',
+         lambda r: r['restart']['reader_bytes'], size),
+        ('All restarted: CPU of a reader', 'sessions',
+         lambda r: r['restart']['reader_cpu_s'], '%.2f s'.__mod__),
+        ('All restarted: CPU of the server', 'sessions',
+         lambda r: r['restart']['server_cpu_s'], '%.1f s'.__mod__)]
+    color = {KEEPER: '#0b6e4f', WATCH: '#7a9cc6'}
+    columns, row, left, wide, head = 4, 17, 150, 225, 60
+    panel = 36 + row * len(list(rows(results, 'nodes')))
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" '
+        'font-family="sans-serif" font-size="11">' % (
+            left + columns * wide, head + 2 * panel),
+        '<rect width="100%" height="100%" fill="white"/>',
+        '<text x="12" y="22" font-size="15">What one change and a restart of '
+        'everybody cost, by members of the group and number of readers'
+        '</text>']
+    for place, (kind, text) in enumerate((
+            (KEEPER, 'keeper: listings after changes'),
+            (WATCH, 'bare socket with a persistent recursive watch'))):
+        parts.append('<rect x="%d" y="34" width="11" height="11" fill="%s"/>'
+                     '<text x="%d" y="44">%s</text>' % (
+                         12 + place * 220, color[kind], 28 + place * 220,
+                         text))
+    for place, (title, fleet, figure, text) in enumerate(panels):
+        x = left + place % columns * wide
+        y = head + place // columns * panel
+        parts.append('<text x="%d" y="%d" font-weight="bold">%s</text>' % (
+            x, y + 14, title))
+        lines = list(rows(results, fleet))
+        most = max(*(figure(r) for *_, r in lines), 1e-9)
+        for line, (members, count, kind, figures) in enumerate(lines):
+            top = y + 22 + line * row
+            if place % columns == 0 and kind == KEEPER:
+                parts.append(
+                    '<text x="%d" y="%d" text-anchor="end">%s members, %s '
+                    'reader%s</text>' % (
+                        left - 8, top + row + 2, members, count,
+                        '' if count == '1' else 's'))
+            value = max(0, figure(figures))
+            length = max(1, (wide - 80) * value / most)
+            parts.append(
+                '<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>'
+                '<text x="%.1f" y="%d">%s</text>' % (
+                    x, top, length, row - 4, color[kind], x + length + 5,
+                    top + row - 6, text(value)))
+    parts.append('</svg>\n')
+    return '\n'.join(parts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--members', type=int, nargs='+',
+                        default=[1000, 10000])
+    parser.add_argument('--readers', type=int, nargs='+', default=[1, 20])
+    parser.add_argument('--deaths', type=int, default=30)
+    parser.add_argument('--output', type=pathlib.Path,
+                        default=HERE / 'results')
+    arguments = parser.parse_args()
+    allow_files(max(arguments.members) + 1000)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    about = {
+        'when': datetime.date.today().isoformat(),
+        'machine': '%s, %d cores, Linux %s, Python %s, for everything' % (
+            platform.machine(), os.cpu_count(), platform.release(),
+            platform.python_version()),
+        'zookeeper': 'one server, sessions of 4 s, names of %d bytes' % len(
+            'compute-00000.example.org@0123456789abcdef'),
+        'asked': [arguments.members, arguments.readers, arguments.deaths],
+        'load_average_before': os.getloadavg()[0]}
+    results = measure_all(about, arguments)
+    (arguments.output / 'zk.json').write_text(json.dumps(
+        {'about': about, 'members': results}, indent=1) + '\n')
+    (arguments.output / 'zk.svg').write_text(picture(results))
+    (arguments.output / 'zk.rst').write_text(tables(about, results))
+    print('Written to %s' % arguments.output)
+    broken = broken_promises(results)
+    if broken:
+        raise SystemExit('Not as promised:\n' + '\n'.join(broken))
+
+
+if __name__ == '__main__':
+    main()
