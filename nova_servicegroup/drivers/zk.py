@@ -41,6 +41,7 @@ import logging
 import os
 import pathlib
 
+from nova_servicegroup import conf
 from nova_servicegroup.drivers import base
 from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
@@ -50,6 +51,14 @@ from nova_servicegroup.keeper import names
 from nova_servicegroup.liveness import Liveness
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
+
+LOG = logging.getLogger(__name__)
+
+OPEN = (
+    'This service has no identity for ZooKeeper: whoever reaches its servers '
+    'can keep a dead host up by a node in its name, can delete the node of a '
+    'living one, and can lock every service out of the directories. Set '
+    '[zookeeper] auth_scheme, or let nobody else reach the servers.')
 
 #: seconds; a pulse only goes to the keeper and back
 PULSE_TIMEOUT = 2.0
@@ -75,6 +84,7 @@ class ZooKeeperDriver(base.Driver):
         except zk_exc.BadAddress as e:
             raise exception.ConfigurationError(
                 '[zookeeper] address: %s' % e) from e
+        conf.zookeeper_security(self.conf)
         # This driver's short cut to the views that it asked before. A view
         # whose process forked away, or whose session is closed, isn't fresh.
         self._views = {}
@@ -153,11 +163,14 @@ class ZooKeeperDriver(base.Driver):
 
     def _make_session(self):
         options = self.conf.zookeeper
+        security = conf.zookeeper_security(self.conf)
+        if security['auth'] is None:
+            LOG.warning(OPEN)
         stays = self.conf.servicegroup.leave_on_stop is False
         return evzookeeper.ZKSession(
             options.address, recv_timeout=options.recv_timeout,
             linger=options.rejoin_grace if stays else 0,
-            retry_interval=options.sg_retry_interval)
+            retry_interval=options.sg_retry_interval, **security)
 
     def _view(self, group):
         """Return the view of a group, waiting for its first listing once."""

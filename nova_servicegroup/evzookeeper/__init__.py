@@ -101,8 +101,12 @@ class ZKSession:
     :param recv_timeout: the session's timeout in milliseconds: how long it
         outlives a host that vanishes
     :param ident: (session id, password as bytes) of a session to take over
-    :param auth: (scheme, credential) pairs such as ('digest', 'nova:secret');
-        with one, only this identity may change what this session makes
+    :param auth: who we are: ('digest', 'nova:secret'), ('sasl', the same) or
+        ('x509', '') for the client certificate; only this identity may change
+        what this session makes. None: nobody, and everybody may
+    :param tls: dict of ca_file, cert_file, key_file, key_password (paths and
+        str, or None) and check_hostname (bool); None: without TLS
+    :param open_reading: others may read what this session makes
     :param linger: seconds that memberships outlive this process
     :param retry_interval: longest pause between attempts, seconds
     :raises BadAddress: ``host`` can't be one
@@ -110,12 +114,14 @@ class ZKSession:
     """
 
     def __init__(self, host, timeout=None, recv_timeout=10000, ident=None,
-                 auth=(), linger=0, retry_interval=5):
+                 auth=None, tls=None, open_reading=True, linger=0,
+                 retry_interval=5):
         self._config = {
             'version': protocol.VERSION, 'hosts': check_address(host),
             'session_timeout': recv_timeout / 1000,
-            'auth': [list(pair) for pair in auth], 'linger': linger,
-            'retry_interval': retry_interval}
+            'security': {'auth': auth, 'tls': tls,
+                         'open_reading': open_reading},
+            'linger': linger, 'retry_interval': retry_interval}
         self._ident = ident
         self._pid = os.getpid()
         self._retry_interval = retry_interval

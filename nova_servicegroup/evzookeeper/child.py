@@ -47,9 +47,12 @@ def _python():
 def _python_path():
     """Return the directories that the keeper needs beside Python's own."""
     found = []
-    for package in ('nova_servicegroup', 'kazoo'):
+    for package in ('nova_servicegroup', 'kazoo', 'puresasl'):
         # Finds kazoo without importing it.
         spec = importlib.util.find_spec(package)
+        if spec is None and package == 'puresasl':
+            # Only some need it; the keeper says so.
+            continue
         if spec is None or not spec.origin:
             raise exceptions.KeeperUnavailable(
                 'cannot start a keeper: the package %s is not installed '

@@ -25,7 +25,7 @@ import struct
 
 #: raised whenever the messages change: a keeper started from a newer package
 #: than its parent runs says so instead of guessing
-VERSION = 1
+VERSION = 2
 
 #: bytes; a listing of 25,000 members with long host names has about 2 MB
 MAX_FRAME = 16 * 1024 * 1024
@@ -37,9 +37,11 @@ _OPTIONAL_STR = (str, type(None))
 FROM_PARENT = {
     # The first frame; everything that the keeper must know, secrets too.
     # Times are in seconds. ident is [session id, password in hex] or null.
+    # security: what keeper.security.Security takes.
     'config': {'version': int, 'parent': int, 'hosts': str,
                'session_timeout': _NUMBER, 'ident': (list, type(None)),
-               'auth': list, 'linger': _NUMBER, 'retry_interval': _NUMBER},
+               'security': dict, 'linger': _NUMBER,
+               'retry_interval': _NUMBER},
     # Be a member; node is the name that an earlier keeper gave it, if any.
     'join': {'id': int, 'seq': int, 'path': str, 'host': str, 'data': dict,
              'pulse_timeout': (int, float, type(None)),

@@ -29,19 +29,17 @@ import threading
 import time
 import traceback
 
-from kazoo import client as kazoo_client
 from kazoo import exceptions as kazoo_exc
 from kazoo.handlers import threading as kazoo_threading
 from kazoo.protocol import states
-from kazoo import security
 
 from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import rights
+from nova_servicegroup.keeper import security
 from nova_servicegroup.keeper import view
 
-#: seconds; sessions of four seconds allow no longer pause than about a second
-RECONNECT_MAX_DELAY = 1.0
 #: seconds a living member may need to come back, beside its session timeout
-COMEBACK = 2 * RECONNECT_MAX_DELAY
+COMEBACK = 2 * security.RECONNECT_MAX_DELAY
 #: seconds of pause after listing a directory, for each name in it: at 10,000
 #: members there are two listings a second in the worst storm
 PAUSE_PER_NAME = 0.00005
@@ -140,21 +138,26 @@ class Registrar(threading.Thread):
         hosts, slash, chroot = config['hosts'].partition('/')
         self._hosts = hosts
         self._chroot = slash + chroot.rstrip('/') if chroot else ''
-        self._timeout = config['session_timeout']
+        self._wanted_timeout = config['session_timeout']
+        self._timeout = self._wanted_timeout    # what the servers grant
         self._retry_interval = config['retry_interval']
-        self._auth = [tuple(pair) for pair in config['auth']]
-        self._acl = (security.CREATOR_ALL_ACL + security.READ_ACL_UNSAFE
-                     if self._auth else security.OPEN_ACL_UNSAFE)
+        self._security = security.Security(**config['security'])
         ident = config['ident']
         self._session_key = ident and (ident[0], bytes.fromhex(ident[1]))
         self._inbox = queue.SimpleQueue()
         self._client = None
+        self._greeting = None   # session that hasn't answered yet
+        self._greet_at = 0
         self._rebuild_at = None
         self._connected = False
         self._session = None
         self._expires_at = None
         self._members = {}
         self._watched = {}
+        self._rights = rights.Rights(self._security, self._get, self._log,
+                                     self._retry_interval, monotonic)
+        self._complaints = set()    # about the connection, while it is away
+        self._told_timeout = False
         self._last_warning = ''
 
     # What other threads call.
@@ -172,6 +175,7 @@ class Registrar(threading.Thread):
     # What the keeper submits, beside what is submitted here.
 
     def join(self, member_id, path, host, data, node, seq):
+        self._rights.use(self._chroot + path)
         self._members[member_id] = _Member(
             self._chroot + path, host, data, node, seq,
             functools.partial(self.submit, self._own_node_changed))
@@ -198,6 +202,7 @@ class Registrar(threading.Thread):
         member.asked.append(seq)
 
     def watch(self, path, known):
+        self._rights.use(self._chroot + path)
         watched = _Watched(
             self._chroot + path, known,
             functools.partial(self.submit, self._directory_changed))
@@ -220,6 +225,10 @@ class Registrar(threading.Thread):
 
     def warned(self, text):
         """Note a complaint of kazoo's: the reason for what comes next."""
+        cause = self._security.cause(text)
+        if cause is not None and cause not in self._complaints:
+            self._complaints.add(cause)
+            self._log(logging.ERROR, '%s (%s)' % (cause, text))
         if text != self._last_warning:
             self._last_warning = text
             if self._session is None and not self._connected:
@@ -233,6 +242,8 @@ class Registrar(threading.Thread):
             while True:
                 self._take(self._next_event())
                 self._pass()
+        except security.Unusable as e:
+            self._post('failed', reason=str(e))
         except Exception as e:
             # A keeper without this thread would only look alive.
             where = traceback.extract_tb(e.__traceback__)[-1]
@@ -242,9 +253,12 @@ class Registrar(threading.Thread):
     def _next_event(self):
         """Return when there is something to do without being told, or None."""
         times = [self._rebuild_at, self._expires_at]
+        if self._greeting is not None:
+            times.append(self._greet_at)
         if self._connected:
             times += [member.due() for member in self._members.values()]
             times += [watched.due() for watched in self._watched.values()]
+            times.append(self._rights.due())
         return min((t for t in times if t is not None), default=None)
 
     def _take(self, until):
@@ -276,7 +290,11 @@ class Registrar(threading.Thread):
             for member_id in self._members:
                 self._post('member', id=member_id, node=None,
                            reason='the session has run out')
+        if self._greeting is not None and now >= self._greet_at:
+            self._greet()
         try:
+            if self._connected:
+                self._rights.check(self._client)
             for member_id, member in list(self._members.items()):
                 self._settle(member_id, member)
             for path, watched in self._watched.items():
@@ -297,15 +315,12 @@ class Registrar(threading.Thread):
             old, self._client = self._client, None
             threading.Thread(target=_discard, args=(old,),
                              daemon=True).start()
-        client = kazoo_client.KazooClient(
-            hosts=self._hosts, timeout=self._timeout,
-            client_id=self._session_key, auth_data=self._auth or None,
-            # kazoo's own grows to an hour.
-            connection_retry={'max_tries': -1, 'delay': 0.1, 'backoff': 2,
-                              'max_delay': RECONNECT_MAX_DELAY,
-                              'max_jitter': 0.4})
+        client = self._security.client(self._hosts, self._wanted_timeout,
+                                       self._session_key)
+        _note_granted_timeout(client)
         client.add_listener(functools.partial(self._on_state, client))
         self._client = client
+        self._greeting = None
         client.start_async()
 
     def _on_state(self, client, state):
@@ -318,12 +333,15 @@ class Registrar(threading.Thread):
             return
         if state == states.KazooState.CONNECTED:
             if ident is not None:
-                self._on_connected(ident)
-        elif self._connected:
-            self._connected = False
-            self._expires_at = self._monotonic() + self._timeout
-            if state == states.KazooState.SUSPENDED:
-                self._post_state('suspended')
+                self._greeting = ident
+                self._greet_at = 0
+        else:
+            self._greeting = None
+            if self._connected:
+                self._connected = False
+                self._expires_at = self._monotonic() + self._timeout
+                if state == states.KazooState.SUSPENDED:
+                    self._post_state('suspended')
         if state == states.KazooState.LOST:
             self._session_key = None
             self._expires_at = None
@@ -334,7 +352,22 @@ class Registrar(threading.Thread):
                 # that it couldn't read.
                 self._rebuild_at = self._monotonic() + self._retry_interval
 
+    def _greet(self):
+        """Believe in a session when it answers.
+
+        kazoo calls it connected before it has proved who we are.
+        """
+        try:
+            self._get(self._client.exists_async('/'))
+        except (kazoo_exc.KazooException, kazoo_threading.KazooTimeoutError):
+            self._greet_at = self._monotonic() + RETRY
+            return
+        ident, self._greeting = self._greeting, None
+        self._on_connected(ident)
+
     def _on_connected(self, ident):
+        self._complaints.clear()
+        self._check_timeout()
         now = self._monotonic()
         self._connected = True
         self._expires_at = None
@@ -356,12 +389,30 @@ class Registrar(threading.Thread):
         self._last_warning = ''
         self._post_state('connected')
 
+    def _check_timeout(self):
+        wanted = self._wanted_timeout
+        self._timeout = getattr(self._client, 'granted_timeout', wanted)
+        if self._timeout == wanted or self._told_timeout:
+            return
+        self._told_timeout = True
+        limit = ('minSessionTimeout (2 * tickTime if it is not set), and a '
+                 'shorter tickTime,' if self._timeout > wanted else
+                 'maxSessionTimeout (20 * tickTime if it is not set)')
+        self._log(logging.WARNING, (
+            'ZooKeeper grants a session timeout of %d ms and not the %d ms '
+            'of [zookeeper] recv_timeout: a host that vanishes is up for '
+            'that long. Set %s on its servers, or recv_timeout to what they '
+            'grant.' % (self._timeout * 1000, wanted * 1000, limit)))
+
     def _post_state(self, state):
         ident = None
         if state == 'connected':
             ident = [self._session_key[0], self._session_key[1].hex()]
         self._post('state', state=state, ident=ident,
                    reason=self._last_warning)
+
+    def _log(self, level, text):
+        self._post('log', level=level, text=text)
 
     def _get(self, request):
         """Return the result of a request; nothing here waits for ever."""
@@ -372,7 +423,8 @@ class Registrar(threading.Thread):
         for depth in range(1, len(elements) + 1):
             try:
                 self._get(self._client.create_async(
-                    '/' + '/'.join(elements[:depth]), b'', acl=self._acl))
+                    '/' + '/'.join(elements[:depth]), b'',
+                    acl=self._security.acl))
             except kazoo_exc.NodeExistsError:
                 pass
             except kazoo_exc.NoAuthError:
@@ -400,8 +452,9 @@ class Registrar(threading.Thread):
             raise
         except kazoo_exc.KazooException as e:
             member.retry_at = now + self._retry_interval
-            self._post('member', id=member_id, node=None, reason=_text(e))
-            self._answer(member, _text(e))
+            reason = self._rights.reason(member.path, e)
+            self._post('member', id=member_id, node=None, reason=reason)
+            self._answer(member, reason)
         else:
             member.done = True
             if member.left:
@@ -437,7 +490,7 @@ class Registrar(threading.Thread):
     def _create(self, member):
         create = functools.partial(
             self._client.create_async, member.node_path, member.data,
-            acl=self._acl, ephemeral=True)
+            acl=self._security.acl, ephemeral=True)
         try:
             self._get(create())
         except kazoo_exc.NoNodeError:
@@ -457,7 +510,7 @@ class Registrar(threading.Thread):
             return
         if event.type == states.EventType.DELETED:
             if member.done:
-                self._post('log', level=logging.WARNING, text=(
+                self._log(logging.WARNING, (
                     'The node %s was deleted by somebody else; making it '
                     'again.' % member.node_path))
                 member.node = None
@@ -492,7 +545,7 @@ class Registrar(threading.Thread):
                     data.get('boot_id') in (None, member.boot_id):
                 continue
             member.told.add(name)
-            self._post('log', level=logging.ERROR, text=(
+            self._log(logging.ERROR, (
                 'Two machines report as the host %s in %s: this one (boot id '
                 '%s) and another (boot id %s, process %s, since %s). Nova '
                 'takes them for one host: give each its own [DEFAULT] host, '
@@ -540,7 +593,8 @@ class Registrar(threading.Thread):
         except kazoo_exc.KazooException as e:
             watched.dirty = True
             watched.list_at = now + self._retry_interval
-            self._post('blind', path=path, reason=_text(e))
+            self._post('blind', path=path,
+                       reason=self._rights.reason(watched.path, e))
             return
         watched.list_at = now + PAUSE_PER_NAME * len(listed)
         watched.safety_at = now + self._jitter(0.5, 1) * SAFETY_CHECK
@@ -584,7 +638,7 @@ class Registrar(threading.Thread):
                     foreign.add(name)
         if foreign and not watched.warned:
             watched.warned = True
-            self._post('log', level=logging.WARNING, text=(
+            self._log(logging.WARNING, (
                 'There are nodes in %s that are no memberships, %r for one; '
                 'they are ignored.' % (watched.path, min(foreign))))
         watched.foreign = (watched.foreign & listed) | foreign
@@ -613,6 +667,22 @@ def _parse(raw):
 def _text(error):
     """Return one line for people about an exception."""
     return ('%s: %s' % (type(error).__name__, error)).rstrip(': ')
+
+
+def _note_granted_timeout(client):
+    """Keep the timeout that a server grants, as ``client.granted_timeout``.
+
+    kazoo keeps it to itself; the method that connects returns two thirds of
+    it, in milliseconds, before anything is answered (2.7 to 2.11 do so).
+    """
+    connect = client._connection._connect
+
+    def connecting(*args):
+        timeouts = connect(*args)
+        client.granted_timeout = round(timeouts[0] * 1.5) / 1000
+        return timeouts
+
+    client._connection._connect = connecting
 
 
 def _discard(client):

@@ -398,9 +398,9 @@ def test_an_acl_that_forbids_us(ensemble, session, reader, config):
 
 
 def test_an_identity_protects_what_is_made(ensemble, session):
-    auth = [('digest', 'fleet:secret')]
-    one = membership.Membership(session(auth=auth), '/guarded/compute', 'a',
-                                timeout=5)
+    one = membership.Membership(
+        session(auth=('digest', 'fleet:secret')), '/guarded/compute', 'a',
+        timeout=5)
     with ensemble.client() as stranger:
         with pytest.raises(kazoo_exc.NoAuthError):
             stranger.delete('/guarded/compute/' + one.node)

@@ -177,7 +177,7 @@ class TestProcess:
         return protocol.encode('config', **dict({
             'version': protocol.VERSION, 'parent': os.getpid(),
             'hosts': '127.0.0.1:1', 'session_timeout': 4, 'ident': None,
-            'auth': [], 'linger': 0, 'retry_interval': 5}, **changes))
+            'security': {}, 'linger': 0, 'retry_interval': 5}, **changes))
 
     @staticmethod
     def heard(sock):

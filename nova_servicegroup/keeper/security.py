@@ -1,0 +1,283 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Who we are to ZooKeeper, and what is left to others.
+
+The one place that makes a kazoo client, for the keeper and for the command
+that tightens what stands open. Texts name the option that is to be mended;
+none holds a secret.
+"""
+
+import errno
+import importlib.util
+import os
+import ssl
+
+from kazoo import client as kazoo_client
+from kazoo import exceptions as kazoo_exc
+from kazoo.handlers import threading as kazoo_threading
+from kazoo import security
+from kazoo import version as kazoo_version
+
+#: seconds; sessions of four seconds allow no longer pause than about a second
+RECONNECT_MAX_DELAY = 1.0
+
+TIGHTEN = 'nova-servicegroup zookeeper tighten'
+
+_OPEN_TO_READ = security.ACL(security.Permissions.READ,
+                             security.ANYONE_ID_UNSAFE)
+
+_CA = ('The certificate of the ZooKeeper server is not good: look at '
+       '[zookeeper] ca_file, and at the certificate.')
+_HOSTNAME = ('The certificate of the ZooKeeper server is for another host: '
+             'look at [zookeeper] address, which has to name the servers as '
+             'their certificates do.')
+_NO_TLS = ('The ZooKeeper server ends the TLS handshake: look at [zookeeper] '
+           'address, which has to name the secureClientPort, and at use_tls.')
+_OUR_CERTIFICATE = ('The ZooKeeper server does not take our certificate, or '
+                    'wants one: look at [zookeeper] cert_file.')
+_SASL = ('ZooKeeper does not take us by SASL: look at [zookeeper] username '
+         'and password, and whether the servers are configured for SASL '
+         'DIGEST-MD5.')
+
+#: what is found in kazoo's words, and what it means; the first one counts
+_CAUSES = (
+    ('AUTH_FAILED', _SASL),
+    ('Hostname mismatch', _HOSTNAME),
+    ('IP address mismatch', _HOSTNAME),
+    ('CERTIFICATE_VERIFY_FAILED', _CA),
+    ('_ALERT_HANDSHAKE_FAILURE', _OUR_CERTIFICATE),
+    ('_ALERT_UNKNOWN_CA', _OUR_CERTIFICATE),
+    ('_ALERT_ACCESS_DENIED', _OUR_CERTIFICATE),
+    ('CERTIFICATE', _OUR_CERTIFICATE),
+    ('WRONG_VERSION_NUMBER', _NO_TLS),
+    ('EOF occurred', _NO_TLS),
+)
+
+
+class Unusable(Exception):
+    """What is configured can't work in this installation."""
+
+
+class Security:
+    """An identity, the way to prove it, and the rights that follow from it.
+
+    :param auth: None, or (scheme, credential): 'digest' or 'sasl' with
+        'username:password', 'x509' with ''
+    :param tls: None, or a dict of ca_file, cert_file, key_file, key_password
+        (each may be None) and check_hostname
+    :param open_reading: others may read what we make
+    """
+
+    def __init__(self, auth=None, tls=None, open_reading=True):
+        self._scheme, credential = auth or (None, '')
+        self._username, _, self._password = credential.partition(':')
+        self._tls = tls
+        self._open_reading = open_reading
+        #: the rights on everything that is made
+        self.acl = [security.ACL(security.Permissions.ALL, self._identity())]
+        if self._scheme is not None and open_reading:
+            self.acl.append(_OPEN_TO_READ)
+
+    def __bool__(self):
+        """Tell whether there is an identity."""
+        return self._scheme is not None
+
+    @property
+    def name(self):
+        """Who we are, for people."""
+        return ('the subject of our certificate' if self._scheme == 'x509'
+                else '%s:%s' % (self._scheme, self._username))
+
+    def _identity(self):
+        if self._scheme is None:
+            return security.ANYONE_ID_UNSAFE
+        if self._scheme == 'x509':
+            # The servers replace this by what they know us as. Whoever has a
+            # password may have a certificate of his own beside it: then it
+            # has to be the identity itself.
+            return security.AUTH_IDS
+        if self._scheme == 'digest':
+            return security.Id('digest', security.make_digest_acl_credential(
+                self._username, self._password))
+        return security.Id('sasl', self._username)
+
+    def client(self, hosts, timeout, client_id=None):
+        """Return a new client that hasn't been started.
+
+        :param timeout: of the session, seconds
+        :raises Unusable: a package is missing
+        """
+        how = {}
+        if self._scheme == 'digest':
+            how['auth_data'] = [('digest', '%s:%s' % (
+                self._username, self._password))]
+        elif self._scheme == 'sasl':
+            if importlib.util.find_spec('puresasl') is None:
+                raise Unusable(
+                    '[zookeeper] auth_scheme = sasl needs the package '
+                    'pure-sasl: install it where Nova is installed')
+            how['sasl_options'] = {
+                'mechanism': 'DIGEST-MD5', 'username': self._username,
+                'password': self._password}
+        if self._tls is not None:
+            how.update(handler=_TLSHandler(**self._tls), use_ssl=True)
+        return kazoo_client.KazooClient(
+            hosts=hosts, timeout=timeout, client_id=client_id,
+            # kazoo's own grows to an hour.
+            connection_retry={'max_tries': -1, 'delay': 0.1, 'backoff': 2,
+                              'max_delay': RECONNECT_MAX_DELAY,
+                              'max_jitter': 0.4}, **how)
+
+    @staticmethod
+    def cause(text):
+        """Return what a complaint of kazoo's means, None if nothing here."""
+        if '[zookeeper]' in text:
+            return text
+        return next((meaning for sign, meaning in _CAUSES if sign in text),
+                    None)
+
+    # Rights
+
+    def refusal(self, client, path, get):
+        """Try our rights on a directory, leaving no trace.
+
+        Servers take any digest password at first, and any certificate that
+        they trust. Whether it is the right one shows when something is to
+        be written: so this does it, in a transaction that can't succeed.
+
+        :param get: waits for an AsyncResult and returns its value
+        :returns: (the directory that was tried: the one, or the nearest
+            above it that is there; why we may not work there, None if we may)
+        :raises KazooException: nobody can tell
+        """
+        while True:
+            name = path.rstrip('/') + '/probe-' + os.urandom(8).hex()
+            attempt = client.transaction()
+            attempt.create(name, b'', self.acl)
+            # Needs the rights that were just given to who we think we are.
+            attempt.create(name + '/ours', b'', self.acl)
+            attempt.delete(name + '/ours')
+            attempt.delete(name)
+            attempt.check(name, 0)
+            made, made_below, *_ = get(attempt.commit_async())
+            if not isinstance(made, kazoo_exc.NoNodeError) or path == '/':
+                break
+            # It will be made; by us, if we may.
+            path = path.rpartition('/')[0] or '/'
+        why = None
+        if isinstance(made, kazoo_exc.NoAuthError):
+            why = self._not_ours()
+        elif isinstance(made, kazoo_exc.InvalidACLError):
+            why = self._not_known()
+        elif isinstance(made_below, kazoo_exc.NoAuthError):
+            why = ('it does not know us as %s: look at [zookeeper] username.'
+                   % self.name)
+        return path, why
+
+    def _not_ours(self):
+        if not self:
+            return ('it belongs to an identity: set [zookeeper] auth_scheme '
+                    'and what goes with it, as on the other hosts.')
+        option = ('cert_file, whose subject has to be the same on all hosts'
+                  if self._scheme == 'x509' else 'username and password')
+        return ('it does not belong to %s as we prove it: look at [zookeeper] '
+                '%s.' % (self.name, option))
+
+    def _not_known(self):
+        if self._scheme == 'x509':
+            return ('it knows us by no certificate: look at [zookeeper] '
+                    'auth_scheme = x509, and whether the servers have '
+                    'authProvider.x509 and ssl.clientAuth=need.')
+        return ('it knows no identities of the kind %s: look at [zookeeper] '
+                'auth_scheme, and whether the servers have an authProvider '
+                'for it.' % self._scheme)
+
+    def open_to_others(self, acl):
+        """Tell whether a node's ACL lets people in who have no identity."""
+        allowed = security.Permissions.READ if self._open_reading else 0
+        return any(entry.perms & ~allowed for entry in acl
+                   if entry.id.scheme in ('world', 'ip'))
+
+    def is_as_wanted(self, acl):
+        """Tell whether a node's ACL is that of what we make."""
+        wanted = {(entry.perms, entry.id) for entry in self.acl}
+        return wanted == {
+            # The servers wrote a subject there that we don't know.
+            (entry.perms, security.AUTH_IDS
+             if self._scheme == entry.id.scheme == 'x509' else entry.id)
+            for entry in acl}
+
+
+class _TLSHandler(kazoo_threading.SequentialThreadingHandler):
+    """Connects as kazoo does, but trusts no more than it is told to.
+
+    kazoo adds the system's authorities to those of ``ca``, and before 2.11
+    it doesn't check host names.
+    """
+
+    def __init__(self, ca_file, check_hostname, cert_file, key_file,
+                 key_password):
+        super().__init__()
+        self._ca_file = ca_file
+        self._check_hostname = check_hostname
+        self._cert_file = cert_file
+        self._key_file = key_file or cert_file
+        self._key_password = key_password
+
+    def create_connection(self, address, timeout=None, hostname=None, **_):
+        if self._check_hostname and hostname is None:
+            raise _error('[zookeeper] check_hostname needs kazoo 2.11 or '
+                         'later, this is %s.' % kazoo_version.__version__)
+        context = self._context()
+        plain = super().create_connection(address=address, timeout=timeout)
+        try:
+            plain.settimeout(timeout)
+            return context.wrap_socket(plain, server_hostname=hostname)
+        except TimeoutError as e:
+            raise _error('no TLS handshake within %.1f s' % timeout) from e
+        except OSError:
+            plain.close()
+            raise
+
+    def _context(self):
+        for option in ('ca_file', 'cert_file', 'key_file'):
+            path = getattr(self, '_' + option)
+            try:
+                if path:
+                    open(path, 'rb').close()
+            except OSError as e:
+                raise _error('[zookeeper] %s: cannot read %s: %s.' % (
+                    option, path, e.strerror)) from e
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except ssl.SSLError as e:
+            raise _error('[zookeeper] ca_file: %s holds no certificate in '
+                         'PEM format.' % self._ca_file) from e
+        context.check_hostname = self._check_hostname
+        if self._cert_file:
+            try:
+                context.load_cert_chain(
+                    self._cert_file, self._key_file,
+                    # A function, lest OpenSSL ask at the terminal.
+                    password=lambda: self._key_password or '')
+            except ssl.SSLError as e:
+                raise _error(
+                    '[zookeeper] cert_file, key_file or key_password: '
+                    'certificate and key cannot be used (%s).'
+                    % (e.reason or 'wrong password?')) from e
+        return context
+
+
+def _error(text):
+    # kazoo takes OSError for a failed connection, and prints its strerror.
+    return OSError(errno.EPROTO, text)

@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The options of security, and what the keeper makes of them."""
+
+import logging
+
+import pytest
+
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup.drivers import zk
+from nova_servicegroup import exception
+
+DIGEST = {'auth_scheme': 'digest', 'username': 'nova', 'password': 'hunter2'}
+
+
+@pytest.fixture
+def options(config):
+    """Set options of [zookeeper]; return what a session would get."""
+    def set_options(**values):
+        config.config(group='zookeeper', address='h1', **values)
+        return sg_conf.zookeeper_security(config.conf)
+    return set_options
+
+
+def test_without_options_there_is_no_identity_and_no_tls(options):
+    assert options() == {'auth': None, 'tls': None, 'open_reading': True}
+
+
+@pytest.mark.parametrize('scheme', ['digest', 'sasl'])
+def test_a_password(options, scheme):
+    assert options(**dict(DIGEST, auth_scheme=scheme))['auth'] == (
+        scheme, 'nova:hunter2')
+
+
+def test_a_certificate_as_the_identity(options):
+    found = options(auth_scheme='x509', use_tls=True, cert_file='/c',
+                    open_reading=False)
+    assert found == {
+        'auth': ('x509', ''), 'open_reading': False,
+        'tls': {'ca_file': None, 'check_hostname': True, 'cert_file': '/c',
+                'key_file': None, 'key_password': None}}
+
+
+@pytest.mark.parametrize('values, named', [
+    (dict(DIGEST, password=''), 'password is missing'),
+    (dict(DIGEST, username=None), 'username is missing'),
+    (dict(DIGEST, auth_scheme='sasl', password=None), 'password is missing'),
+    (dict(DIGEST, username='no:va'), 'username has a colon'),
+    (dict(DIGEST, auth_scheme='none'), 'username has no effect'),
+    ({'password': 'hunter2'}, 'password has no effect'),
+    (dict(DIGEST, auth_scheme='x509', use_tls=True, cert_file='/c'),
+     'username has no effect'),
+    ({'auth_scheme': 'x509'}, 'cert_file is missing'),
+    ({'auth_scheme': 'x509', 'cert_file': '/c'}, 'set use_tls = true'),
+    ({'open_reading': False}, 'set auth_scheme'),
+    ({'ca_file': '/ca'}, 'ca_file has no effect without TLS'),
+    ({'key_password': 'hunter2'}, 'key_password has no effect without TLS'),
+    ({'use_tls': True, 'key_file': '/k'}, 'cert_file is missing'),
+    ({'use_tls': True, 'key_password': 'hunter2'}, 'cert_file is missing')])
+def test_options_that_do_not_fit_are_refused(options, values, named):
+    with pytest.raises(exception.ConfigurationError, match=named) as refused:
+        options(**values)
+    assert 'hunter2' not in str(refused.value)
+    with pytest.raises(exception.ConfigurationError, match=named):
+        zk.ZooKeeperDriver()
+
+
+def test_secrets_are_not_among_the_logged_options(config, options, caplog):
+    options(use_tls=True, cert_file='/c', key_password='keyhunter2', **DIGEST)
+    caplog.set_level(logging.INFO)
+    config.conf.log_opt_values(logging.getLogger('options'), logging.INFO)
+    assert 'zookeeper.password' in caplog.text
+    assert 'hunter2' not in caplog.text
