@@ -137,6 +137,7 @@ class API:
         """
         # Nova commit e6c5b4bcf7: the operator's word comes first.
         if member.get('forced_down'):
+            self._driver.note_forced_down(member)
             return False
         return self._driver.is_up(member)
 

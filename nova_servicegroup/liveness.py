@@ -28,6 +28,8 @@ from nova_servicegroup import exception
 LOG = logging.getLogger(__name__)
 
 MASS_FAILURE_MINIMUM = 10
+#: members nobody has asked about for so many service_down_times don't count
+FORGET_AFTER = 10
 
 
 class State(enum.Enum):
@@ -62,41 +64,60 @@ class Liveness(typing.NamedTuple):
     reason: Reason
 
 
+class _Group:
+    """What the guard knows of the members of one group."""
+
+    def __init__(self):
+        self.up = {}       # host -> when last seen up
+        self.silent = {}   # host -> (when found silent, when last asked about)
+        self.doubted_since = None  # when its mass failure began
+        self.swept_at = float('-inf')
+
+    def knows(self, host):
+        return host in self.up or host in self.silent
+
+    def drop(self, host):
+        self.up.pop(host, None)
+        self.silent.pop(host, None)
+
+
 class MassFailureGuard:
     """Doubts the verdict when half of a group falls silent at once.
 
     Not the hosts are suspected then but the way they report. Members count
-    from the time they were seen up. A group's episode begins when more than
-    the threshold of it was lost within one ``service_down_time`` and ends
-    when enough of them are back. Safe from any thread.
+    from the time they were seen up. A group's mass failure begins when more
+    than the threshold of it was lost within one ``service_down_time`` and ends
+    when enough of them are back, or gone for good. Safe from any thread.
+
+    Asked about thousands of dead hosts in a row: none of them may cost a look
+    at all the others.
     """
 
     def __init__(self, settings, monotonic=time.monotonic):
         self._settings = settings
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._up = {}        # group -> {host: when last seen up}
-        self._silent = {}    # group -> {host: when found silent}
-        self._episodes = {}  # group -> when it began
+        self._groups = {}
 
     def alive(self, group, host):
         """Note that a member is up. Takes no lock unless it was silent."""
-        try:
-            self._up[group][host] = self._monotonic()
-        except KeyError:
+        known = self._known(group)
+        known.up[host] = self._monotonic()
+        if host in known.silent:
             with self._lock:
-                self._up.setdefault(group, {})[host] = self._monotonic()
-        if host in self._silent.get(group, ()):
-            with self._lock:
-                self._silent[group].pop(host, None)
-                self._review(group)
+                known.silent.pop(host, None)
+                self._review(group, known)
 
     def left(self, group, host):
-        """Note that a member left or was seen to die: not a silent loss."""
-        with self._lock:
-            self._up.get(group, {}).pop(host, None)
-            self._silent.get(group, {}).pop(host, None)
-            self._review(group)
+        """Note that a member left, was seen to die or is forced down.
+
+        That is not a silent loss.
+        """
+        known = self._known(group)
+        if known.knows(host):
+            with self._lock:
+                known.drop(host)
+                self._review(group, known)
 
     def doubted_for(self, group, host):
         """Note a silent member; tell for how long its group is in doubt.
@@ -104,45 +125,70 @@ class MassFailureGuard:
         :returns: seconds since the mass failure began, or None when the
             silence of this member is to be believed
         """
+        known = self._known(group)
+        if not known.knows(host):
+            # Dead for long, or never seen.
+            return None
         with self._lock:
-            silent = self._silent.setdefault(group, {})
-            if self._up.get(group, {}).pop(host, None) is not None:
-                silent[host] = self._monotonic()
-            self._review(group)
-            if group in self._episodes and host in silent:
-                return self._monotonic() - self._episodes[group]
+            now = self._monotonic()
+            since, _ = known.silent.get(host, (now, None))
+            known.silent[host] = since, now
+            known.up.pop(host, None)
+            self._review(group, known)
+            if known.doubted_since is not None and host in known.silent:
+                return now - known.doubted_since
         return None
 
-    def _review(self, group):
-        silent = self._silent.get(group, {})
+    def _known(self, group):
+        try:
+            return self._groups[group]
+        except KeyError:
+            return self._groups.setdefault(group, _Group())
+
+    def _review(self, group, known):
         now = self._monotonic()
         window = self._settings.service_down_time
-        if group not in self._episodes:
-            for host in [h for h, t in silent.items() if now - t > window]:
-                del silent[host]
-        # A host that nobody has asked about for long may be decommissioned.
-        up = sum(1 for t in list(self._up.get(group, {}).values())
-                 if now - t <= 10 * window)
-        total = up + len(silent)
-        failing = (total >= MASS_FAILURE_MINIMUM and len(silent) >
+        if known.doubted_since is None:
+            # They stand in the order in which they fell silent.
+            while known.silent:
+                host, (since, _) = next(iter(known.silent.items()))
+                if now - since <= window:
+                    break
+                del known.silent[host]
+        if now - known.swept_at > window:
+            known.swept_at = now
+            self._sweep(known, now - FORGET_AFTER * window)
+        silent = len(known.silent)
+        total = silent + len(known.up)
+        failing = (total >= MASS_FAILURE_MINIMUM and silent >
                    self._settings.mass_failure_threshold * total)
-        if failing and group not in self._episodes:
-            self._episodes[group] = now
+        if failing and known.doubted_since is None:
+            known.doubted_since = now
             LOG.error('%(silent)d of %(total)d members of the group %(group)s '
                       'fell silent within %(window)s s. More likely it is '
                       'their way of reporting that failed than all of them: '
                       'they are held as up for %(grace)s s and unknown after '
                       'that. Force down the hosts that are known to be dead.',
-                      {'silent': len(silent), 'total': total, 'group': group,
+                      {'silent': silent, 'total': total, 'group': group,
                        'window': window,
                        'grace': self._settings.outage_grace})
-        elif not failing and group in self._episodes:
+        elif not failing and known.doubted_since is not None:
             LOG.warning('The mass failure of the group %(group)s ended after '
                         '%(length).1f s; %(silent)d of %(total)d members are '
                         'still silent and are down.',
-                        {'group': group, 'silent': len(silent),
-                         'total': total,
-                         'length': now - self._episodes.pop(group)})
+                        {'group': group, 'silent': silent, 'total': total,
+                         'length': now - known.doubted_since})
+            known.doubted_since = None
+
+    @staticmethod
+    def _sweep(known, oldest):
+        """Drop whom nobody has asked about for long: decommissioned hosts."""
+        for host, asked in known.up.copy().items():
+            if asked < oldest:
+                known.up.pop(host, None)
+        for host, (_, asked) in list(known.silent.items()):
+            if asked < oldest:
+                del known.silent[host]
 
 
 class Policy:

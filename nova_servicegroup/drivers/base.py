@@ -100,8 +100,6 @@ class Driver(abc.ABC):
         self.sleep = sleep or time.sleep
         self.list_services = inventory or _list_services
         self.store = store
-        self.policy = self.shared('policy', lambda: liveness.Policy(
-            self.name, self.settings, self.monotonic))
 
     @property
     @abc.abstractmethod
@@ -167,6 +165,18 @@ class Driver(abc.ABC):
         if membership is not None:
             membership.leave(withdraw=True)
 
+    def note_forced_down(self, member):
+        """Take in that the operator calls a member down. Asks nobody."""
+        self.policy.guard.left(member['topic'], member['host'])
+
+    @property
+    def policy(self):
+        """The Policy of this process, of this driver and configuration."""
+        return self.shared('policy', self._make_policy)
+
+    def _make_policy(self):
+        return liveness.Policy(self.name, self.settings, self.monotonic)
+
     def shared(self, kind, make):
         """Return this process's object of a kind for this driver and conf."""
         return shared.get((self.name, kind, id(self.conf)), make)
@@ -225,6 +235,9 @@ class Membership:
         self.group = group
         self.service = service
         self.interval = service.report_interval
+        on_stop = driver.conf.servicegroup.leave_on_stop
+        self._leaves_on_stop = (driver.leaves_on_stop if on_stop is None
+                                else on_stop)
         self._left = False
         self._leaving = threading.Lock()
         self._beating = False
@@ -249,9 +262,7 @@ class Membership:
 
         def stop_and_leave(*args, **kwargs):
             stop(*args, **kwargs)
-            on_stop = self.driver.conf.servicegroup.leave_on_stop
-            self.leave(withdraw=self.driver.leaves_on_stop
-                       if on_stop is None else on_stop)
+            self.leave(withdraw=self._leaves_on_stop)
 
         pulse.stop = stop_and_leave
 
@@ -300,9 +311,10 @@ class Membership:
         """
         if not self._leaving.acquire(blocking=False):
             return
-        self._left = True
         if not withdraw:
+            # Before a beat in flight can see that it has to withdraw.
             self._withdraw = lambda: None
+        self._left = True
         for _ in range(int(LEAVE_TIMEOUT / LEAVE_PAUSE)):
             if not self._beating:
                 break

@@ -37,6 +37,7 @@ import pytest
 from nova_servicegroup.drivers import base
 from nova_servicegroup.drivers.base import Promise
 from nova_servicegroup import exception
+from nova_servicegroup import shared
 
 INTERVAL = 1
 DOWN_TIME = 3
@@ -185,6 +186,14 @@ class DriverContract:
 
     def test_arguments_for_other_drivers_are_ignored(self, world):
         assert world.driver(colour='blue')
+
+    def test_all_that_judge_in_one_process_share_what_they_know(self, world):
+        made_before_the_fork = world.driver()
+        assert world.driver().policy is made_before_the_fork.policy
+        before = made_before_the_fork.policy
+        shared.forget()
+        assert world.driver().policy is made_before_the_fork.policy
+        assert world.driver().policy is not before
 
     def test_promises_are_data(self, world):
         driver = world.driver()

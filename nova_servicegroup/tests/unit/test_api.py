@@ -38,6 +38,9 @@ class StubDriver:
     def leave(self, member, group):
         self.asked.append(('leave', member, group))
 
+    def note_forced_down(self, member):
+        self.forced_down = member
+
     def is_up(self, member):
         self.asked.append(member['host'])
         return member['host'] in self.up
@@ -63,6 +66,7 @@ def test_forced_down_wins_before_the_driver_is_asked(stub):
     api = nova_servicegroup.API()
     assert api.service_is_up({'host': 'a', 'forced_down': True}) is False
     assert api._driver.asked == []
+    assert api._driver.forced_down['host'] == 'a'
     assert api.service_is_up({'host': 'a', 'forced_down': False}) is True
     assert api.service_is_up({'host': 'a'}) is True
 

@@ -19,6 +19,8 @@ import pytest
 
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import db
+from nova_servicegroup.tests import contract
 from nova_servicegroup.tests.unit import test_db
 
 
@@ -79,3 +81,14 @@ def test_leave_on_stop(config, tmp_path, monkeypatch, option, left):
         assert withdrawn == left
     finally:
         world.close()
+
+
+def test_a_bad_leave_on_stop_ends_the_start_and_not_the_stop(config, tmp_path):
+    path = tmp_path / 'nova.conf'
+    path.write_text('[servicegroup]\nleave_on_stop = later\n')
+    config.conf(['--config-file', str(path)])
+    driver = db.DbDriver()
+    service = contract.FakeService('host1', 'compute', None)
+    with pytest.raises(ValueError, match='leave_on_stop'):
+        driver.join('host1', 'compute', service)
+    assert service.tg.timers == []

@@ -23,6 +23,7 @@ import oslo_messaging as messaging
 from oslo_utils import timeutils
 import pytest
 
+import nova_servicegroup
 from nova_servicegroup.drivers import db
 from nova_servicegroup import exception
 from nova_servicegroup.liveness import Reason
@@ -132,6 +133,24 @@ class TestDbDriver(contract.DriverContract):
                           'last_seen_up': None, 'created_at': None,
                           field: form(moment)}
                 assert driver.is_up(record) is up
+
+    def test_who_is_forced_down_does_not_count_as_lost(self, world):
+        api = nova_servicegroup.API()
+
+        def is_up(number, age, forced_down=False):
+            return api.service_is_up({
+                'host': 'host%d' % number, 'topic': 'compute',
+                'forced_down': forced_down, 'last_seen_up': timeutils.utcnow()
+                - datetime.timedelta(seconds=age)})
+
+        assert all(is_up(number, 0) for number in range(20))
+        for number in range(12):
+            is_up(number, 60)
+        # More than half: doubted, until the operator says that it's true.
+        assert is_up(0, 60) is True
+        for number in range(12):
+            assert is_up(number, 60, forced_down=True) is False
+        assert is_up(12, 60) is False
 
     def test_null_times(self, world):
         driver = world.driver()

@@ -13,6 +13,7 @@
 """The one policy: three answers in, a boolean or an exception out."""
 
 import logging
+import time
 import types
 
 import pytest
@@ -154,6 +155,28 @@ class TestMassFailure:
         for _ in range(2):
             verdicts = ask(policy, fleet(10, SILENT))
         assert verdicts == fleet(10, True)
+
+    @pytest.mark.parametrize('wait, verdict', [(590, 'unknown'),
+                                               (670, False)])
+    def test_who_nobody_asks_about_any_more_does_not_count(
+            self, policy, clock, wait, verdict):
+        ask(policy, fleet(20, UP))
+        ask(policy, fleet(12, SILENT))
+        # Their records were deleted.
+        for _ in range(wait // 10):
+            clock.now += 10
+            ask(policy, fleet(20, UP, start=12))
+        assert ask(policy, {'host12': SILENT}) == {'host12': verdict}
+
+    def test_many_dead_cost_no_look_at_all_others_each(self, policy, clock):
+        ask(policy, fleet(10000, UP))
+        began = time.thread_time()
+        for _ in range(2):
+            ask(policy, fleet(6000, SILENT))
+            ask(policy, fleet(10000, UP, start=6000))
+            clock.now += 65
+        # 0.03 s; with a look at all others for each it is 6 s.
+        assert time.thread_time() - began < 1
 
     def test_one_turns_it_off(self, policy, settings):
         settings.mass_failure_threshold = 1
