@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = setup.py nova_servicegroup demo bench doc releasenotes
+# The tests wait more than they compute. A file stays with one worker, which
+# starts its servers once.
+WORKERS ?= 3
 # In this order: what fails fast comes first.
 TESTS ?= $(addprefix nova_servicegroup/tests/,unit functional fault)
 SAMPLE = etc/nova/nova-servicegroup.conf.sample
@@ -23,7 +26,8 @@ endif
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
 	@echo 'make test         unit, contract, functional and fault tests'
-	@echo '                  (ARGS="-k zk" TESTS=path choose some of them)'
+	@echo '                  (ARGS="-k zk" TESTS=path choose some of them,'
+	@echo '                  WORKERS=0 runs them one after the other)'
 	@echo 'make lint         ruff, and the H checks of hacking'
 	@echo 'make genconfig    write the sample configuration anew'
 	@echo 'make checkconfig  compare the committed sample with the options'
@@ -38,7 +42,8 @@ demo: python
 	$(PYTHON) demo/demo.py $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+		--no-loadscope-reorder $(ARGS) $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check $(CODE)
