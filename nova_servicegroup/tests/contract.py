@@ -27,8 +27,11 @@ that hurt it. Tests that hold for some drivers only look at ``promises``.
 """
 
 import abc
+import contextlib
 import datetime
+import inspect
 import logging
+import sys
 import threading
 import types
 
@@ -54,6 +57,32 @@ TIME_FORMS = {
     'str by RPC': lambda t: t.strftime('%Y-%m-%dT%H:%M:%S.%f'),
     'str with zone': lambda t: t.isoformat() + 'Z',
 }
+
+
+@contextlib.contextmanager
+def input_and_output():
+    """Collect the calls by which this thread reaches the world outside.
+
+    Sees Python's own: sockets, files, SQLite. Not those of a driver's client
+    that is written in C.
+    """
+    seen = []
+
+    def note(frame, event, function):
+        if event != 'c_call' or function.__name__ == 'getpid':
+            return
+        owner = function.__self__
+        module = (owner.__name__ if inspect.ismodule(owner)
+                  else type(owner).__module__)
+        if module in ('_io', '_socket', 'posix', 'select', 'socket',
+                      'sqlite3'):
+            seen.append(function)
+
+    sys.setprofile(note)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
 
 
 class ManualTimer:
@@ -324,6 +353,18 @@ class DriverContract:
         for thread in threads:
             thread.join(30)
         assert answers == [True] * 400
+
+    def test_a_question_costs_no_io_once_the_view_is_filled(self, world):
+        driver, _ = self.joined(world)
+        if Promise.LOCAL_READS not in driver.promises:
+            return
+        record = world.record('host1')
+        unseen = dict(record.items(), host='nobody')
+        for _ in range(2):
+            with input_and_output() as seen:
+                answers = [driver.is_up(record), driver.is_up(unseen)]
+        assert answers[0] is True
+        assert seen == []
 
     # Losing the store
 
