@@ -16,6 +16,8 @@ One Nova per concurrency mode serves all tests. A test leaves the controllers
 and the shared compute running and reporting, and stops what else it started.
 """
 
+import os
+import signal
 import time
 
 import pytest
@@ -273,6 +275,28 @@ def test_sighup_never_ends_the_heartbeat(cloud, mode):
             assert _joined(service) == first[service.binary]
     for service in services:
         service.kill_all()
+
+
+def test_a_killed_worker_takes_nobody_down(cloud):
+    service = cloud.start_conductor('pair', workers=2)
+    cloud.wait_beats(30, service)
+    doomed, other = _joined(service)
+    # Else its parent would replace it at once.
+    os.kill(service.pid, signal.SIGSTOP)
+    try:
+        os.kill(doomed, signal.SIGKILL)
+        cloud.wait_beats(20, service, beats=1)
+        deadline = (time.monotonic() + cloud.service_down_time
+                    + 2 * cloud.report_interval)
+        while time.monotonic() < deadline:
+            assert cloud.state('pair', binary='nova-conductor') == 'up'
+            time.sleep(0.2)
+    finally:
+        os.kill(service.pid, signal.SIGCONT)
+    process.wait_until(lambda: len(_joined(service)) == 3, 60,
+                       'another worker in its place')
+    assert service.lines(LEFT) == []
+    service.kill_all()
 
 
 @pytest.fixture
