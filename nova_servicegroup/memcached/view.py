@@ -36,8 +36,9 @@ from nova_servicegroup.memcached import wire
 
 LOG = logging.getLogger(__name__)
 
-#: seconds between two listings of Nova's services for members never seen
-LISTING_INTERVAL = 60
+#: part of the time that may go into listing Nova's services over again, for
+#: members never seen: a listing of ten thousand takes about a second
+LISTING_SHARE = 0.02
 #: members nobody has asked about for so many service_down_times are dropped
 FORGET_AFTER = 10
 #: seconds that one thread waits for another one's first read, at most
@@ -102,21 +103,22 @@ class Sight:
         if self.offset is None:
             self.offset = now - wall
         written = beat.stamp + self.offset
-        ahead = None
+        ahead = min(written - now, beat.stamp - wall)
+        if ahead > tolerance:
+            # Nobody beats in the future. If it is the writer's clock that is
+            # wrong, its next beat is in time by what is learned here.
+            self.offset = now - beat.stamp
+            return ('was written %.1f s in the future: the clocks of the two '
+                    'hosts differ' % ahead)
         if before is None:
             # First sight: as far from now as it says, ahead or behind.
             self.changed = min(written, 2 * now - written)
-            if written - now > tolerance:
-                ahead = written - now
         elif before <= written <= now:
             self.changed = written
         else:
             # It changed between two looks, whatever the writer's clock says.
             self.changed = now
             self.offset = now - beat.stamp
-        if ahead is not None:
-            return ('was written %.1f s in the future: the clocks of the two '
-                    'hosts differ' % ahead)
         if not self.left:
             # Nothing was written later than it was seen.
             self.moment = beat.moment if beat.stamp - wall <= tolerance else (
@@ -128,7 +130,7 @@ class Entry:
     """One member: its sights, and who asked for it when."""
 
     __slots__ = ('name', 'key', 'sights', 'asked', 'pending', 'warned',
-                 'up_until')
+                 'changes', 'up_until')
 
     def __init__(self, name, key, sights, asked):
         self.name = name
@@ -137,17 +139,19 @@ class Entry:
         self.asked = asked       # monotonic
         self.pending = True      # no server has been asked yet
         self.warned = False      # about what the store holds of it
+        self.changes = 0         # of what was seen of it
         self.up_until = 0        # "up" for certain before that; monotonic
 
 
 class _Status:
     """Whether a server answers this reader."""
 
-    __slots__ = ('lost_at', 'retry_at')
+    __slots__ = ('lost_at', 'failed_at', 'retry_at')
 
     def __init__(self):
-        self.lost_at = None
-        self.retry_at = None
+        self.lost_at = None                # None while it answers
+        self.failed_at = float('-inf')     # when it last didn't
+        self.retry_at = float('-inf')
 
 
 class View:
@@ -173,7 +177,9 @@ class View:
         self._utcnow = utcnow
         self._status = [_Status() for _ in servers]
         self._asking = threading.Lock()
-        self._listed_at = float('-inf')
+        self._began = float('inf')         # when the one who asks did
+        self._looks = 0
+        self._list_after = float('-inf')
         self._dropped_at = monotonic()
 
     # Asking
@@ -204,33 +210,36 @@ class View:
                 self._add((service['topic'], service['host']), now)
 
     def _look(self, member, entry, list_services):
-        now = self._monotonic()
-        patience = FIRST_READ
-        if entry is not None and not entry.pending and (
-                now < self.due + self._servers.timeout + 1):
-            patience = 0
-        if not self._acquire(patience):
-            return entry or self._add(member, now)
+        now, looks = self._monotonic(), self._looks
+        if not self._asking.acquire(blocking=False):
+            if entry is not None and not entry.pending and (
+                    self._began < self.due + self._servers.timeout + 1):
+                # It was fresh when somebody else set out to renew it.
+                return entry
+            if not self._asking.acquire(timeout=FIRST_READ):
+                return entry or self._add(member, now)
+        self._began = now
         try:
             if member not in self.entries:
-                self._list(list_services, now)
+                self._list(list_services)
             entry = self._add(member, now)
-            if self._monotonic() >= self.due:
+            # Who waited for somebody's look need not look again.
+            if self._monotonic() >= self.due and looks == self._looks:
                 self._drop_unasked(now)
                 self._ask(list(self.entries.values()))
-                self.due = self._monotonic() + (
-                    self._settings.conf.servicegroup.view_refresh)
+                self._looks += 1
+                self.due = self._monotonic() + self._refresh
             elif entry.pending:
                 self._ask([e for e in list(self.entries.values())
                            if e.pending])
         finally:
+            self._began = float('inf')
             self._asking.release()
         return entry
 
-    def _acquire(self, patience):
-        if patience:
-            return self._asking.acquire(timeout=patience)
-        return self._asking.acquire(blocking=False)
+    @property
+    def _refresh(self):
+        return self._settings.conf.servicegroup.view_refresh
 
     def _add(self, member, now):
         try:
@@ -241,16 +250,18 @@ class View:
                 '%s:%s' % member, key,
                 [Sight(index) for index in self._servers.of(key)], now))
 
-    def _list(self, list_services, now):
-        if now < self._listed_at + LISTING_INTERVAL:
+    def _list(self, list_services):
+        start = self._monotonic()
+        if start < self._list_after:
             return
-        self._listed_at = now
         try:
             self.expect(list_services(None))
         except Exception:
             # Then each member costs a request the first time it is asked
             # about, and is there.
             LOG.debug('Cannot list the services of Nova', exc_info=True)
+        end = self._monotonic()
+        self._list_after = start + (end - start) / LISTING_SHARE
 
     def _drop_unasked(self, now):
         if now < self._dropped_at + self._settings.service_down_time:
@@ -264,23 +275,26 @@ class View:
     def _ask(self, entries):
         """Ask every server for its part of the members, the well ones first.
 
-        Bounded by the timeout of one server. Who is left out for lack of
-        time is asked at the next refresh.
+        All of them together have the timeout of one: as much each, and what
+        the first ones leave is for the others. A server that hangs doesn't
+        keep a new reader from those that answer.
         """
-        deadline = time.monotonic() + self._servers.timeout
+        timeout = self._servers.timeout
+        deadline = time.monotonic() + timeout
         by_server = collections.defaultdict(list)
         for entry in entries:
-            entry.pending = False
             for sight in entry.sights:
                 by_server[sight.server].append((entry, sight))
-        for index in sorted(by_server, key=lambda i: (
-                self._status[i].lost_at is not None, i)):
-            status = self._status[index]
-            left = deadline - time.monotonic()
-            if left <= 0 or (status.lost_at is not None
-                             and self._monotonic() < status.retry_at):
-                continue
-            self._ask_one(index, by_server[index], left)
+        now = self._monotonic()
+        order = sorted(
+            (i for i in by_server if now >= self._status[i].retry_at),
+            key=lambda i: (self._status[i].lost_at is not None, i))
+        for done, index in enumerate(order):
+            left = (deadline - time.monotonic()) / (len(order) - done)
+            self._ask_one(index, by_server[index],
+                          max(left, timeout / len(order)))
+        for entry in entries:
+            entry.pending = False
 
     def _ask_one(self, index, watched, timeout):
         server, status = self._servers[index], self._status[index]
@@ -291,20 +305,24 @@ class View:
             return
         now = self._monotonic()
         wall = wire.stamp_of(self._utcnow())
-        blind = status.lost_at is not None
         for entry, sight in watched:
             raw = values.get(entry.key)
+            blind = (sight.looked is not None
+                     and sight.looked < status.failed_at)
             if raw == sight.raw and raw is not None and not blind:
                 sight.looked = now
                 continue
-            entry.up_until = 0
             wrong = sight.see(raw, now, wall,
                               self._settings.service_down_time, blind)
+            # In this order: see liveness.
+            entry.changes += 1
+            entry.up_until = 0
             if wrong:
                 self._warn(entry, server, wrong)
             elif raw is not None:
                 entry.warned = False
-        if blind:
+        status.retry_at = float('-inf')
+        if status.lost_at is not None:
             LOG.info('The memcached server %(server)s can be read again after '
                      '%(length).1f s.',
                      {'server': server.name, 'length': now - status.lost_at})
@@ -312,7 +330,8 @@ class View:
 
     def _lost(self, server, status, error):
         now = self._monotonic()
-        status.retry_at = now + self._servers.dead_retry
+        status.failed_at = now
+        status.retry_at = now + max(self._servers.dead_retry, self._refresh)
         if status.lost_at is None:
             status.lost_at = now
             LOG.warning('The memcached server %(server)s cannot be read: '
@@ -340,10 +359,10 @@ class View:
         Never blocks. A server that can't be read is judged by its last
         answer for ``outage_grace`` seconds and not at all after that.
         """
-        now = self._monotonic()
+        now, changes = self._monotonic(), entry.changes
         blind = held = unreadable = False
         alive = newest = None
-        for sight in entry.sights:
+        for sight in self._telling(entry.sights):
             lost = self._status[sight.server].lost_at is not None
             if sight.looked is None or (
                     lost and now - sight.looked > self._settings.outage_grace):
@@ -365,6 +384,9 @@ class View:
             entry.up_until = min(
                 alive.changed + self._settings.service_down_time,
                 alive.looked + self._settings.outage_grace)
+            if entry.changes != changes:
+                # Another thread has seen something else meanwhile.
+                entry.up_until = 0
             return Liveness(State.UP, alive.moment, Reason.HEARTBEAT)
         if blind and not held:
             return Liveness(State.UNKNOWN, newest and newest.moment,
@@ -375,6 +397,24 @@ class View:
         if newest is None:
             return Liveness(State.DOWN, None, Reason.NEVER)
         return Liveness(State.DOWN, newest.moment, Reason.SILENT)
+
+    def _telling(self, sights):
+        """Return the sights that tell something which no other one does.
+
+        What a lost server held is nothing to go by when a server that
+        answers has that heartbeat, or a later one.
+        """
+        lost = [s for s in sights
+                if self._status[s.server].lost_at is not None]
+        if not lost or len(lost) == len(sights):
+            return sights
+        newest = max((s.stamp for s in sights if s not in lost
+                      and s.raw is not None and s.stamp is not None),
+                     default=None)
+        if newest is None:
+            return sights
+        return [s for s in sights if s not in lost or (
+            s.stamp is not None and s.stamp > newest)]
 
     @staticmethod
     def moment(entry):

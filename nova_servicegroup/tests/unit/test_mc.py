@@ -279,8 +279,8 @@ class TestView:
             reader.is_up(records[0])
         assert requests[-1] == 1
         assert len(reader._view.entries) == 1
-        reader.is_up(records[1])
-        assert len(reader._view.entries) == 2
+        assert reader.is_up(records[1]) is False
+        assert (contract.GROUP, 'host1') in reader._view.entries
 
     def test_a_forked_child_talks_on_its_own_connection(self, world):
         reader, records, _ = fleet(world, 2)

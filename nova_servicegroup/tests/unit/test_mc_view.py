@@ -1,0 +1,413 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a reader makes of what memcached holds, moment by moment.
+
+The servers are dictionaries here, so that a test can stop one in the middle
+of an answer. On real ones: test_mc and the fault tests.
+"""
+
+import contextlib
+import datetime
+import logging
+import threading
+import time
+import types
+
+import pytest
+
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
+from nova_servicegroup.memcached import servers
+from nova_servicegroup.memcached import view
+from nova_servicegroup.memcached import wire
+
+DOWN_TIME = 60
+REFRESH = 1
+TIMEOUT = 0.5
+EPOCH = wire.EPOCH
+UP, DOWN, UNKNOWN = State.UP, State.DOWN, State.UNKNOWN
+
+
+class Server:
+    """A dictionary that answers as a server does, or doesn't."""
+
+    def __init__(self, name):
+        self.name = name
+        self.held = {}
+        self.lost = False
+        self.asked = []       # the number of keys of each request
+        self.timeouts = []
+        self.before = None    # called in the middle of a request
+
+    def get(self, keys, timeout):
+        self.asked.append(len(keys))
+        self.timeouts.append(timeout)
+        if self.before:
+            self.before()
+        if self.lost:
+            raise servers.ServerLost('%s is away' % self.name)
+        return {key: self.held[key] for key in keys if key in self.held}
+
+
+class Servers(list):
+
+    timeout = TIMEOUT
+    dead_retry = 0
+    prefix = ''
+    replicate = True
+
+    def of(self, key):
+        return range(len(self)) if self.replicate else [
+            int(key, 16) % len(self)]
+
+
+class World:
+    """Servers, a view, and a clock that stands until it is set."""
+
+    def __init__(self, size):
+        self.now = 1000.0
+        self.servers = Servers(Server('mc%d' % n) for n in range(size))
+        self.settings = types.SimpleNamespace(
+            service_down_time=DOWN_TIME, outage_grace=DOWN_TIME,
+            conf=types.SimpleNamespace(
+                servicegroup=types.SimpleNamespace(view_refresh=REFRESH)))
+        self.listing = []
+        self.listings = 0
+        self.new_view()
+
+    def new_view(self):
+        """Start anew, as another process would."""
+        self.view = view.View(
+            self.servers, self.settings, lambda: self.now,
+            lambda: EPOCH + datetime.timedelta(seconds=self.now))
+
+    def list_services(self, group):
+        self.listings += 1
+        return [{'topic': 'compute', 'host': host} for host in self.listing]
+
+    def beat(self, host, ahead=0, on=None):
+        """Write a heartbeat by a clock that is so much ahead."""
+        moment = EPOCH + datetime.timedelta(seconds=self.now + ahead)
+        key = wire.key('compute', host)
+        for index in self.servers.of(key) if on is None else on:
+            self.servers[index].held[key] = (1, wire.encode(
+                wire.stamp_of(moment), moment, {'aa-0': self.now + ahead}))
+
+    def leave(self, host):
+        for server in self.servers:
+            server.held[wire.key('compute', host)] = (
+                1, wire.encode(self.now, None, {}))
+
+    def entry(self, host):
+        return self.view.entry(('compute', host), self.list_services)
+
+    def ask(self, host='c1'):
+        return self.view.liveness(self.entry(host)).state
+
+    def pass_time(self, seconds, beating=()):
+        """Let time pass in steps of a refresh; keep asking."""
+        for _ in range(int(seconds / REFRESH)):
+            self.now += REFRESH
+            for host in beating:
+                self.beat(host, on=[i for i, s in enumerate(self.servers)
+                                    if not s.lost])
+            self.ask()
+
+
+@pytest.fixture
+def world():
+    return World(1)
+
+
+@pytest.fixture
+def three():
+    return World(3)
+
+
+@contextlib.contextmanager
+def in_a_thread(function):
+    """Run it meanwhile; yields the list that its result goes to."""
+    result = []
+    thread = threading.Thread(target=lambda: result.append(function()))
+    thread.start()
+    yield result
+    thread.join(30)
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records
+            if r.levelno >= logging.WARNING]
+
+
+# Asking
+
+def test_members_that_come_later_are_listed_again(world):
+    world.listing = ['c%d' % n for n in range(10)]
+    for host in world.listing:
+        world.ask(host)
+    world.listing = ['c%d' % n for n in range(50)]
+    for host in world.listing:
+        world.ask(host)
+    assert world.servers[0].asked == [10, 40]
+    assert world.listings == 2
+
+
+def test_listing_takes_a_part_of_the_time_only(world):
+    def list_slowly(group):
+        world.now += 3
+        world.listings += 1
+        return []
+
+    for number in range(100):
+        world.view.entry(('compute', 'c%d' % number), list_slowly)
+        world.now += 4
+    assert world.listings == 3
+
+
+def test_who_asks_for_a_new_member_meanwhile_waits_for_it(world):
+    world.beat('c1')
+    world.beat('c2')
+    assert world.ask() is UP
+    asking, go_on = threading.Event(), threading.Event()
+
+    def stop():
+        asking.set()
+        go_on.wait(30)
+
+    world.servers[0].before = stop
+    with in_a_thread(lambda: world.ask('c2')) as first:
+        assert asking.wait(30)
+        with in_a_thread(lambda: world.ask('c2')) as second:
+            # It has nothing to say yet, so it must not say "unknown".
+            time.sleep(0.2)
+            assert second == []
+            go_on.set()
+    assert first == second == [UP]
+    assert world.servers[0].asked == [1, 1]
+
+
+def test_a_slow_answer_holds_up_its_asker_only(world):
+    world.beat('c1')
+    assert world.ask() is UP
+    asking, go_on = threading.Event(), threading.Event()
+
+    def stop():
+        asking.set()
+        go_on.wait(30)
+
+    world.servers[0].before = stop
+    world.now += REFRESH
+    with in_a_thread(world.ask) as slow:
+        assert asking.wait(30)
+        # As long as ten timeouts may take.
+        start = time.monotonic()
+        for _ in range(10):
+            assert world.ask() is UP
+            world.now += TIMEOUT
+        assert time.monotonic() - start < 5
+        go_on.set()
+    assert slow == [UP]
+
+
+def test_who_knows_old_things_only_waits_for_news(world):
+    world.beat('c1')
+    assert world.ask() is UP
+    world.now += 10 * DOWN_TIME
+    asking, go_on = threading.Event(), threading.Event()
+
+    def stop():
+        asking.set()
+        go_on.wait(30)
+
+    world.servers[0].before = stop
+    with in_a_thread(world.ask) as first:
+        assert asking.wait(30)
+        with in_a_thread(world.ask) as second:
+            time.sleep(0.2)
+            assert second == []
+            go_on.set()
+    assert first == second == [DOWN]
+
+
+@pytest.mark.parametrize('refresh', [REFRESH, 0])
+def test_who_waited_for_a_server_that_hangs_does_not_ask_again(world, refresh):
+    world.settings.conf.servicegroup.view_refresh = refresh
+    world.servers[0].lost = True
+    go_on = threading.Event()
+    world.servers[0].before = lambda: go_on.wait(30)
+    with contextlib.ExitStack() as threads:
+        answers = [threads.enter_context(in_a_thread(world.ask))
+                   for _ in range(20)]
+        time.sleep(0.2)
+        go_on.set()
+    assert answers == [[UNKNOWN]] * 20
+    assert len(world.servers[0].asked) == 1
+
+
+def test_a_lost_server_is_not_asked_for_each_new_member(world):
+    world.servers[0].lost = True
+    for number in range(20):
+        assert world.ask('c%d' % number) is UNKNOWN
+    assert len(world.servers[0].asked) == 1
+
+
+# Several servers
+
+@pytest.mark.parametrize('hanging', range(3))
+def test_a_new_reader_asks_the_others_when_one_hangs(three, hanging):
+    three.beat('c1')
+    server = three.servers[hanging]
+    server.lost = True
+    server.before = lambda: time.sleep(server.timeouts[-1])
+    start = time.monotonic()
+    assert three.ask() is UP
+    assert time.monotonic() - start < TIMEOUT * 1.5
+    assert [len(s.asked) for s in three.servers] == [1, 1, 1]
+    # What the others leave of the time, the last one may take.
+    three.now += REFRESH
+    three.ask()
+    assert TIMEOUT * 0.8 < server.timeouts[-1] <= TIMEOUT
+
+
+def test_a_slow_server_does_not_keep_others_from_being_asked(three):
+    three.servers.replicate = False
+    hosts = ['c%d' % n for n in range(12)]
+    three.listing = hosts
+    three.servers[0].before = lambda: time.sleep(TIMEOUT * 1.1)
+    for host in hosts:
+        three.beat(host)
+    assert {three.ask(host) for host in hosts} == {UP}
+    three.now += DOWN_TIME + REFRESH
+    assert {three.ask(host) for host in hosts} == {DOWN}
+
+
+def test_the_dead_are_not_held_by_a_lost_server(three):
+    three.settings.outage_grace = 10 * DOWN_TIME
+    three.beat('c1')
+    assert three.ask() is UP
+    three.servers[0].lost = True
+    three.pass_time(3, beating=['c1'])
+    three.pass_time(DOWN_TIME)
+    assert three.ask() is UP
+    three.pass_time(REFRESH)
+    assert three.ask() is DOWN
+
+
+def test_a_lost_server_with_the_last_heartbeat_counts(three):
+    # The writer reached none but this one, and the reader doesn't now.
+    three.beat('c1')
+    three.ask()
+    three.now += 10
+    three.beat('c1', on=[0])
+    assert three.ask() is UP
+    three.servers[0].lost = True
+    three.pass_time(DOWN_TIME - 5)
+    assert three.ask() is UP
+    three.pass_time(10)
+    assert three.ask() is DOWN
+
+
+# Truth
+
+def test_a_new_member_that_ends_an_outage_makes_nobody_older(world):
+    world.beat('c1')
+    assert world.ask() is UP
+    world.servers[0].lost = True
+    world.pass_time(DOWN_TIME - 1)
+    # Between two renewals of the view, a new member is the first to find the
+    # server well again.
+    world.servers.dead_retry = 2.5
+    world.pass_time(3)
+    world.servers[0].lost = False
+    world.now += 0.6
+    assert world.ask('c2') is DOWN
+    world.now += REFRESH
+    assert world.ask() is UP
+    world.now += DOWN_TIME + REFRESH
+    assert world.ask() is DOWN
+
+
+def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
+    world.beat('c1')
+    entry = world.entry('c1')
+    settings = world.settings
+    world.leave('c1')
+    world.now += REFRESH
+
+    class Slow(types.SimpleNamespace):
+
+        asked = 0
+
+        @property
+        def service_down_time(self):
+            self.asked += 1
+            if self.asked == 2:
+                # After judging the evidence, noting for how long it holds.
+                world.view._settings = settings
+                world.entry('c1')
+            return DOWN_TIME
+
+    world.view._settings = Slow(outage_grace=DOWN_TIME, conf=settings.conf)
+    assert world.view.liveness(entry).state is UP
+    assert entry.up_until <= world.now
+    assert world.view.liveness(entry).reason is Reason.LEFT
+
+
+@pytest.mark.parametrize('ahead', [DOWN_TIME + 10, 3600, 86400 * 365 * 1000])
+def test_a_value_from_the_future_is_no_heartbeat(world, caplog, ahead):
+    assert world.ask() is DOWN
+    world.now += REFRESH
+    world.beat('c1', ahead=ahead)
+    for _ in range(3):
+        assert world.ask() is DOWN
+        world.now += REFRESH
+    # Nor over the heartbeat of somebody who died.
+    world.beat('c1')
+    assert world.ask() is UP
+    world.now += DOWN_TIME + REFRESH
+    assert world.ask() is DOWN
+    caplog.clear()
+    world.beat('c1', ahead=ahead)
+    for _ in range(3):
+        world.now += REFRESH
+        assert world.ask() is DOWN
+    assert ['in the future' in text for text in warnings(caplog)] == [True]
+    world.now += REFRESH
+    world.beat('c1')
+    assert world.ask() is UP
+
+
+def test_a_clock_that_is_ahead_for_good_costs_one_heartbeat(world, caplog):
+    assert world.ask() is DOWN
+    for number in range(5):
+        world.now += 10
+        world.beat('c1', ahead=3600)
+        world.now += 0.3 * number
+        assert world.ask() is (UP if number else DOWN)
+        world.now += REFRESH
+        assert world.ask() is (UP if number else DOWN)
+    assert len(warnings(caplog)) == 1
+    world.now += DOWN_TIME
+    assert world.ask() is DOWN
+
+
+def test_a_reader_that_slept_blames_no_clock(world, caplog):
+    world.beat('c1')
+    assert world.ask() is UP
+    # The monotonic clock stands while a virtual machine is suspended.
+    world.view._utcnow = lambda: EPOCH + datetime.timedelta(
+        seconds=world.now + 86400)
+    world.now += REFRESH
+    world.beat('c1', ahead=86400)
+    assert world.ask() is UP
+    assert warnings(caplog) == []
