@@ -108,6 +108,23 @@ def _manage(args):
     return manage.main()
 
 
+def _tighten(args):
+    """Let only the fleet's identity change what is in ZooKeeper.
+
+    Gives all nodes from [zookeeper] sg_prefix down the rights that services
+    with the identity of nova.conf give to what they make. Run it once all
+    services have that identity; again, it finds nothing to do.
+    """
+    from nova_servicegroup.cmd import tighten
+    from nova_servicegroup import exception
+    try:
+        tighten.run(args.config_file, args.dry_run, args.force)
+    except exception.ServiceGroupError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
 def _show(diff):
     sys.stdout.write(diff.decode(errors='replace'))
 
@@ -142,6 +159,20 @@ def _parser():
     manage.set_defaults(function=_manage)
     manage.add_argument('arguments', nargs=argparse.REMAINDER,
                         help='what nova-manage takes')
+    tighten = areas.add_parser(
+        'zookeeper', help='what the zk driver keeps in ZooKeeper'
+    ).add_subparsers(dest='verb', required=True).add_parser(
+        'tighten', help=_tighten.__doc__.splitlines()[0],
+        description=_tighten.__doc__)
+    tighten.set_defaults(function=_tighten)
+    tighten.add_argument('--config-file', metavar='PATH', action='append',
+                         default=[], help='nova.conf; may be given several '
+                         'times; by default it is where Nova finds it')
+    tighten.add_argument('--dry-run', action='store_true',
+                         help='print what would be done')
+    tighten.add_argument('--force', action='store_true',
+                         help='although there are members that have another '
+                         'identity or none')
     return parser
 
 

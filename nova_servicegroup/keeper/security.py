@@ -191,7 +191,8 @@ class Security:
         option = ('cert_file, whose subject has to be the same on all hosts'
                   if self._scheme == 'x509' else 'username and password')
         return ('it does not belong to %s as we prove it: look at [zookeeper] '
-                '%s.' % (self.name, option))
+                '%s, here and on the host that made it.' % (
+                    self.name, option))
 
     def _not_known(self):
         if self._scheme == 'x509':
@@ -208,14 +209,20 @@ class Security:
         return any(entry.perms & ~allowed for entry in acl
                    if entry.id.scheme in ('world', 'ip'))
 
+    def is_ours(self, acl):
+        """Tell whether this identity has all rights on a node."""
+        return self.acl[0] in self._known(acl)
+
     def is_as_wanted(self, acl):
         """Tell whether a node's ACL is that of what we make."""
-        wanted = {(entry.perms, entry.id) for entry in self.acl}
-        return wanted == {
-            # The servers wrote a subject there that we don't know.
-            (entry.perms, security.AUTH_IDS
-             if self._scheme == entry.id.scheme == 'x509' else entry.id)
-            for entry in acl}
+        return self._known(acl) == set(self.acl)
+
+    def _known(self, acl):
+        """Return an ACL as a set, with what the servers call us as we do."""
+        return {security.ACL(entry.perms, security.AUTH_IDS)
+                # A subject stands there that we have no name for.
+                if self._scheme == entry.id.scheme == 'x509' else entry
+                for entry in acl}
 
 
 class _TLSHandler(kazoo_threading.SequentialThreadingHandler):

@@ -142,7 +142,8 @@ def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     wait_answer(driver, 'hung', True, 2)
     assert owner(driver, 'hung') == session
     assert 'No sign of life' in one.log()
-    assert 'signs of life again' in one.log()
+    process.wait_until(lambda: 'signs of life again' in one.log(), 5,
+                       'the word of its return')
 
 
 def test_a_hung_process_that_is_killed_leaves_nothing(start, reader):

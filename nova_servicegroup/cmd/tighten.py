@@ -1,0 +1,191 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup zookeeper tighten``: close what stands open.
+
+Services with an identity protect what they make, and leave alone what is
+there. This gives everything from ``[zookeeper] sg_prefix`` down the rights
+that they would give it.
+"""
+
+import logging
+
+from kazoo import exceptions as kazoo_exc
+from kazoo.handlers import threading as kazoo_threading
+from kazoo import security as kazoo_security
+from oslo_config import cfg
+
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup import evzookeeper
+from nova_servicegroup.evzookeeper import exceptions as zk_exc
+from nova_servicegroup import exception
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import security
+
+#: seconds that a request may take
+LIMIT = 10.0
+
+_LETTERS = ((kazoo_security.Permissions.CREATE, 'c'),
+            (kazoo_security.Permissions.DELETE, 'd'),
+            (kazoo_security.Permissions.READ, 'r'),
+            (kazoo_security.Permissions.WRITE, 'w'),
+            (kazoo_security.Permissions.ADMIN, 'a'))
+
+
+class TightenError(exception.ServiceGroupError):
+    """It can't be done, or had better not be; the text says why."""
+
+
+class _Node:
+    def __init__(self, path, acl, stat):
+        self.path = path
+        self.acl = acl
+        self.is_member = stat.ephemeralOwner != 0
+
+
+def run(config_files=(), dry_run=False, force=False):
+    """Tighten the rights as nova.conf wants them; print what was done.
+
+    Running it again does no harm, and nothing.
+
+    :param config_files: nova.conf and others; Nova's own places by default
+    :param dry_run: print what would be done
+    :param force: although members would be locked out
+    :raises ServiceGroupError: nothing, or not all of it, was done
+    """
+    conf = cfg.ConfigOpts()
+    sg_conf.register_opts(conf)
+    arguments = [part for path in config_files
+                 for part in ('--config-file', path)]
+    try:
+        conf(arguments, project='nova', prog='nova-servicegroup')
+        hosts = evzookeeper.check_address(conf.zookeeper.address)
+    except (cfg.Error, zk_exc.BadAddress) as e:
+        raise TightenError(str(e)) from e
+    ours = security.Security(**sg_conf.zookeeper_security(conf))
+    if not ours:
+        raise TightenError(
+            'There is no identity to tighten anything for: set [zookeeper] '
+            'auth_scheme and what goes with it.')
+    client = _connected(ours, hosts)
+    try:
+        tighten(client, ours, conf.zookeeper.sg_prefix, dry_run, force)
+    except (kazoo_exc.KazooException,
+            kazoo_threading.KazooTimeoutError) as e:
+        raise TightenError('ZooKeeper at %s gave up: %s. Try again.' % (
+            hosts, type(e).__name__)) from e
+    finally:
+        client.stop()
+        client.close()
+
+
+def tighten(client, ours, prefix, dry_run=False, force=False):
+    """Do it with a client that is connected; see ``run``."""
+    where, why = ours.refusal(client, prefix, _get)
+    if why is not None:
+        raise TightenError('ZooKeeper lets us do nothing in %s: %s' % (
+            where, why))
+    nodes = list(_walk(client, prefix))
+    wrong = [node for node in nodes if not ours.is_as_wanted(node.acl)]
+    strangers = [node for node in wrong
+                 if node.is_member and not ours.is_ours(node.acl)]
+    for node in strangers:
+        print('%s (%s) was not made by %s.' % (
+            node.path, names.host(node.path.rpartition('/')[2])
+            or 'no member', ours.name))
+    if strangers and not (force or dry_run):
+        raise TightenError(
+            'Nothing was changed. The services that made these %d nodes '
+            'could not come back once their sessions end: let all have this '
+            'identity first. Delete what no service of yours has made. '
+            '--force goes on all the same.' % len(strangers))
+    for node in wrong:
+        print('%s%s: %s -> %s' % ('would change ' if dry_run else '',
+                                  node.path, _text(node.acl),
+                                  _text(ours.acl)))
+        if not dry_run:
+            _set(client, node.path, ours.acl)
+    print('%d of %d nodes from %s on %s.' % (
+        len(wrong), len(nodes), prefix,
+        'would be tightened' if dry_run else 'were tightened'))
+
+
+class _Complaints(logging.Handler):
+    """Keeps what kazoo complained of: the last, or the one that tells."""
+
+    def __init__(self, ours):
+        super().__init__(logging.WARNING)
+        self._ours = ours
+        self._cause = None
+        self._last = 'no answer'
+
+    def emit(self, record):
+        self._last = record.getMessage()
+        self._cause = self._cause or self._ours.cause(self._last)
+
+    def __str__(self):
+        return self._cause or self._last
+
+
+def _connected(ours, hosts):
+    """Return a client that has proved who it is."""
+    complaints = _Complaints(ours)
+    kazoo_log = logging.getLogger('kazoo')
+    kazoo_log.addHandler(complaints)
+    kazoo_log.propagate = False
+    try:
+        client = ours.client(hosts, LIMIT)
+    except security.Unusable as e:
+        raise TightenError('%s.' % e) from e
+    try:
+        client.start(LIMIT)
+        # It calls itself connected before it is known who it is.
+        _get(client.exists_async('/'))
+    except (kazoo_exc.KazooException,
+            kazoo_threading.KazooTimeoutError) as e:
+        client.stop()
+        client.close()
+        raise TightenError('There is no connection to ZooKeeper at %s: %s' % (
+            hosts, complaints)) from e
+    return client
+
+
+def _walk(client, path):
+    """Yield what there is, each directory before what is in it."""
+    try:
+        acl, stat = _get(client.get_acls_async(path))
+        yield _Node(path, acl, stat)
+        children = _get(client.get_children_async(path))
+    except kazoo_exc.NoNodeError:
+        return
+    for name in sorted(children):
+        yield from _walk(client, '%s/%s' % (path, name))
+
+
+def _set(client, path, acl):
+    try:
+        _get(client.set_acls_async(path, acl))
+    except kazoo_exc.NoNodeError:
+        # A member that left meanwhile.
+        pass
+
+
+def _get(request):
+    return request.get(timeout=LIMIT)
+
+
+def _text(acl):
+    """Return an ACL as zkCli.sh writes it, without hashes of passwords."""
+    return ', '.join('%s:%s:%s' % (
+        entry.id.scheme, entry.id.id.partition(':')[0],
+        ''.join(letter for right, letter in _LETTERS if entry.perms & right))
+        for entry in acl)
