@@ -289,7 +289,7 @@ def restart(server, fleet, readers):
     result = {'die_s': round(joined['die_seconds'], 2),
               'join_s': round(joined['join_seconds'], 2),
               'known_to_all_after_s': round(
-                  max(r['last'] for r in reports) - ended, 2),
+                  max(0, max(r['last'] for r in reports) - ended), 2),
               'sessions_expired': fleet.ask('state')['expired'] - expired,
               'server_cpu_s': round(server_s, 2),
               'reader_cpu_s': round(reader_s, 2),
@@ -335,6 +335,8 @@ def outage(server, fleet, readers, members):
 
 def expiry(server, fleet, readers):
     """Kill the fleet; return when the readers knew."""
+    # So that all sessions have pinged, whatever was before.
+    time.sleep(2)
     for reader in readers:
         reader.ask('gone')
     meter = Meter(server, readers)

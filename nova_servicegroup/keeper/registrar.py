@@ -40,18 +40,13 @@ from nova_servicegroup.keeper import view
 
 #: seconds a living member may need to come back, beside its session timeout
 COMEBACK = 2 * security.RECONNECT_MAX_DELAY
-#: seconds of pause after listing a directory, for each name in it: at 10,000
-#: members there are two listings a second in the worst storm
-PAUSE_PER_NAME = 0.00005
 #: seconds after which nodes and views are compared even if nothing was heard
 SAFETY_CHECK = 120
 #: seconds between attempts that are repeated because something was in the way
 RETRY = 0.2
-#: requests under way at once when many nodes are looked at
-PIPELINE = 200
 #: seconds per member of a group over which its members spread their search
-#: for rivals: each search is a listing
-RIVAL_SPREAD = 0.01
+#: for rivals: each search is a listing, of half a megabyte at 10,000 members
+RIVAL_SPREAD = 0.03
 
 #: the session or the connection is the trouble, not the request
 _DISCONNECTED = (kazoo_exc.ConnectionLoss, kazoo_exc.SessionExpiredError,
@@ -102,14 +97,16 @@ class _Watched:
         self.path = path
         self.watch = functools.partial(watch, self)
         self.view = view.View(known)
-        self.foreign = frozenset()
+        self.doubts = view.Doubts()
+        self.pace = view.Pace()
+        self.listed = frozenset()
         self.synced = False     # this connection's server isn't behind
         self.dirty = True
         self.list_at = 0        # not before
         self.safety_at = 0
         self.warned = False
 
-    def due(self):
+    def list_due(self):
         """Return when to list it."""
         if self.dirty:
             return self.list_at
@@ -117,6 +114,13 @@ class _Watched:
         if self.view.review_at is not None:
             due = min(due, self.view.review_at)
         return max(due, self.list_at)
+
+    def due(self, now):
+        """Return when to list it, or to look closer at some nodes."""
+        look_due = self.doubts.due(now)
+        if look_due is None:
+            return self.list_due()
+        return min(self.list_due(), max(look_due, self.list_at))
 
 
 class Registrar(threading.Thread):
@@ -257,7 +261,8 @@ class Registrar(threading.Thread):
             times.append(self._greet_at)
         if self._connected:
             times += [member.due() for member in self._members.values()]
-            times += [watched.due() for watched in self._watched.values()]
+            now = self._monotonic()
+            times += [watched.due(now) for watched in self._watched.values()]
             times.append(self._rights.due())
         return min((t for t in times if t is not None), default=None)
 
@@ -578,15 +583,18 @@ class Registrar(threading.Thread):
     # Views.
 
     def _look(self, path, watched):
-        """List a directory if it is time."""
+        """List a directory if it is time, and look closer at new nodes."""
         now = self._monotonic()
-        if not self._connected or now < watched.due():
+        if not self._connected or now < watched.due(now):
             return
-        # Before the listing: a change that comes after it counts again.
-        watched.dirty = False
+        listing = now >= watched.list_due()
         try:
-            listed = self._list(watched)
-            members = self._verified(watched, listed)
+            if listing:
+                # Before it: a change that comes after it counts again.
+                watched.dirty = False
+                watched.listed = self._list(watched)
+                watched.doubts.listed(watched.listed)
+            gone, foreign = self._look_closer(watched)
         except _DISCONNECTED:
             watched.dirty = True
             raise
@@ -596,10 +604,14 @@ class Registrar(threading.Thread):
             self._post('blind', path=path,
                        reason=self._rights.reason(watched.path, e))
             return
-        watched.list_at = now + PAUSE_PER_NAME * len(listed)
-        watched.safety_at = now + self._jitter(0.5, 1) * SAFETY_CHECK
-        self._post('view', path=path, members=watched.view.listed(
-            members, self._monotonic()))
+        now = self._monotonic()
+        if listing:
+            watched.list_at = now + watched.pace.pause(
+                len(watched.listed), now)
+            watched.safety_at = now + self._jitter(0.5, 1) * SAFETY_CHECK
+        if listing or foreign:
+            self._post('view', path=path, members=watched.view.listed(
+                watched.listed - watched.doubts.foreign - gone, now))
 
     def _list(self, watched):
         children = functools.partial(
@@ -615,34 +627,28 @@ class Registrar(threading.Thread):
             self._make_directory(watched.path)
             return frozenset(self._get(children()))
 
-    def _verified(self, watched, listed):
-        """Return which of the listed names are members.
-
-        A name is looked at when it is new: a node that no session owns is
-        somebody's leftover and would be "up" for ever.
-        """
-        new = listed - watched.view.members - watched.foreign
-        foreign = {name for name in new if names.host(name) is None}
-        gone = set()
-        candidates = sorted(new - foreign)
-        for start in range(0, len(candidates), PIPELINE):
-            requests = [
-                (name, self._client.exists_async(
-                    '%s/%s' % (watched.path, name)))
-                for name in candidates[start:start + PIPELINE]]
-            for name, request in requests:
-                stat = self._get(request)
-                if stat is None:
-                    gone.add(name)
-                elif stat.ephemeralOwner in _NO_SESSION:
-                    foreign.add(name)
-        if foreign and not watched.warned:
+    def _look_closer(self, watched):
+        """Look at nodes; return the names that are gone, and the leftovers."""
+        requests = [
+            (name, self._client.exists_async('%s/%s' % (watched.path, name)))
+            for name in watched.doubts.next(self._monotonic())]
+        gone, owned, foreign = set(), set(), set()
+        for name, request in requests:
+            stat = self._get(request)
+            if stat is None:
+                gone.add(name)
+            elif stat.ephemeralOwner in _NO_SESSION:
+                foreign.add(name)
+            else:
+                owned.add(name)
+        watched.doubts.looked(owned, foreign)
+        if watched.doubts.foreign and not watched.warned:
             watched.warned = True
             self._log(logging.WARNING, (
                 'There are nodes in %s that are no memberships, %r for one; '
-                'they are ignored.' % (watched.path, min(foreign))))
-        watched.foreign = (watched.foreign & listed) | foreign
-        return listed - watched.foreign - gone
+                'they are ignored.' % (
+                    watched.path, min(watched.doubts.foreign))))
+        return gone, foreign
 
     def _directory_changed(self, watched, event):
         # Events about the session come here too; a new one lists anyway.

@@ -379,6 +379,24 @@ def test_foreign_nodes_are_no_members(ensemble, session, reader, caplog):
     assert len(warnings) == 1
 
 
+def test_a_restored_backup_is_no_fleet(ensemble, session, reader):
+    # More nodes than a reader looks at before its first answer.
+    hosts = ['restored%d' % number for number in range(500)]
+    with ensemble.client() as client:
+        client.ensure_path(DIRECTORY)
+        for request in [client.create_async(
+                '%s/%s@0123456789abcdef' % (DIRECTORY, host))
+                for host in hosts]:
+            request.get(10)
+        membership.Membership(session(), DIRECTORY, 'real', timeout=5)
+        driver = reader()
+        assert driver.is_up(answers.record('real'))
+        process.wait_until(
+            lambda: not any(driver.is_up(answers.record(host))
+                            for host in hosts), 5, 'all down')
+        assert driver.is_up(answers.record('real'))
+
+
 def test_an_acl_that_forbids_us(ensemble, session, reader, config):
     with ensemble.client(auth_data=[('digest', 'other:pw')]) as client:
         client.create('/locked', acl=security.CREATOR_ALL_ACL)

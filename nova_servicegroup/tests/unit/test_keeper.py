@@ -156,6 +156,90 @@ class TestView:
         assert one.listed([], 20) == set()
 
 
+class TestPace:
+
+    def test_ten_thousand_are_listed_twice_a_second(self):
+        pace = view.Pace()
+        assert pace.pause(10000, 0) == pytest.approx(0.5)
+        assert pace.pause(3, 1) == pytest.approx(0.5)
+
+    def test_a_small_group_is_listed_at_once(self):
+        assert view.Pace().pause(100, 0) <= 0.005
+
+    def test_it_forgets_how_large_the_group_was(self):
+        pace = view.Pace()
+        pace.pause(10000, 0)
+        assert pace.pause(100, 61) <= 0.005
+        assert pace.pause(10000, 62) == pytest.approx(0.5)
+
+
+def node_names(count, host='c'):
+    return frozenset(names.node('%s%d' % (host, n), '%016x' % n)
+                     for n in range(count))
+
+
+class TestDoubts:
+
+    @pytest.fixture
+    def doubts(self):
+        return view.Doubts()
+
+    @staticmethod
+    def look(doubts, now, leftovers=frozenset()):
+        chosen = frozenset(doubts.next(now))
+        doubts.looked(chosen - leftovers, chosen & leftovers)
+        return len(chosen)
+
+    def test_few_new_nodes_are_looked_at_at_once_and_once(self, doubts):
+        doubts.listed(node_names(3))
+        assert self.look(doubts, 1) == 3
+        doubts.listed(node_names(5))
+        assert self.look(doubts, 1) == 2
+        assert doubts.due(1) is None
+
+    def test_a_name_that_is_no_members_is_foreign_unseen(self, doubts):
+        doubts.listed(frozenset(['lock']))
+        assert doubts.foreign == {'lock'}
+        assert doubts.due(1) is None
+
+    def test_many_are_looked_at_bit_by_bit(self, doubts):
+        doubts.listed(node_names(10000))
+        assert self.look(doubts, 1) == 200
+        assert self.look(doubts, 1) == 0
+        now, looks = 1, 200
+        while doubts.due(now) is not None:
+            assert doubts.due(now) > now
+            now = doubts.due(now)
+            looks += self.look(doubts, now)
+        assert looks == 10000
+        assert 450 < now < 550
+
+    def test_whoever_comes_meanwhile_does_not_wait_for_more(self, doubts):
+        doubts.listed(node_names(200))
+        assert self.look(doubts, 1) == 200
+        doubts.listed(node_names(201))
+        assert self.look(doubts, doubts.due(1)) == 1
+        assert doubts.due(1) is None
+
+    def test_where_there_is_a_leftover_all_are_looked_at_now(self, doubts):
+        every = node_names(1000)
+        doubts.listed(every)
+        looks = 0
+        while doubts.due(1) == 1:
+            looks += self.look(doubts, 1, leftovers=every)
+        assert looks == 1000
+        assert doubts.foreign == every
+        doubts.listed(frozenset())
+        assert doubts.foreign == frozenset()
+
+    def test_who_went_before_the_look_is_forgotten(self, doubts):
+        doubts.listed(node_names(1))
+        assert len(doubts.next(1)) == 1
+        doubts.looked(frozenset(), frozenset())
+        doubts.listed(frozenset())
+        assert doubts.due(1) is None
+
+
 class TestProcess:
     """A real keeper process whose parent is this test."""
 
