@@ -18,6 +18,9 @@ run, but a reporter's wall clock may be wrong.
 
 import collections
 import itertools
+import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -25,6 +28,7 @@ import pytest
 from nova_servicegroup.drivers import mc
 from nova_servicegroup import exception
 from nova_servicegroup import shared
+from nova_servicegroup.tests.fixtures import crowd
 from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import reporter
@@ -98,13 +102,9 @@ class Reader:
         self.hosts = hosts
         self.driver = mc.MemcachedDriver(
             conf=reporter.load(conf_file), inventory=lambda group: [
-                self.record(host) for host in hosts])
+                reporter.record(host) for host in hosts])
         self.longest = 0
         self.asked = collections.Counter()
-
-    @staticmethod
-    def record(host):
-        return {'topic': 'compute', 'host': host, 'updated_at': None}
 
     def states(self):
         """Return 'up', 'down' or 'unknown' of each host, as one string."""
@@ -112,7 +112,7 @@ class Reader:
         for host in self.hosts:
             start = time.monotonic()
             try:
-                up = self.driver.is_up(self.record(host))
+                up = self.driver.is_up(reporter.record(host))
                 answers.append('up' if up else 'down')
             except exception.ServiceGroupUnavailable:
                 answers.append('unknown')
@@ -261,6 +261,32 @@ def test_memcached_stopped_so_that_connections_hang(fleet, reader, store,
     process.wait_until(lambda: 'unknown' not in reader.states(), LATE, 'known')
     reader.watch(DOWN_TIME, 'up up up')
     assert_told_once(fleet, caplog, store.address)
+
+
+@pytest.mark.parametrize('mode', ['native', 'green'])
+def test_twenty_threads_ask_at_once(conf_file, store, tmp_path, mode):
+    # So long that twice the timeout can't be met by chance.
+    timeout = 3
+    conf_file.write_text(conf_file.read_text().replace(
+        'socket_timeout = %s' % TIMEOUT,
+        'socket_timeout = %s\nmemcache_dead_retry = 60' % timeout))
+    done = subprocess.run(
+        [sys.executable, '-m', crowd.__name__, conf_file,
+         str(store.process.pid), mode], stdout=subprocess.PIPE,
+        cwd=reporter.ROOT, timeout=60)
+    store.thaw()
+    seen = json.loads(done.stdout)
+    ticker = seen.pop('ticker')
+    expected = {'new': ('up', 1), 'known': ('up', 1), 'stopped': ('up', 1),
+                'stopped, others': ('unknown', 0),
+                'stopped, new': ('unknown', 1)}
+    assert {situation: (*what['answers'], what['requests'])
+            for situation, what in seen.items()} == expected
+    assert {what['threads'] for what in seen.values()} == {crowd.THREADS}
+    # Each thread for all that it asks about.
+    assert max(what['longest'] for what in seen.values()) < 2 * timeout
+    # The others go on meanwhile.
+    assert ticker < timeout
 
 
 @pytest.mark.parametrize('lost, how', [(0, 'freeze'), (1, 'kill')])
