@@ -154,11 +154,11 @@ def _parser():
                               help='even into a file that is not recognised')
         if name == 'export':
             verb.add_argument('-o', '--output', metavar='DIR', required=True)
+    # No character begins an option of ours: all are nova-manage's.
     manage = areas.add_parser('manage', help=_manage.__doc__.splitlines()[0],
-                              description=_manage.__doc__)
+                              prefix_chars='\0', add_help=False)
     manage.set_defaults(function=_manage)
-    manage.add_argument('arguments', nargs=argparse.REMAINDER,
-                        help='what nova-manage takes')
+    manage.add_argument('arguments', nargs=argparse.REMAINDER)
     tighten = areas.add_parser(
         'zookeeper', help='what the zk driver keeps in ZooKeeper'
     ).add_subparsers(dest='verb', required=True).add_parser(

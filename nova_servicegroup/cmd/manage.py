@@ -180,9 +180,12 @@ class ServiceCommands:
     @_command('host')
     def describe_resource(self, host):
         """Show what a host has and what its instances take, by project."""
-        (nodes, instances), = _find(
+        found = _find(
             _resources_of, host,
             not_found='Compute host %s could not be found.' % host)
+        # Two cells may each have a host of that name.
+        nodes, instances = (
+            [one for part in parts for one in part] for parts in zip(*found))
         projects = {}
         for instance in instances:
             sums = projects.setdefault(instance.project_id, [0, 0, 0])

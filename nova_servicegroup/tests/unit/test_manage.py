@@ -292,13 +292,30 @@ def test_an_unknown_option_exits_with_2(cells):
     cells.manage('list', '--color', code=2)
 
 
+def test_without_a_drop_in_our_own_command_does_the_same(cells):
+    """For trees that the configuration hook serves."""
+    seen = cells.add_service('cell1', 'alive')
+    (cells.directory / 'hook.conf').write_text(
+        '[DEFAULT]\nconfig_source = liveness\n'
+        '[liveness]\ndriver = nova_servicegroup\n')
+    done = subprocess.run(
+        [nova.BIN / 'nova-servicegroup', 'manage', '--config-file',
+         cells.config, '--config-file', cells.directory / 'hook.conf',
+         'service', 'list', '--host', 'alive'],
+        env=nova.environment(mode=nova.EVENTLET), capture_output=True,
+        text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == HEADER + line(
+        'nova-compute', 'alive', 'nova', 'enabled', ':-)', seen)
+
+
 def test_describe_resource_sums_nodes_and_projects(cells):
     node = {'hypervisor_type': 'fake', 'hypervisor_version': 1,
             'cpu_info': '', 'deleted': 0, 'host': 'a', 'mapped': 1,
             'disk_allocation_ratio': 1.0, 'cpu_allocation_ratio': 1.0,
             'ram_allocation_ratio': 1.0}
-    for name in ('n1', 'n2'):
-        cells.insert('cell2', 'compute_nodes', hypervisor_hostname=name,
+    for cell, name in (('cell2', 'n1'), ('cell2', 'n2'), ('cell1', 'n3')):
+        cells.insert(cell, 'compute_nodes', hypervisor_hostname=name,
                      uuid=str(uuid.uuid4()), vcpus=8, memory_mb=1000,
                      local_gb=50, vcpus_used=2, memory_mb_used=300,
                      local_gb_used=7, **node)
@@ -311,8 +328,8 @@ def test_describe_resource_sums_nodes_and_projects(cells):
     done = cells.manage('describe_resource', '--host', 'a')
     assert done.stdout.splitlines() == [
         'HOST                              PROJECT     cpu mem(mb)     hdd',
-        'a               (total)                        16    2000     100',
-        'a               (used_now)                      4     600      14',
+        'a               (total)                        24    3000     150',
+        'a               (used_now)                      6     900      21',
         'a               (used_max)                      3     300       9',
         'a                                      p1       1     100       3',
         'a                                      p2       2     200       6']
