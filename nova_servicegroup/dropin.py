@@ -158,7 +158,14 @@ class Tree:
         :raises DropInError: it can't be written, or has no effect
         """
         self._write(new)
-        failure = self._check() if check else None
+        if not check:
+            return
+        try:
+            failure = self._check()
+        except BaseException:
+            # Interrupted: nobody knows whether it would work.
+            self._write(old)
+            raise
         if failure:
             self._write(old)
             raise DropInError(
@@ -246,7 +253,8 @@ def _with_block(pristine):
 def _without_block(content, file):
     """Return a file's content without the block, if it has one."""
     rest, count = _BLOCK_PATTERN.subn(b'', content)
-    if count > 1 or _BEGIN.encode() in rest or _END.encode() in rest:
+    if not count == content.count(_BEGIN.encode()) == content.count(
+            _END.encode()) or count > 1:
         raise DropInError(
             'The marks of the drop-in in %s are not one pair, so it cannot be '
             'told what belongs to it: take the lines between "%s" and "%s" '

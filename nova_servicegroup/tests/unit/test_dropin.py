@@ -148,9 +148,17 @@ def test_a_block_of_another_version_is_replaced(file, run):
     assert file.read_bytes() == pristine
 
 
+BEGIN = b'\n# >>> nova-servicegroup drop-in >>>\n'
+END = b'# <<< nova-servicegroup drop-in <<<\n'
+
+
 @pytest.mark.parametrize('verb', ['install', 'remove', 'status'])
-def test_torn_marks_are_left_to_people(file, run, verb):
-    torn = file.read_bytes() + b'\n# >>> nova-servicegroup drop-in >>>\nx=1\n'
+@pytest.mark.parametrize('tear', [
+    BEGIN + b'x = 1\n', b'x = 1\n' + END, 2 * (BEGIN + b'pass\n' + END),
+    BEGIN + b'x = 1\n' + BEGIN + b'pass\n' + END],
+    ids=['no end', 'no begin', 'two', 'two begins'])
+def test_torn_marks_are_left_to_people(file, run, verb, tear):
+    torn = file.read_bytes() + tear
     file.write_bytes(torn)
     code, _, err = run(verb)
     assert code == 1 and 'by hand' in err
@@ -167,6 +175,30 @@ def test_a_block_without_effect_is_taken_out_again(file, run):
     assert 'has no effect' in err
     assert 'does not know this Nova' in err
     assert file.read_bytes() == pristine
+
+
+def test_an_interrupted_check_leaves_nothing_behind(file, run, monkeypatch):
+    pristine = file.read_bytes()
+
+    def interrupted(tree):
+        assert file.read_bytes() != pristine
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dropin.Tree, '_check', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run('install')
+    assert file.read_bytes() == pristine
+
+
+def test_status_tells_of_a_block_that_lost_its_effect(file, run):
+    run('install')
+    api = file.parent / 'api.py'
+    api.write_text(api.read_text().replace('_driver_name_class_mapping',
+                                           '_drivers'))
+    code, out, _ = run('status')
+    assert code == 5
+    assert 'installed, but without effect' in out
+    assert 'does not know this Nova' in out
 
 
 def test_a_read_only_tree_is_named_with_the_way_out(file, run):
