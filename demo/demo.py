@@ -54,6 +54,9 @@ DOWN = 'XXX'
 START_LIMIT = 90
 TURN_LIMIT = SERVICE_DOWN_TIME + 10
 
+# The folder with the empty databases, beside the environment.
+SCHEMA = 'schema'
+
 HERE = pathlib.Path(__file__).resolve().parent
 CLONE = HERE.parent
 
@@ -79,13 +82,15 @@ def make_environment(directory):
     wanted = hashlib.sha256(NOVA.encode())
     for name in ('pyproject.toml', 'requirements.txt', 'setup.cfg'):
         wanted.update((CLONE / name).read_bytes())
-    wanted = '%s %s\n' % (CLONE, wanted.hexdigest())
+    wanted = '%s %s %s\n' % (directory, CLONE, wanted.hexdigest())
     if python.exists() and marker.exists() and marker.read_text() == wanted:
         say('Using the environment in %s.' % directory)
     else:
         say('Making an environment in %s with %s from PyPI: about a minute, '
             'the first time only.' % (directory, NOVA))
         provide_ensurepip()
+        # Another Nova may want other databases, and these know their place.
+        shutil.rmtree(directory.with_name(SCHEMA), ignore_errors=True)
         run_telling([sys.executable, '-m', 'venv', '--clear', directory],
                     'venv')
         run_telling([python, '-m', 'pip', 'install', '--progress-bar', 'off',
@@ -393,7 +398,7 @@ def main():
                                  % directory) from None
             python = options.python or make_environment(directory / 'venv')
             with Nova(python, directory / 'run',
-                      directory / 'schema') as nova:
+                      directory / SCHEMA) as nova:
                 tell(nova)
             shutil.rmtree(directory / 'run')
     except KeyboardInterrupt:
