@@ -563,3 +563,93 @@ def test_the_command_says_what_is_wrong(world, session, tighten):
         assert done.returncode == 1
         assert named in done.stdout
 
+
+
+def session_password(session_id):
+    """Return the password of a session as ZooKeeper makes it: from its id.
+
+    java.util.Random, seeded with the id and a constant.
+    """
+    state = (session_id ^ 0xB3415C00 ^ 0x5DEECE66D) & (2 ** 48 - 1)
+    made = b''
+    for _ in range(4):
+        state = (state * 0x5DEECE66D + 11) & (2 ** 48 - 1)
+        made += (state >> 16).to_bytes(4, 'little')
+    return made
+
+
+@pytest.mark.parametrize('open_reading', [True, False])
+def test_rights_do_not_keep_a_session_alive(open_reading, worlds, session,
+                                            caplog):
+    """What the documentation says of ACLs: a stranger ends a session."""
+    caplog.set_level(logging.INFO)
+    world = worlds('digest')
+    fleet = session(world, open_reading=open_reading)
+    member = membership.Membership(fleet, '/victim-%s/compute' % open_reading,
+                                   'host1')
+    before = fleet.client_id()
+    with world.ensemble.client() as stranger:
+        if open_reading:
+            stat = stranger.exists('/victim-True/compute/' + member.node)
+            found = stat.ephemeralOwner
+        else:
+            # They are counted up.
+            found = before[0]
+            assert 0 < stranger.client_id[0] - found < 1000
+    assert session_password(found) == before[1]
+    world.ensemble.expire((found, session_password(found)))
+    process.wait_until(lambda: fleet.client_id() != before, 10, 'its end')
+
+
+def test_enforced_authentication_is_no_cure(session, tmp_path, caplog):
+    """It keeps a stranger from closing a session, not from taking it."""
+    world = SaslWorld(tmp_path)
+    world.ensemble = zookeeper.Ensemble(
+        tmp_path, 1, java=world.java, extra=world.extra +
+        '\nenforce.auth.enabled=true\nenforce.auth.schemes=sasl')
+    with world.ensemble:
+        fleet = session(world)
+        membership.Membership(fleet, '/enforced/compute', 'host1')
+        number, password = fleet.client_id()
+        assert password == session_password(number)
+        world.ensemble.expire((number, password))
+        process.wait_until(lambda: 'suspended' in caplog.text, 5, 'the theft')
+        process.wait_until(fleet.is_connected, 5, 'the session back')
+        assert fleet.client_id() == (number, password)
+
+
+@pytest.mark.parametrize('wanted, granted, setting', [
+    (4000, 1500, 'maxSessionTimeout'), (500, 1000, 'minSessionTimeout')])
+def test_what_the_servers_grant_is_told_and_counts(
+        wanted, granted, setting, session, tmp_path, caplog):
+    with zookeeper.Ensemble(tmp_path, 1,
+                            extra='maxSessionTimeout=1500') as ensemble:
+        one = evzookeeper.ZKSession(ensemble.address, timeout=10,
+                                    recv_timeout=wanted)
+        try:
+            ensemble.expire(one.client_id())
+            process.wait_until(one.is_connected, 10, 'another session')
+            time.sleep(0.5)
+            told = [text for text in warnings(caplog) if 'grants' in text]
+            assert len(told) == 1
+            for part in ('%d ms' % granted, '%d ms' % wanted, setting,
+                         '[zookeeper] recv_timeout'):
+                assert part in told[0]
+            # The keeper's own clock ends the session when the servers do.
+            ensemble.kill()
+            began = time.monotonic()
+            process.wait_until(lambda: one.state() == evzookeeper.SUSPENDED,
+                               2, 'the loss')
+            process.wait_until(lambda: one.state() == evzookeeper.EXPIRED, 5,
+                               'the end of the session')
+            passed = time.monotonic() - began
+            assert granted / 1000 - 0.2 < passed < granted / 1000 + 1.5
+        finally:
+            one.close()
+
+
+def test_a_timeout_that_is_granted_is_not_told(worlds, session, caplog):
+    fleet = session(worlds('digest'), recv_timeout=2000)
+    membership.Membership(fleet, '/granted/compute', 'host1')
+    time.sleep(0.5)
+    assert not warnings(caplog)

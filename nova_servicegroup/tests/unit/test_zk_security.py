@@ -19,6 +19,7 @@ import pytest
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import zk
 from nova_servicegroup import exception
+from nova_servicegroup.keeper import security
 
 DIGEST = {'auth_scheme': 'digest', 'username': 'nova', 'password': 'hunter2'}
 
@@ -81,3 +82,19 @@ def test_secrets_are_not_among_the_logged_options(config, options, caplog):
     config.conf.log_opt_values(logging.getLogger('options'), logging.INFO)
     assert 'zookeeper.password' in caplog.text
     assert 'hunter2' not in caplog.text
+
+
+def test_without_pure_sasl_the_error_says_so(monkeypatch):
+    monkeypatch.setattr(security.importlib.util, 'find_spec',
+                        lambda name: None)
+    with pytest.raises(security.Unusable, match='install it where Nova'):
+        security.Security(auth=('sasl', 'nova:hunter2')).client('h1', 4)
+
+
+def test_an_old_kazoo_does_not_pass_for_checking_host_names(options):
+    how = options(use_tls=True)
+    handler = security.Security(**how).client('h1', 4).handler
+    with pytest.raises(OSError) as refused:
+        # As kazoo 2.10 calls it.
+        handler.create_connection(address=('127.0.0.1', 1), timeout=1)
+    assert 'needs kazoo 2.11' in refused.value.strerror
