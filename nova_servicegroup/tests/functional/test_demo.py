@@ -12,6 +12,7 @@
 
 """``make demo`` does what it says, and leaves nothing behind."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -104,3 +105,30 @@ def test_the_demo_fails_when_what_it_tells_does_not_happen(directory, command):
     assert processes_in(directory) == []
     # For whoever wants to know why.
     assert (directory / 'run' / 'demo-1.log').exists()
+
+
+def test_databases_are_as_old_as_the_environment(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location('demo', DEMO)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    (tmp_path / 'venv' / 'bin').mkdir(parents=True)
+    (tmp_path / 'venv' / 'bin' / 'python').touch()
+    commands = []
+    monkeypatch.setattr(demo, 'run_telling',
+                        lambda command, name: commands.append(name))
+    monkeypatch.setattr(demo.subprocess, 'run', lambda *a, **kw: None)
+    schema = tmp_path / 'schema'
+    for installed in (True, False):
+        schema.mkdir(exist_ok=True)
+        commands.clear()
+        demo.make_environment(tmp_path / 'venv')
+        assert commands == ['venv', 'pip'] * installed
+        assert schema.exists() is not installed
+    # A clone that was moved: the schemas hold paths.
+    moved = tmp_path / 'moved'
+    moved.mkdir()
+    (tmp_path / 'venv').rename(moved / 'venv')
+    (tmp_path / 'schema').rename(moved / 'schema')
+    demo.make_environment(moved / 'venv')
+    assert commands == ['venv', 'pip']
+    assert not (moved / 'schema').exists()
