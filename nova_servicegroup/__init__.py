@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The membership service for Nova: who is alive, asked and answered.
+"""Which of Nova's services are alive: told by them, asked by the others.
 
 ``API`` is made known here, as ``nova.servicegroup`` does it. It is imported
 on first use: the keeper process is started from this package too and must
