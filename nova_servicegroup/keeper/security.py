@@ -24,9 +24,10 @@ import ssl
 
 from kazoo import client as kazoo_client
 from kazoo import exceptions as kazoo_exc
-from kazoo.handlers import threading as kazoo_threading
 from kazoo import security
 from kazoo import version as kazoo_version
+
+from nova_servicegroup.keeper import handler
 
 #: seconds; sessions of four seconds allow no longer pause than about a second
 RECONNECT_MAX_DELAY = 1.0
@@ -117,7 +118,7 @@ class Security:
         :param timeout: of the session, seconds
         :raises Unusable: a package is missing
         """
-        how = {}
+        how = {'handler': handler.Handler()}
         if self._scheme == 'digest':
             how['auth_data'] = [('digest', '%s:%s' % (
                 self._username, self._password))]
@@ -225,8 +226,8 @@ class Security:
                 for entry in acl}
 
 
-class _TLSHandler(kazoo_threading.SequentialThreadingHandler):
-    """Connects as kazoo does, but trusts no more than it is told to.
+class _TLSHandler(handler.Handler):
+    """Speaks TLS, and trusts no more than it is told to.
 
     kazoo adds the system's authorities to those of ``ca``, and before 2.11
     it doesn't check host names.

@@ -1,0 +1,86 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How the keeper connects, against sockets that don't answer."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from nova_servicegroup.keeper import handler
+from nova_servicegroup.keeper import security
+
+#: a session timeout; a server gets half a second of it
+TIMEOUT = 3.0
+
+
+@pytest.fixture
+def full():
+    """A server that drops what it is sent: too many wait for it already."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            socket.create_server(('127.0.0.1', 0), backlog=0))
+        stack.enter_context(socket.create_connection(server.getsockname()))
+        yield server
+
+
+def connect(server):
+    made = handler.Handler()
+    with made.create_connection(
+            server.getsockname(), timeout=TIMEOUT, use_ssl=False) as sock:
+        assert sock.getpeername() == server.getsockname()
+
+
+def test_a_server_that_answers_is_connected_to_at_once():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        began = time.monotonic()
+        connect(server)
+        assert time.monotonic() - began < 0.1
+
+
+def test_a_server_that_does_not_answer_costs_a_sixth_of_the_session(full):
+    began = time.monotonic()
+    with pytest.raises(OSError) as raised:
+        connect(full)
+    # kazoo shows this text.
+    assert raised.value.strerror == 'no answer within 0.5 s'
+    assert 0.45 < time.monotonic() - began < 1
+
+
+def test_a_lost_call_is_repeated_before_the_kernel_would(full):
+    timer = threading.Timer(0.1, full.accept)
+    timer.start()
+    began = time.monotonic()
+    connect(full)
+    assert time.monotonic() - began < 0.5
+    timer.join()
+
+
+def test_a_server_that_is_not_there_is_an_error_at_once():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        address = server.getsockname()
+    began = time.monotonic()
+    with pytest.raises(ConnectionRefusedError) as raised:
+        handler.Handler().create_connection(address, timeout=TIMEOUT)
+    assert raised.value.strerror
+    assert time.monotonic() - began < 0.1
+
+
+@pytest.mark.parametrize('tls', [None, {
+    'ca_file': None, 'cert_file': None, 'key_file': None,
+    'key_password': None, 'check_hostname': True}], ids=['plain', 'tls'])
+def test_every_client_connects_so(tls):
+    client = security.Security(tls=tls).client('127.0.0.1:1', TIMEOUT)
+    assert isinstance(client.handler, handler.Handler)
