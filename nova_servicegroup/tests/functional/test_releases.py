@@ -44,6 +44,12 @@ connection = sqlite:///%(directory)s/main.sqlite
 connection = sqlite:///%(directory)s/api.sqlite
 '''
 
+HOOK = '''[DEFAULT]
+config_source = liveness
+[liveness]
+driver = nova_servicegroup
+'''
+
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
@@ -104,17 +110,17 @@ class Release:
     def dropin(self, verb):
         return self.run('nova-servicegroup', 'dropin', verb)
 
-    def conf(self, directory, driver='db'):
+    def conf(self, directory, driver='db', more=''):
         directory.mkdir(exist_ok=True)
         path = directory / 'nova.conf'
-        path.write_text(CONF % {'driver': driver, 'directory': directory})
+        path.write_text(CONF % {'driver': driver, 'directory': directory}
+                        + more)
         return path
 
-    def one_service(self, directory, mode, driver='db'):
+    def one_service(self, directory, mode, **what):
         """Run Nova's Service for three seconds; return the process."""
-        return self.run('python', ONE_SERVICE,
-                        self.conf(directory, driver), 3, mode=mode,
-                        cwd=directory)
+        return self.run('python', ONE_SERVICE, self.conf(directory, **what),
+                        3, mode=mode, cwd=directory)
 
 
 @pytest.fixture(scope='module', params=RELEASES)
@@ -169,7 +175,8 @@ def test_in_and_out_again(release, tmp_path):
         assert said(orphan)['driver'] == 'nova.servicegroup.drivers.db'
         assert 'nova-servicegroup is dropped into this Nova but' in (
             orphan.stderr)
-        refused = release.one_service(tmp_path / 'refused', mode, 'zk')
+        refused = release.one_service(tmp_path / 'refused', mode,
+                                      driver='zk')
         assert refused.returncode != 0
         assert 'Valid values are [db, mc], but found \'zk\'' in (
             refused.stderr + (tmp_path / 'refused/nova.log').read_text())
@@ -178,6 +185,13 @@ def test_in_and_out_again(release, tmp_path):
 
     assert release.dropin('remove').returncode == 0
     assert release.file.read_bytes() == release.pristine
+
+    # Where the tree can't be written to, the configuration does it.
+    mode = RELEASES[release.version][0]
+    hooked = said(release.one_service(tmp_path / 'hook', mode, more=HOOK))
+    assert hooked['driver'] == 'nova_servicegroup.drivers.db'
+    assert hooked['beats'] >= 2 and hooked['up'] is True
+    assert hooked['eventlet'] is (mode == 'eventlet')
 
     # A file of somebody's own is not touched.
     release.file.write_bytes(release.pristine + b'API = None\n')
