@@ -12,9 +12,9 @@
 
 """What does it cost to ask a memcached who is up, plug-in beside in-tree?
 
-One memcached, one fleet of heartbeats in it, real nova.objects.Service
-records, and Nova's API objects of both kinds in one process, in turn. Takes
-about a minute.
+One memcached, one fleet that reports to it every ten seconds all the while,
+real nova.objects.Service records from Nova's database layer on SQLite, and
+Nova's API objects of both kinds in one process, in turn. Takes about a minute.
 
     python bench/mc.py [--members 1000 10000] [--output bench/results]
         [--backend oslo_cache.memcache_pool]
@@ -29,21 +29,24 @@ Writes mc.json: for each number of members, and for ``plugin`` and ``nova``,
 * ``pass_ms``: one pass in the shape of GET /os-services (service_is_up and
   get_updated_time of each), milliseconds, the mean of passes in a row for some
   seconds; the plug-in's renewals of its view are in it;
-* ``first_pass_ms``: the same, the first one of a new process;
+* ``first_pass_ms``: the same, the first one of a new process; the plug-in's
+  listing of Nova's services is in it;
 * ``round_trips``: requests to memcached in one pass; the plug-in's view is
   too old at its start.
 """
 
 import argparse
 import contextlib
-import datetime
 import gc
+import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
 import socket
 import statistics
+import tempfile
 import time
 
 os.environ.setdefault('OS_NOVA_DISABLE_EVENTLET_PATCHING', 'true')
@@ -51,17 +54,18 @@ os.environ.setdefault('OS_NOVA_DISABLE_EVENTLET_PATCHING', 'true')
 import nova.conf
 from nova import objects
 from nova.servicegroup import api as in_tree_api
+from nova.servicegroup.drivers import mc as in_tree_mc
 from oslo_utils import timeutils
 
 from nova_servicegroup import api as plugin_api
-from nova_servicegroup.memcached import servers
+from nova_servicegroup.drivers import mc as plugin_mc
 from nova_servicegroup.memcached import wire
+from nova_servicegroup.tests.fixtures import database
 from nova_servicegroup.tests.fixtures import memcached
 
 CONF = nova.conf.CONF
 SECONDS = 5
-# Nothing may expire while the slower one is asking.
-DOWN_TIME = 3600
+INTERVAL = 10
 
 
 @contextlib.contextmanager
@@ -84,28 +88,64 @@ def counted_requests():
 def configure(address, backend):
     CONF([], project='nova', default_config_files=[])
     CONF.set_override('servicegroup_driver', 'mc')
-    CONF.set_override('service_down_time', DOWN_TIME)
     CONF.set_override('enabled', True, 'cache')
     CONF.set_override('backend', backend, 'cache')
     CONF.set_override('memcache_servers', [address], 'cache')
 
 
-def make_fleet(address, members):
-    """Store a heartbeat for so many computes; return their records."""
-    objects.register_all()
-    server = servers.Server(address)
-    moment = timeutils.utcnow()
-    stamp = wire.stamp_of(moment)
-    data = wire.encode(stamp, moment, {'%x-%08x' % (members, members): stamp})
-    records = []
-    for number in range(members):
-        host = 'compute-%05d.example.org' % number
-        server.put(wire.key('compute', host), data, None, 10)
-        records.append(objects.Service(
-            host=host, topic='compute', binary='nova-compute',
-            forced_down=False, updated_at=moment.replace(
-                tzinfo=datetime.timezone.utc)))
-    return records
+def host_name(number):
+    return 'compute-%05d.example.org' % number
+
+
+def beat(members, port, ready):
+    """Report for all members, each every INTERVAL, until terminated."""
+    keys = [wire.key('compute', host_name(n)) for n in range(members)]
+    with socket.create_connection(('127.0.0.1', port)) as sock:
+        # The whole fleet at once, and after that in tenths of a second.
+        send_beats(sock, keys)
+        sock.sendall(b'version\r\n')
+        sock.recv(100)
+        ready.set()
+        step = members // (INTERVAL * 10)
+        for start in itertools.cycle(range(0, members, step)):
+            time.sleep(0.1)
+            send_beats(sock, keys[start:start + step])
+
+
+def send_beats(sock, keys):
+    for key in keys:
+        moment = timeutils.utcnow()
+        stamp = wire.stamp_of(moment)
+        data = wire.encode(stamp, moment, {'1f3a-' + key[:8]: stamp})
+        sock.sendall(b'set %s %d 0 %d noreply\r\n%s\r\n' % (
+            key.encode(), wire.FLAG_PICKLED, len(data), data))
+
+
+@contextlib.contextmanager
+def reporting_fleet(members, port):
+    context = multiprocessing.get_context('spawn')
+    ready = context.Event()
+    reporter = context.Process(target=beat, args=(members, port, ready))
+    reporter.start()
+    try:
+        if not ready.wait(60):
+            raise SystemExit('The fleet does not report.')
+        yield
+    finally:
+        reporter.terminate()
+        reporter.join()
+
+
+@contextlib.contextmanager
+def service_records(members):
+    """Make Nova's database with so many computes; give its records."""
+    with tempfile.TemporaryDirectory() as directory:
+        nova_db = database.Database(pathlib.Path(directory) / 'nova.sqlite')
+        nova_db.add_many([host_name(n) for n in range(members)], 'compute')
+        try:
+            yield list(objects.ServiceList.get_all(nova_db.context))
+        finally:
+            nova_db.close()
 
 
 def one_pass(api, records):
@@ -150,15 +190,18 @@ def measure(api, records, calls, pause):
 
 def compare(members, backend):
     """Return {'plugin': figures, 'nova': figures} for a fleet of a size."""
-    with memcached.Memcached() as store:
+    with memcached.Memcached() as store, reporting_fleet(
+            members, store.port), service_records(members) as records:
         configure(store.address, backend)
-        records = make_fleet(store.address, members)
+        plugin, in_tree = plugin_api.API(), in_tree_api.API()
+        for api, module in (plugin, plugin_mc), (in_tree, in_tree_mc):
+            if type(api._driver) is not module.MemcachedDriver:
+                raise SystemExit('%r is measured in the place of %s' % (
+                    api._driver, module.__name__))
         return {
-            'plugin': measure(
-                plugin_api.API(inventory=lambda group: records), records,
-                calls=1_000_000, pause=CONF.servicegroup.view_refresh),
-            'nova': measure(in_tree_api.API(), records, calls=10_000,
-                            pause=0),
+            'plugin': measure(plugin, records, calls=1_000_000,
+                              pause=CONF.servicegroup.view_refresh),
+            'nova': measure(in_tree, records, calls=10_000, pause=0),
         }
 
 
@@ -194,7 +237,6 @@ def main():
 
 def _in_a_child(function, *args):
     from concurrent import futures
-    import multiprocessing
     with futures.ProcessPoolExecutor(
             1, multiprocessing.get_context('spawn')) as pool:
         return pool.submit(function, *args).result()

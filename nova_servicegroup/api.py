@@ -136,7 +136,12 @@ class API:
         :raises InvalidMember: the record has no host or no topic
         """
         # Nova commit e6c5b4bcf7: the operator's word comes first.
-        if member.get('forced_down'):
+        try:
+            # get() takes three times as long, on Nova's objects.
+            forced_down = member['forced_down']
+        except KeyError:
+            forced_down = False
+        if forced_down:
             self._driver.note_forced_down(member)
             return False
         return self._driver.is_up(member)

@@ -41,6 +41,7 @@ LOG = logging.getLogger(__name__)
 # How long, in seconds, a leave waits for a beat in flight.
 LEAVE_TIMEOUT = 2.0
 LEAVE_PAUSE = 0.05
+_UTC = datetime.timezone.utc
 
 
 class Promise(enum.Enum):
@@ -211,11 +212,11 @@ def as_aware(moment):
     """
     if isinstance(moment, str):
         moment = timeutils.parse_isotime(moment)
-    if moment is None:
-        return None
+    if moment is None or moment.tzinfo is _UTC:
+        return moment
     if moment.tzinfo is None:
-        return moment.replace(tzinfo=datetime.timezone.utc)
-    return moment.astimezone(datetime.timezone.utc)
+        return moment.replace(tzinfo=_UTC)
+    return moment.astimezone(_UTC)
 
 
 def _list_services(group):

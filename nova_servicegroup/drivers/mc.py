@@ -220,38 +220,38 @@ class MemcachedDriver(base.Driver):
         if entry is not None and now < entry.up_until and now < known.due:
             # The way of a thousand questions in a row.
             return True
-        entry = self._entry(known, member_key, member)
-        return self.policy.verdict(*member_key, known.liveness(entry))
+        return self.policy.verdict(*member_key, self.liveness(member))
 
     def liveness(self, member):
-        known = self._view
-        return known.liveness(self._entry(
-            known, (member['topic'], member['host']), member))
+        return self._view.liveness(self._entry(member))
 
     def updated_time(self, member):
         """Return the later one of the last beat and the record's change.
 
         Aware, in UTC; None when there is neither.
         """
-        known = self._view
-        seen = known.moment(self._entry(
-            known, (member['topic'], member['host']), member))
-        times = seen, base.as_aware(member['updated_at'])
-        return max((t for t in times if t is not None), default=None)
+        seen = self._entry(member).moment
+        recorded = base.as_aware(member['updated_at'])
+        if seen is None or recorded is not None and recorded > seen:
+            return recorded
+        return seen
 
     @property
     def _view(self):
         return shared.get(self._view_key, self._make_view)
 
     def _make_view(self):
+        self._warn_if_in_process()
         return view.View(self._servers, self.settings, self.monotonic,
                          self.utcnow)
 
-    def _entry(self, known, member_key, member):
-        if not (member_key[0] and member_key[1]):
-            # Says what is missing.
-            self.key(member)
-        return known.entry(member_key, self._list_all)
+    def _entry(self, member):
+        known = self._view
+        entry = known.entries.get((member['topic'], member['host']))
+        if entry is None or entry.pending or self.monotonic() >= known.due:
+            return known.entry(self.key(member), self._list_all)
+        entry.asked = known.due
+        return entry
 
     def _list_all(self, group):
         # A nova-compute asks about few members, and would have to get all

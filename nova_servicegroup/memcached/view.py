@@ -130,7 +130,7 @@ class Entry:
     """One member: its sights, and who asked for it when."""
 
     __slots__ = ('name', 'key', 'sights', 'asked', 'pending', 'warned',
-                 'changes', 'up_until')
+                 'moment', 'changes', 'up_until')
 
     def __init__(self, name, key, sights, asked):
         self.name = name
@@ -139,6 +139,7 @@ class Entry:
         self.asked = asked       # monotonic
         self.pending = True      # no server has been asked yet
         self.warned = False      # about what the store holds of it
+        self.moment = None       # of the last heartbeat; aware, UTC
         self.changes = 0         # of what was seen of it
         self.up_until = 0        # "up" for certain before that; monotonic
 
@@ -314,6 +315,8 @@ class View:
                 continue
             wrong = sight.see(raw, now, wall,
                               self._settings.service_down_time, blind)
+            entry.moment = max((s.moment for s in entry.sights
+                                if s.moment is not None), default=None)
             # In this order: see liveness.
             entry.changes += 1
             entry.up_until = 0
@@ -415,12 +418,3 @@ class View:
             return sights
         return [s for s in sights if s not in lost or (
             s.stamp is not None and s.stamp > newest)]
-
-    @staticmethod
-    def moment(entry):
-        """Return the aware UTC datetime of the last heartbeat, or None."""
-        latest = None
-        for sight in entry.sights:
-            if latest is None or (sight.moment and sight.moment > latest):
-                latest = sight.moment
-        return latest

@@ -690,10 +690,21 @@ class TestWorkers:
 
 class TestInProcess:
 
-    def test_it_works_and_warns_once(self, world, caplog):
+    @pytest.fixture(autouse=True)
+    def in_process(self, world, caplog):
         world.config.config(memcached_servers=['<None>'])
         world.config.config(group='cache', memcache_servers=[])
         caplog.set_level(logging.INFO)
+
+    def test_who_only_asks_is_warned_too(self, world, caplog):
+        world.service('host1')
+        for _ in range(3):
+            assert world.driver().is_up(world.record('host1')) is False
+            world.settle()
+        assert ['no other process sees them' in text
+                for text in warnings(caplog)] == [True]
+
+    def test_it_works_and_warns_once(self, world, caplog):
         world.driver()
         assert warnings(caplog) == []
         reader, records, _ = fleet(world, 2)
