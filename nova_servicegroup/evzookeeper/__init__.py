@@ -36,8 +36,12 @@ LOG = logging.getLogger(__name__)
 
 #: seconds a keeper must have lived for its death to be none of its own making
 _STABLE = 30.0
-#: seconds of unanswered pulses after which a keeper is stuck for good
-_STUCK = 2.0
+#: a keeper that is silent for this part of the session's timeout is asked
+#: whether it lives. One that is stuck is noticed, replaced, and its session
+#: taken over before two thirds of that timeout are over.
+_PATIENCE = 1 / 6
+#: seconds; less would kill keepers that only wait for a processor
+_LEAST_PATIENCE = 0.5
 
 CONNECTING = 'connecting'
 CONNECTED = 'connected'
@@ -129,7 +133,6 @@ class ZKSession:
         self._reason = ''
         self._lost_at = None
         self._told_failing = False
-        self._unanswered = 0
         self._child = None
         self._closing = threading.Event()
         self._connected = threading.Event()
@@ -221,25 +224,8 @@ class ZKSession:
         return request.result
 
     def pulse(self, number, timeout):
-        """Give a membership's sign of life; raises as ``ask``.
-
-        A keeper that doesn't answer is killed: the next one takes its session
-        over before that runs out, if the pulses come often enough.
-        """
-        try:
-            self.ask('pulse', timeout, id=number)
-        except exceptions.NotConnected:
-            self._unanswered += timeout
-            keeper = self._child
-            if self._unanswered >= _STUCK and keeper is not None:
-                LOG.warning('The keeper (pid %d) does not answer; killing '
-                            'it.', keeper.pid)
-                keeper.kill()
-            raise
-        except exceptions.RequestFailed:
-            self._unanswered = 0
-            raise
-        self._unanswered = 0
+        """Give a membership's sign of life; raises as ``ask``."""
+        self.ask('pulse', timeout, id=number)
 
     def add_member(self, member):
         """Number a membership; it is joined anew with every keeper."""
@@ -291,12 +277,13 @@ class ZKSession:
         try:
             keeper = keeper_child.Child(
                 '%s[%d]' % (os.path.basename(sys.argv[0] or 'python'),
-                            self._pid))
+                            self._pid),
+                max(_LEAST_PATIENCE,
+                    self._config['session_timeout'] * _PATIENCE))
         except exceptions.KeeperUnavailable as e:
             return str(e)
         self._child = keeper
         try:
-            self._greet(keeper)
             while failure is None:
                 messages = keeper.receive()
                 if messages is None:
@@ -356,11 +343,13 @@ class ZKSession:
         op = message['op']
         if op == 'failed':
             return message['reason']
-        if op == 'hello' and message['version'] != protocol.VERSION:
-            return ('the keeper speaks another version of the protocol: the '
-                    'package was changed under a running service; restart '
-                    'the service')
-        if op == 'log':
+        if op == 'hello':
+            if message['version'] != protocol.VERSION:
+                return ('the keeper speaks another version of the protocol: '
+                        'the package was changed under a running service; '
+                        'restart the service')
+            self._greet(self._child)
+        elif op == 'log':
             LOG.log(message['level'], '%s', message['text'])
         elif op == 'answer':
             request = self._requests.get(message['seq'])
@@ -394,7 +383,6 @@ class ZKSession:
         self._change_state(state, reason)
 
     def _keeper_lost(self, failure, pause):
-        self._unanswered = 0
         level = logging.WARNING
         if pause >= self._retry_interval:
             level = logging.DEBUG if self._told_failing else logging.ERROR
@@ -424,8 +412,9 @@ class ZKSession:
             if self._lost_at is None and state in (
                     CONNECTING, SUSPENDED, EXPIRED, REFUSED):
                 self._lost_at = now
-                LOG.warning('There is no connection to ZooKeeper at %s: %s',
-                            self._config['hosts'], self.why())
+                LOG.warning('There is no connection to ZooKeeper at %s: %s.%s',
+                            self._config['hosts'], self.why(),
+                            self._what_next())
             elif state != before and state in (EXPIRED, REFUSED):
                 LOG.warning('The session with ZooKeeper is %s', self.why())
         if state != before:
@@ -434,6 +423,14 @@ class ZKSession:
                     callback(state)
                 except Exception:
                     LOG.exception('A connection callback failed')
+
+    def _what_next(self):
+        """Return what follows if the connection isn't back soon."""
+        if self._state != SUSPENDED or not self._members:
+            return ''
+        return (' If that lasts for as long as the session (%.1f s), this '
+                'process is seen as down until it is back.'
+                % self._config['session_timeout'])
 
 
 _sessions = weakref.WeakSet()

@@ -25,8 +25,11 @@ import threading
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.keeper import protocol
 
-#: seconds; a keeper that doesn't take a frame for so long is stuck
-SEND_LIMIT = 2.0
+#: seconds a new keeper has for its first word; a loaded machine takes some
+START_LIMIT = 30.0
+#: how often a keeper may let pass the time in which it has to answer. Not
+#: once: in a process that was blocked its answer may still lie there unread
+TURNS = 3
 _ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
                 'PYTHONHOME', 'RES_OPTIONS', 'LOCALDOMAIN', 'HOSTALIASES')
 
@@ -68,21 +71,28 @@ class Child:
     """One keeper process, from its start to its end.
 
     :param whose: tells the readers of ``ps`` whose keeper it is
+    :param patience: seconds of silence after which it is asked whether it
+        lives; after TURNS of them, or when it doesn't take a frame within
+        one, it is stuck and killed
     :raises KeeperUnavailable: it can't be started
     """
 
-    def __init__(self, whose):
+    def __init__(self, whose, patience):
         # One thread reads, any thread writes. Under eventlet all are green,
         # and none ever waits for two descriptors: eventlet's select wakes
         # up for the wrong one (eventlet issue 551).
         self._decoder = protocol.Decoder(protocol.FROM_KEEPER)
         self._sending = threading.Lock()
-        self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(SEND_LIMIT)
+        self._patience = patience
+        self._turns = START_LIMIT / patience
+        self._heard = False
         environment = {name: os.environ[name] for name in _ENVIRONMENT
                        if name in os.environ}
         environment['MALLOC_ARENA_MAX'] = '1'
+        theirs = None
         try:
+            self._socket, theirs = socket.socketpair()
+            self._socket.settimeout(patience)
             environment['PYTHONPATH'] = _python_path()
             self._popen = subprocess.Popen(
                 [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose],
@@ -93,7 +103,8 @@ class Child:
             raise exceptions.KeeperUnavailable(
                 'cannot start a keeper: %s' % e) from e
         finally:
-            theirs.close()
+            if theirs is not None:
+                theirs.close()
 
     @property
     def pid(self):
@@ -102,23 +113,37 @@ class Child:
     def receive(self):
         """Wait for messages; return them, or None when the keeper is gone.
 
+        :raises KeeperUnavailable: it is stuck; it is killed
         :raises ProtocolError: what came is no message
         """
         while True:
             try:
                 data = self._socket.recv(262144)
             except TimeoutError:
+                self._wonder()
                 continue
             except OSError:
                 return None
             if not data:
                 return None
+            self._heard = True
+            self._turns = TURNS
             messages = self._decoder.feed(data)
             if messages:
                 return messages
 
+    def _wonder(self):
+        """Ask a silent keeper whether it lives."""
+        self._turns -= 1
+        if self._turns <= 0:
+            self.kill()
+            raise exceptions.KeeperUnavailable(
+                'the keeper (pid %d) does not answer' % self.pid)
+        if self._heard:
+            self.send('ping')
+
     def send(self, op, **fields):
-        """Send a message. Blocks for SEND_LIMIT at most.
+        """Send a message. Blocks for ``patience`` at most.
 
         :raises KeeperUnavailable: the keeper is gone or stuck; it is killed,
             so that ``receive`` ends

@@ -53,12 +53,14 @@ class Membership:
         self._node = None
         self._last_node = None
         self._number = None
+        self._refreshed_at = None
         self._changed = threading.Event()
         self.rejoin(timeout=None if async_mode else timeout)
 
     def rejoin(self, timeout=5.0):
         """Be a member again after ``leave``; raises as the constructor."""
         if self._number is None:
+            self._refreshed_at = time.monotonic()
             self._number = self._session.add_member(self)
         if timeout is not None and not self._wait_for_node(timeout):
             raise exceptions.NotJoined(
@@ -77,6 +79,7 @@ class Membership:
             if self._number is None:
                 raise exceptions.NotJoined('%s left %s' % (
                     self._name, self._path))
+            self._refreshed_at = time.monotonic()
             self._session.pulse(self._number, timeout)
         except exceptions.RequestFailed as e:
             if quiet:
@@ -119,7 +122,9 @@ class Membership:
 
     def description(self):
         return {'path': self._path, 'host': self._name, 'data': self._data,
-                'pulse_timeout': self._pulse_timeout, 'node': self._last_node}
+                'pulse_timeout': self._pulse_timeout, 'node': self._last_node,
+                # Who hangs doesn't gain time by another keeper.
+                'silent': time.monotonic() - self._refreshed_at}
 
     def node_is(self, node, reason):
         self._node, self._reason = node, reason

@@ -22,11 +22,15 @@ import sys
 
 
 def main():
-    # A service manager that stops the service signals us too, and Ctrl-C
-    # may. The parent decides when it is over.
+    # A service manager that stops the service signals us too, uWSGI's with
+    # QUIT, and Ctrl-C may. The parent decides when it is over.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
-                   signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+                   signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+                   signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    # Started by a thread that blocks signals, as uWSGI's do, we would never
+    # get the alarm that ends an orphan.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         from nova_servicegroup.keeper import loop
     except ImportError as e:

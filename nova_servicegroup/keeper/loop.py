@@ -38,9 +38,9 @@ BACKLOG = 1000
 class _Pulse:
     """What is known of one membership."""
 
-    def __init__(self, timeout, now):
+    def __init__(self, timeout, seen):
         self.timeout = timeout
-        self.seen = now
+        self.seen = seen
         self.stalled = False
         self.node = None
         self.reason = 'it has not joined yet'
@@ -73,6 +73,8 @@ class Keeper:
         self._views = {}     # path -> names the parent was told
         self._pending = {}   # path -> names to tell
         self._out = b''
+        self._poll.register(self._sock, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
 
     def post(self, op, **fields):
         """Hand a message to the parent. From any thread; never waits."""
@@ -81,8 +83,6 @@ class Keeper:
 
     def run(self):
         """Serve until the parent is gone, then end the session."""
-        self._poll.register(self._sock, select.POLLIN)
-        self._poll.register(self._wake, select.POLLIN)
         self._messages.append(('hello', {'version': protocol.VERSION}))
         try:
             while self._serve():
@@ -164,8 +164,9 @@ class Keeper:
         kazoo_log.propagate = False
         self._registrar.start()
 
-    def _on_join(self, id, seq, path, host, data, pulse_timeout, node):
-        self._pulses[id] = _Pulse(pulse_timeout, self._monotonic())
+    def _on_join(self, id, seq, path, host, data, pulse_timeout, silent,
+                 node):
+        self._pulses[id] = _Pulse(pulse_timeout, self._monotonic() - silent)
         self._registrar.submit(self._registrar.join, id, path, host, data,
                                node, seq)
 
@@ -188,6 +189,9 @@ class Keeper:
                 error = pulse.reason
         self._messages.append(
             ('answer', {'seq': seq, 'error': error, 'result': []}))
+
+    def _on_ping(self):
+        self._messages.append(('pong', {}))
 
     def _on_leave(self, id, seq):
         self._pulses.pop(id, None)
@@ -235,6 +239,8 @@ class Keeper:
             if not self._connected:
                 # What was listed before is not news any more.
                 self._pending.clear()
+        if op == 'blind':
+            self._pending.pop(fields['path'], None)
         if op == 'member' and fields['id'] in self._pulses:
             pulse = self._pulses[fields['id']]
             pulse.node, pulse.reason = fields['node'], fields['reason']

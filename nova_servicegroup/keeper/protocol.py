@@ -25,7 +25,7 @@ import struct
 
 #: raised whenever the messages change: a keeper started from a newer package
 #: than its parent runs says so instead of guessing
-VERSION = 2
+VERSION = 3
 
 #: bytes; a listing of 25,000 members with long host names has about 2 MB
 MAX_FRAME = 16 * 1024 * 1024
@@ -42,9 +42,10 @@ FROM_PARENT = {
                'session_timeout': _NUMBER, 'ident': (list, type(None)),
                'security': dict, 'linger': _NUMBER,
                'retry_interval': _NUMBER},
-    # Be a member; node is the name that an earlier keeper gave it, if any.
+    # Be a member; node is the name that an earlier keeper gave it, if any,
+    # silent the time since its last pulse.
     'join': {'id': int, 'seq': int, 'path': str, 'host': str, 'data': dict,
-             'pulse_timeout': (int, float, type(None)),
+             'pulse_timeout': (int, float, type(None)), 'silent': _NUMBER,
              'node': _OPTIONAL_STR},
     # The parent lives. Answered by what is known of the membership.
     'pulse': {'id': int, 'seq': int},
@@ -52,11 +53,15 @@ FROM_PARENT = {
     # List and watch a directory. known: names that the parent believes in.
     'watch': {'path': str, 'known': list},
     'details': {'seq': int, 'path': str, 'host': str},
+    # Does the keeper live? Answered by a pong.
+    'ping': {},
     'close': {},
 }
 
 FROM_KEEPER = {
+    # The first frame; until it comes the parent says nothing.
     'hello': {'version': int},
+    'pong': {},
     # It gives up and ends; the reason is for the operator.
     'failed': {'reason': str},
     # state: connecting, connected, suspended, expired or refused.

@@ -136,8 +136,8 @@ def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     one.freeze()
     began = time.monotonic()
     wait_answer(driver, 'hung', False, 6)
-    # The last pulse may be an interval old.
-    assert 0.5 < time.monotonic() - began < 5
+    # The last pulse may be an interval old, and on a loaded machine more.
+    assert 1.5 < time.monotonic() - began < 5
     one.thaw()
     wait_answer(driver, 'hung', True, 2)
     assert owner(driver, 'hung') == session
@@ -153,6 +153,22 @@ def test_a_hung_process_that_is_killed_leaves_nothing(start, reader):
     one.freeze()
     one.kill()
     wait_answer(driver, 'stuck', False, SOON)
+
+
+def test_a_hung_process_gains_nothing_by_another_keeper(start, reader):
+    driver = reader()
+    # Its main thread hangs, and not the one that minds the keeper.
+    one = start('revived', block=(0.5, 8), down_time=3)
+    wait_answer(driver, 'revived', True, 5)
+    wait_answer(driver, 'revived', False, 6)
+    before = one.keeper_pid
+    os.kill(before, signal.SIGKILL)
+    with answers.Answers(driver, 'revived') as seen:
+        process.wait_until(lambda: one.keeper_pid not in (None, before), 3,
+                           'another keeper')
+        time.sleep(1)
+        assert seen.given == [False]
+        wait_answer(driver, 'revived', True, 10)
 
 
 def test_a_busy_hub_is_invisible(start, reader):
@@ -206,7 +222,8 @@ def test_a_keeper_is_deaf_to_signals_meant_for_its_process(start, reader):
     driver = reader()
     one = start('deaf')
     keeper = one.keeper_pid
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
+                   signal.SIGQUIT):
         os.kill(keeper, number)
     time.sleep(0.5)
     assert one.keeper_pid == keeper
@@ -233,11 +250,12 @@ def test_a_keeper_knows_only_what_it_should(start, monkeypatch):
 
 def test_a_keeper_is_small_and_idle(start):
     one = start('idle', down_time=60, interval=10)
-    time.sleep(1)
+    # It has looked for other machines of its name.
+    time.sleep(7)
     before = process.cpu_seconds(one.keeper_pid)
-    time.sleep(4)
-    # 3 ms a second, and the clock's grain is 10 ms.
-    assert process.cpu_seconds(one.keeper_pid) - before <= 0.03
+    time.sleep(5)
+    used = process.cpu_seconds(one.keeper_pid) - before
+    assert used <= 0.003 * 5, '%.1f ms a second' % (used * 200)
     status = pathlib.Path('/proc/%d/status' % one.keeper_pid).read_text()
     resident = int(status.partition('VmRSS:')[2].split()[0])
     assert resident <= 30 * 1024, '%d KB' % resident
@@ -291,27 +309,76 @@ def test_a_restart_meets_no_ghost(start, reader):
     assert seen.given == [True]
 
 
-def test_a_stuck_keeper_is_replaced_unseen(start, reader):
+@pytest.mark.parametrize('mode', MODES)
+def test_a_stuck_keeper_is_replaced_unseen(start, reader, mode):
     driver = reader()
-    one = start('doubled', recv_timeout=15000)
+    # However seldom there are heartbeats.
+    one = start('doubled', mode=mode, interval=30, down_time=90)
     wait_answer(driver, 'doubled', True, 5)
-    stuck = one.keeper_pid
+    stuck, session = one.keeper_pid, owner(driver, 'doubled')
     with answers.Answers(driver, 'doubled') as seen:
         os.kill(stuck, signal.SIGSTOP)
-        process.wait_until(lambda: one.keeper_pid not in (None, stuck), 12,
+        process.wait_until(lambda: one.keeper_pid not in (None, stuck), 5,
                            'another keeper')
-        time.sleep(1)
+        # Longer than the session.
+        time.sleep(5)
     assert seen.given == [True]
+    assert owner(driver, 'doubled') == session
+    assert 'does not answer' in one.log()
 
 
-def test_a_keeper_that_slept_too_long_comes_back(start, reader):
+def test_a_machine_that_slept_too_long_comes_back(start, reader):
     driver = reader()
     one = start('sleeper', recv_timeout=2000, down_time=60, interval=20)
     wait_answer(driver, 'sleeper', True, 5)
+    one.freeze()
     os.kill(one.keeper_pid, signal.SIGSTOP)
     wait_answer(driver, 'sleeper', False, 5)
     os.kill(one.keeper_pid, signal.SIGCONT)
+    one.thaw()
     wait_answer(driver, 'sleeper', True, 5)
+    assert one.keeper_pid == one.keeper_pids[0]
+
+
+def test_who_comes_back_late_after_an_outage_was_never_away(
+        start, reader, ensemble):
+    """One of thousands, whose session runs out while it waits its turn."""
+    driver = reader()
+    one = start('late', down_time=60, interval=20)
+    wait_answer(driver, 'late', True, 5)
+    with answers.Answers(driver, 'late') as seen:
+        ensemble.kill()
+        one.freeze()
+        os.kill(one.keeper_pid, signal.SIGSTOP)
+        ensemble.start()
+        with ensemble.client() as client:
+            path, = client.get_children('/servicegroups/compute')
+            path = '/servicegroups/compute/' + path
+            process.wait_until(lambda: not client.exists(path), 15,
+                               'the end of its session')
+            os.kill(one.keeper_pid, signal.SIGCONT)
+            one.thaw()
+            process.wait_until(
+                lambda: client.get_children('/servicegroups/compute'), 10,
+                'another node')
+        # Longer than anybody is held.
+        time.sleep(8)
+        assert driver.is_up(answers.record('late'))
+    assert seen.given == [True]
+
+
+def test_no_orphan_waits_for_zookeeper(start, ensemble):
+    one = start('orphan')
+    for server in ensemble.servers:
+        server.freeze()
+    try:
+        one.kill()
+        process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
+                           'the end of the keeper')
+    finally:
+        for server in ensemble.servers:
+            server.thaw()
+        ensemble.wait_serving()
 
 
 READER = """

@@ -12,6 +12,7 @@
 
 """The parent's side, against keepers that don't do what they should."""
 
+import errno
 import logging
 import os
 import subprocess
@@ -26,6 +27,8 @@ from nova_servicegroup.evzookeeper import child
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import membership
 from nova_servicegroup import exception
+from nova_servicegroup.keeper import protocol
+from nova_servicegroup.tests import contract
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import process
 
@@ -179,16 +182,88 @@ def test_a_keeper_that_keeps_dying_is_not_started_in_a_loop(
     assert 2 <= starts <= 6
 
 
-def test_a_stuck_keeper_is_killed(session, fake_keeper, monkeypatch):
-    monkeypatch.setattr(child, 'SEND_LIMIT', 0.2)
-    fake_keeper('exec sleep 60')
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(evzookeeper, '_PATIENCE', 0)
+    monkeypatch.setattr(evzookeeper, '_LEAST_PATIENCE', 0.1)
+
+
+def greeting(tmp_path):
+    """Return a shell command that says what a keeper says first."""
+    file = tmp_path / 'hello'
+    file.write_bytes(protocol.encode('hello', version=protocol.VERSION))
+    return 'cat %s >&0; ' % file
+
+
+def test_a_stuck_keeper_is_killed(session, fake_keeper, impatient, tmp_path,
+                                  caplog):
+    fake_keeper(greeting(tmp_path) + 'exec sleep 60')
     one = session()
     process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
     stuck = one.keeper_pid
+    process.wait_until(lambda: one.keeper_pid not in (None, stuck), 10,
+                       'another one')
+    assert '(pid %d) does not answer' % stuck in caplog.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(stuck, 0)
+
+
+def test_a_keeper_that_does_not_listen_is_killed(session, fake_keeper,
+                                                 impatient, tmp_path, caplog):
+    fake_keeper(greeting(tmp_path) + 'exec sleep 60')
+    one = session()
+    # More than fits between them.
     member = membership.Membership(one, '/g', 'a', async_mode=True,
-                                   data={'padding': 'x' * 300000})
-    process.wait_until(lambda: one.keeper_pid != stuck, 10, 'its end')
+                                   data={'padding': 'x' * 3000000})
+    process.wait_until(lambda: 'does not listen' in caplog.text, 10,
+                       'its end')
     assert member.refresh() is False
+
+
+def test_a_keeper_that_starts_slowly_is_waited_for(
+        session, fake_keeper, impatient, monkeypatch, caplog):
+    fake_keeper('sleep 1.5; exec %s -s -m nova_servicegroup.keeper slow'
+                % sys.executable)
+    one = session()
+    process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+    first = one.keeper_pid
+    process.wait_until(lambda: 'refused' in one.why(), 15, 'its word')
+    assert one.keeper_pid == first
+    assert 'Starting another one' not in caplog.text
+
+    monkeypatch.setattr(child, 'START_LIMIT', 0.5)
+    fake_keeper('exec sleep 60')
+    session()
+    process.wait_until(lambda: 'does not answer' in caplog.text, 10,
+                       'the end of what never starts')
+
+
+def test_a_keeper_is_started_once_there_is_a_descriptor(
+        session, monkeypatch, caplog):
+    def socketpair():
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, 'Too many open files')
+
+    monkeypatch.setattr(child.socket, 'socketpair', socketpair)
+    one = session()
+    process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+    assert 'Too many open files' in caplog.text
+
+
+def test_the_beats_of_a_service_without_a_keeper_fail_loudly(
+        monkeypatch, config, caplog):
+    monkeypatch.setattr(child, '_python', lambda: '/nonexistent/python')
+    config.config(group='zookeeper', address=NOBODY)
+    driver = zk.ZooKeeperDriver()
+    service = contract.FakeService('a', 'compute', None)
+    driver.join('a', 'compute', service)
+    assert service.model_disconnected is True
+    service.pulse.fire()
+    assert service.model_disconnected is True
+    lost, = (r.getMessage() for r in caplog.records
+             if r.getMessage().startswith('Lost connection to ZooKeeper'))
+    assert 'nonexistent' in lost
+    driver._session.close()
 
 
 def test_close_is_quick_and_final(session):

@@ -14,7 +14,10 @@
 
 import json
 import os
+import pathlib
 import random
+import re
+import signal
 import socket
 import struct
 import subprocess
@@ -22,6 +25,7 @@ import sys
 
 import pytest
 
+from nova_servicegroup.keeper import loop
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import view
@@ -269,6 +273,21 @@ class TestProcess:
         messages = []
         while True:
             data = sock.recv(65536)
+class TestLoop:
+
+    def test_a_listing_that_waits_is_no_news_after_a_failed_one(self):
+        ours, theirs = socket.socketpair()
+        keeper = loop.Keeper(theirs)
+        keeper._views['/g'] = frozenset()
+        keeper._from_registrar(
+            'view', {'path': '/g', 'members': frozenset('a')})
+        keeper._from_registrar('blind', {'path': '/g', 'reason': 'NoAuth'})
+        keeper._flush()
+        message, = protocol.Decoder(protocol.FROM_KEEPER).feed(
+            ours.recv(65536))
+        assert message['op'] == 'blind'
+
+
             if not data:
                 return messages
             messages += decoder.feed(data)
@@ -318,3 +337,30 @@ class TestProcess:
         assert 'kazoo.client' in modules
         assert not modules & {'nova', 'eventlet', 'oslo_config',
                               'oslo_messaging', 'gevent'}
+    def test_it_says_that_it_lives(self, keeper):
+        sock, process = keeper
+        sock.sendall(self.config() + protocol.encode('ping'))
+        decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        heard = []
+        while {'op': 'pong'} not in heard:
+            heard += decoder.feed(sock.recv(65536))
+        assert heard[0]['op'] == 'hello'
+
+    def test_it_hears_signals_that_its_parent_does_not(self):
+        # The alarm that ends an orphan, for one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        try:
+            ours, theirs = socket.socketpair()
+            process = subprocess.Popen(
+                [sys.executable, '-m', 'nova_servicegroup.keeper', 'test'],
+                stdin=theirs.fileno())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            assert ours.recv(1)
+            status = pathlib.Path('/proc/%d/status' % process.pid).read_text()
+            assert int(re.search(r'SigBlk:\s(\w+)', status)[1], 16) == 0
+        finally:
+            process.kill()
+            process.wait()
+
