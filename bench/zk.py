@@ -535,7 +535,45 @@ def tables(about, results):
              (members, result['sessions'],
               list(result['sessions'][KEEPER].values())[-1])
              for members, result in results.items())]))
-    return '\n'.join(parts)
+    return '\n'.join(parts + quoted(results))
+
+
+def quoted(results):
+    """Return a substitution for each figure that a text may want to quote."""
+    def define(name, text):
+        return '.. |%s| replace:: %s' % (name, text)
+
+    found = []
+    for members, count, kind, r in rows(results, 'nodes'):
+        name = '%s %s %s ' % (kind, members, count)
+        cost = r['per_change']
+        found += [define(name + 'bytes', size(cost['reader_bytes'])),
+                  define(name + 'cpu', '%.1f ms' % cost['reader_cpu_ms']),
+                  define(name + 'server', '%.1f ms' % cost['server_cpu_ms']),
+                  define(name + 'known', '%.0f ms' % r['death_to_known_ms'][
+                      'median']),
+                  # A hundred readers, two listings or changes a second.
+                  define(name + 'traffic', size(
+                      200 * cost['reader_bytes']) + ' a second')]
+    for members, count, kind, r in rows(results, 'sessions'):
+        name = '%s %s %s ' % (kind, members, count)
+        found += [define(name + 'first', '%.0f ms' % r['first_listing_ms'][
+                      'max']),
+                  define(name + 'restart bytes', size(
+                      r['restart']['reader_bytes'])),
+                  define(name + 'memory', '%.0f MB' % r['reader_memory_mb'])]
+        if kind == KEEPER:
+            found.append(define(name + 'rate',
+                                '%.1f' % r['restart']['listings_per_s']))
+    for members, result in results.items():
+        fleet = result['sessions']['fleet']
+        found += [define(members + ' joined', '%.1f s' % fleet[
+                      'all_joined_s']),
+                  define(members + ' at rest', '%.0f %%' % (
+                      100 * fleet['server_cpu_at_rest'])),
+                  define(members + ' memory', '%.0f MB' % result['sessions'][
+                      'server_memory_mb'])]
+    return found + ['']
 
 
 def picture(results):

@@ -26,6 +26,8 @@ LOOKS = 200
 #: nodes a second that are looked at when there were more: a hundred readers
 #: of 10,000 members shall not ask a million questions at once
 LOOKS_PER_SECOND = 20
+#: seconds for which nobody is taken for dead after an outage, at most
+LONGEST_HOLD = 60
 
 
 class Pace:
@@ -106,36 +108,47 @@ class View:
     """The members of a directory, as far as listings are to be believed.
 
     After the connection was away, a member that a listing lacks need not be
-    dead: when the whole ensemble was away or was wiped, living members come
-    back one after the other. Until they had their time, whoever was believed
-    in before and hasn't been seen since is held. A member that was seen after
-    the outage and then goes is gone.
+    dead. When the whole ensemble was away, living members come back one after
+    the other: their nodes are there at first, for the servers give every
+    session its full time again, but those of a large fleet that come too late
+    for that lose them and make others. If it was wiped, all do. So whoever was
+    believed in before is held until all have had the time to come, and while
+    there still are some that come.
 
     :param known: names believed in before this keeper began
     """
 
     def __init__(self, known=()):
         self.members = frozenset(known)
-        self._unseen = self.members
-        self._hold_until = None
+        self._held = frozenset()
+        self._missing = False
+        self._hold = 0
+        self._until = 0
+        self._longest = 0
 
-    def reconnected(self, hold_until):
-        """Begin to hold who is believed in. A monotonic time, seconds."""
-        self._unseen = self.members
-        self._hold_until = hold_until
+    def reconnected(self, now, hold):
+        """Begin to hold who is believed in.
+
+        :param now: monotonic time
+        :param hold: seconds that a living member may need to come
+        """
+        self._held = self.members
+        self._hold = hold
+        self._until = now + hold
+        self._longest = now + max(hold, LONGEST_HOLD)
 
     def listed(self, names, now):
         """Take a listing; return the names that are now believed in."""
         names = frozenset(names)
-        self._unseen -= names
-        if self._hold_until is not None and now >= self._hold_until:
-            self._unseen = frozenset()
-        if not self._unseen:
-            self._hold_until = None
-        self.members = names | self._unseen
+        if now >= self._until:
+            self._held = frozenset()
+        elif not names <= self.members:
+            self._until = min(now + self._hold, self._longest)
+        self._missing = not self._held <= names
+        self.members = names | self._held
         return self.members
 
     @property
     def review_at(self):
         """When to list again because somebody is held, or None."""
-        return self._hold_until
+        return self._until if self._missing else None

@@ -126,37 +126,66 @@ class TestView:
     def test_who_is_missing_after_an_outage_is_held_for_a_time(self):
         one = view.View()
         one.listed(['a', 'b', 'c'], 1)
-        one.reconnected(hold_until=10)
+        one.reconnected(4, hold=6)
         assert one.listed(['a'], 5) == {'a', 'b', 'c'}
         assert one.review_at == 10
         assert one.listed(['a', 'b'], 6) == {'a', 'b', 'c'}
-        # Seen after the outage, then gone: that is believed.
-        assert one.listed(['a'], 7) == {'a', 'c'}
-        assert one.listed(['a'], 9.9) == {'a', 'c'}
+        assert one.listed(['a'], 9.9) == {'a', 'b', 'c'}
         assert one.listed(['a'], 10) == {'a'}
         assert one.review_at is None
+
+    def test_a_session_that_runs_out_after_an_outage_is_held_too(self):
+        # Its node is there at first, as its time begins anew.
+        one = view.View()
+        one.listed(['a', 'b'], 1)
+        one.reconnected(4, hold=6)
+        assert one.listed(['a', 'b'], 4) == {'a', 'b'}
+        assert one.review_at is None
+        assert one.listed(['a'], 8) == {'a', 'b'}
+        assert one.review_at == 10
+        assert one.listed(['a', 'b2'], 9) == {'a', 'b', 'b2'}
+        assert one.listed(['a', 'b2'], 15) == {'a', 'b2'}
+
+    def test_all_are_held_while_some_still_come_back(self):
+        one = view.View()
+        one.listed(['a', 'b', 'c'], 1)
+        one.reconnected(4, hold=6)
+        assert one.listed(['a2'], 9) == {'a', 'a2', 'b', 'c'}
+        assert one.listed(['a2', 'b2'], 14) == {'a', 'a2', 'b', 'b2', 'c'}
+        assert one.review_at == 20
+        assert one.listed(['a2', 'b2'], 19) == {'a', 'a2', 'b', 'b2', 'c'}
+        assert one.listed(['a2', 'b2'], 20) == {'a2', 'b2'}
+
+    def test_nobody_is_held_for_ever(self):
+        one = view.View()
+        one.listed(['a'], 1)
+        one.reconnected(4, hold=6)
+        for now in range(5, 64):
+            assert 'a' in one.listed(['b%d' % now], now)
+        assert one.review_at == 64
+        assert one.listed(['b64'], 64) == {'b64'}
 
     def test_an_empty_listing_after_an_outage_is_not_believed(self):
         one = view.View()
         one.listed(['a', 'b'], 1)
-        one.reconnected(hold_until=10)
+        one.reconnected(4, hold=6)
         assert one.listed([], 5) == {'a', 'b'}
         assert one.listed([], 11) == set()
 
-    def test_nothing_is_held_when_all_are_there(self):
+    def test_when_the_time_is_over_a_death_is_a_death(self):
         one = view.View()
         one.listed(['a'], 1)
-        one.reconnected(hold_until=10)
+        one.reconnected(4, hold=6)
         assert one.listed(['a', 'b'], 5) == {'a', 'b'}
         assert one.review_at is None
-        assert one.listed([], 6) == set()
+        assert one.listed(['b'], 12) == {'b'}
 
     def test_a_second_outage_starts_the_time_anew(self):
         one = view.View(known=['a'])
-        one.reconnected(hold_until=10)
+        one.reconnected(4, hold=6)
         assert one.listed([], 9) == {'a'}
-        one.reconnected(hold_until=20)
-        assert one.listed([], 11) == {'a'}
+        one.reconnected(14, hold=6)
+        assert one.listed([], 15) == {'a'}
         assert one.listed([], 20) == set()
 
 
@@ -244,6 +273,21 @@ class TestDoubts:
         assert doubts.due(1) is None
 
 
+class TestLoop:
+
+    def test_a_listing_that_waits_is_no_news_after_a_failed_one(self):
+        ours, theirs = socket.socketpair()
+        keeper = loop.Keeper(theirs)
+        keeper._views['/g'] = frozenset()
+        keeper._from_registrar(
+            'view', {'path': '/g', 'members': frozenset('a')})
+        keeper._from_registrar('blind', {'path': '/g', 'reason': 'NoAuth'})
+        keeper._flush()
+        message, = protocol.Decoder(protocol.FROM_KEEPER).feed(
+            ours.recv(65536))
+        assert message['op'] == 'blind'
+
+
 class TestProcess:
     """A real keeper process whose parent is this test."""
 
@@ -273,21 +317,6 @@ class TestProcess:
         messages = []
         while True:
             data = sock.recv(65536)
-class TestLoop:
-
-    def test_a_listing_that_waits_is_no_news_after_a_failed_one(self):
-        ours, theirs = socket.socketpair()
-        keeper = loop.Keeper(theirs)
-        keeper._views['/g'] = frozenset()
-        keeper._from_registrar(
-            'view', {'path': '/g', 'members': frozenset('a')})
-        keeper._from_registrar('blind', {'path': '/g', 'reason': 'NoAuth'})
-        keeper._flush()
-        message, = protocol.Decoder(protocol.FROM_KEEPER).feed(
-            ours.recv(65536))
-        assert message['op'] == 'blind'
-
-
             if not data:
                 return messages
             messages += decoder.feed(data)
@@ -321,22 +350,6 @@ class TestLoop:
         *_, last = self.heard(sock)
         assert last['op'] == 'failed'
 
-    def test_the_end_of_the_socket_ends_it(self, keeper):
-        sock, process = keeper
-        sock.sendall(self.config())
-        sock.recv(1)
-        sock.shutdown(socket.SHUT_RDWR)
-        assert process.wait(5) == 0
-
-    def test_it_imports_nothing_of_nova(self):
-        code = ('import sys; import nova_servicegroup.keeper.loop; '
-                'print(*sorted(sys.modules))')
-        modules = set(subprocess.run(
-            [sys.executable, '-c', code], check=True, capture_output=True,
-            text=True).stdout.split())
-        assert 'kazoo.client' in modules
-        assert not modules & {'nova', 'eventlet', 'oslo_config',
-                              'oslo_messaging', 'gevent'}
     def test_it_says_that_it_lives(self, keeper):
         sock, process = keeper
         sock.sendall(self.config() + protocol.encode('ping'))
@@ -364,3 +377,19 @@ class TestLoop:
             process.kill()
             process.wait()
 
+    def test_the_end_of_the_socket_ends_it(self, keeper):
+        sock, process = keeper
+        sock.sendall(self.config())
+        sock.recv(1)
+        sock.shutdown(socket.SHUT_RDWR)
+        assert process.wait(5) == 0
+
+    def test_it_imports_nothing_of_nova(self):
+        code = ('import sys; import nova_servicegroup.keeper.loop; '
+                'print(*sorted(sys.modules))')
+        modules = set(subprocess.run(
+            [sys.executable, '-c', code], check=True, capture_output=True,
+            text=True).stdout.split())
+        assert 'kazoo.client' in modules
+        assert not modules & {'nova', 'eventlet', 'oslo_config',
+                              'oslo_messaging', 'gevent'}
