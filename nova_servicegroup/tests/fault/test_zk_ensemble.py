@@ -13,6 +13,7 @@
 """What happens to the ensemble and to nodes, and what readers see of it."""
 
 import os
+import signal
 import time
 
 from kazoo import exceptions as kazoo_exc
@@ -413,6 +414,35 @@ def test_an_acl_that_forbids_us(ensemble, session, reader, config):
         time.sleep(2)
         after = process.cpu_seconds(driver._session.keeper_pid)
         assert after - before < 0.2
+
+
+def test_an_acl_that_lets_us_join_and_not_read(ensemble, session, caplog):
+    with ensemble.client() as client:
+        client.create('/blind', acl=[security.make_acl(
+            'world', 'anyone', create=True, delete=True, write=True)])
+        one = session(recv_timeout=1000)
+        keeper = process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+        membership.Membership(one, '/blind', 'a', timeout=5)
+        process.wait_until(
+            lambda: 'Cannot see whether another machine' in caplog.text, 10,
+            'the word that its twin cannot be seen')
+        time.sleep(1)
+        assert one.keeper_pid == keeper
+
+
+def test_who_leaves_under_a_new_keeper_has_left(ensemble, session):
+    """Before that keeper knows the node of the one that was killed."""
+    one = session()
+    member = membership.Membership(one, DIRECTORY, 'quick', timeout=5)
+    before = one.keeper_pid
+    os.kill(before, signal.SIGKILL)
+    process.wait_until(lambda: one.keeper_pid not in (None, before)
+                       and one._greeted, 5, 'another keeper',
+                       interval=0.0005)
+    assert member.leave(timeout=5) is True
+    with ensemble.client() as client:
+        assert not [name for name in client.get_children(DIRECTORY)
+                    if name.startswith('quick@')]
 
 
 def test_an_identity_protects_what_is_made(ensemble, session):
