@@ -288,6 +288,26 @@ class InProcess:
             return True
 
 
+class Unusable:
+    """In the place of a server whose address cannot be used: always lost.
+
+    It keeps its place in the list, so that every key stays where the nodes
+    with a correct list have it.
+    """
+
+    def __init__(self, address, error):
+        self.name = address
+        self.problem = (
+            'the memcached server %r cannot be used (%s). Write host:port, '
+            'inet6:[address]:port for IPv6, or unix:path, with commas between '
+            'several, in [cache] memcache_servers' % (address, error))
+
+    def _fail(self, *args, **kwargs):
+        raise ServerLost(self.problem)
+
+    get = gets = put = _fail
+
+
 class Servers(list):
     """All servers of a configuration, and where a key lives on them.
 
@@ -308,6 +328,9 @@ class Servers(list):
             core.configure(conf)
         super().__init__(self._open(address)
                          for address in _addresses(conf))
+        if all(isinstance(server, Unusable) for server in self):
+            raise exception.ConfigurationError(
+                'servicegroup_driver = mc, and %s.' % self[0].problem)
         self.timeout, self.dead_retry = _limits(conf)
         self.replicate = conf.servicegroup.mc_replicate
         self.prefix = _prefix(conf)
@@ -331,11 +354,7 @@ class Servers(list):
                 'which cannot be imported (%s): run pip install '
                 'python-memcached.' % e) from e
         except ValueError as e:
-            raise exception.ConfigurationError(
-                'The memcached server %r cannot be used (%s). Write '
-                'host:port, inet6:[address]:port for IPv6, or unix:path, with '
-                'commas between several, in [cache] memcache_servers.'
-                % (address, e)) from e
+            return Unusable(address, e)
 
 
 def _addresses(conf):

@@ -52,13 +52,14 @@ class Sight:
     which are the writer's wall clock.
     """
 
-    __slots__ = ('server', 'raw', 'looked', 'changed', 'offset', 'stamp',
-                 'moment', 'left', 'unreadable')
+    __slots__ = ('server', 'raw', 'looked', 'missing', 'changed', 'offset',
+                 'stamp', 'moment', 'left', 'unreadable')
 
     def __init__(self, server):
         self.server = server     # index
         self.raw = None          # what is stored, None for nothing
         self.looked = None       # when the server was last asked, and answered
+        self.missing = None      # since when it answers that nothing is stored
         self.changed = None      # when the last heartbeat was written
         self.offset = None       # this clock minus the writer's
         self.stamp = None        # seconds since 1970 of the last heartbeat
@@ -81,11 +82,14 @@ class Sight:
         if (blind or vanished) and self.changed is not None:
             # Nobody could see a beat meanwhile, or the beats were lost.
             self.changed += now - before
+        if raw is None and (blind or vanished or self.missing is None):
+            self.missing = now
         if raw == self.raw:
             return None
         self.raw = raw
         if raw is None:
             return None
+        self.missing = None
         return self._read(raw, before, now, wall, tolerance)
 
     def _read(self, raw, before, now, wall, tolerance):
@@ -363,7 +367,8 @@ class View:
         answer for ``outage_grace`` seconds and not at all after that.
         """
         now, changes = self._monotonic(), entry.changes
-        blind = held = unreadable = False
+        down_time = self._settings.service_down_time
+        blind = told = unreadable = False
         alive = newest = None
         for sight in self._telling(entry.sights):
             lost = self._status[sight.server].lost_at is not None
@@ -372,26 +377,27 @@ class View:
                 blind = True
                 continue
             unreadable |= sight.unreadable
-            held |= not lost and sight.raw is not None
+            # Somebody alive would have written to it meanwhile.
+            told |= not lost and (sight.missing is None or
+                                  sight.looked - sight.missing > down_time)
             if sight.changed is None:
                 continue
             if newest is None or sight.stamp > newest.stamp:
                 newest = sight
-            if (sight.looked - sight.changed
-                    <= self._settings.service_down_time):
+            if sight.looked - sight.changed <= down_time:
                 alive = sight
         if newest is not None and newest.left:
             return Liveness(State.DOWN, newest.moment, Reason.LEFT)
         if alive is not None:
             # Whatever becomes of the server; a change is seen by _ask_one.
             entry.up_until = min(
-                alive.changed + self._settings.service_down_time,
+                alive.changed + down_time,
                 alive.looked + self._settings.outage_grace)
             if entry.changes != changes:
                 # Another thread has seen something else meanwhile.
                 entry.up_until = 0
             return Liveness(State.UP, alive.moment, Reason.HEARTBEAT)
-        if blind and not held:
+        if blind and not told:
             return Liveness(State.UNKNOWN, newest and newest.moment,
                             Reason.OUTAGE)
         if unreadable:

@@ -302,3 +302,6 @@ def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
         reader.wait('up up up', 1)
         getattr([store, second][lost], how)()
         reader.watch(GRACE + 1, 'up up up')
+        # A new process needs the other one only, too.
+        shared.forget()
+        assert Reader(conf_file).states() == 'up up up'

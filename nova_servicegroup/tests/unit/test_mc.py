@@ -729,6 +729,29 @@ class TestSeveralServers:
         shared.forget()
         return [world.server, *others]
 
+    @pytest.mark.parametrize('replicate', [True, False])
+    def test_a_malformed_entry_is_a_lost_server(self, world, caplog,
+                                                replicate):
+        world.set_option('mc_replicate', replicate)
+        world.config.config(group='cache', memcache_servers=[
+            world.server.address, '[::1]:11211'])
+        shared.forget()
+        reader, records, beating = fleet(world, 8)
+        for _ in range(2 * contract.DOWN_TIME):
+            for record in records:
+                here = replicate or list(reader._servers.of(
+                    wire.key(contract.GROUP, record.host))) == [0]
+                assert reader.liveness(record).state is (
+                    State.UP if here else State.UNKNOWN)
+            world.advance(contract.INTERVAL)
+            for service in beating:
+                service.pulse.fire()
+        told = [text for text in warnings(caplog) if '[::1]:11211' in text]
+        # One by who asks; by those who report, one, or one for each member.
+        assert len([t for t in told if 'cannot be read' in t]) == 1
+        assert len([t for t in told if 'others do' in t]) == replicate
+        assert all('inet6:[address]:port' in text for text in told)
+
     def test_every_server_has_every_beat(self, world, three):
         fleet(world, 3)
         assert [len(server.keys()) for server in three] == [3, 3, 3]

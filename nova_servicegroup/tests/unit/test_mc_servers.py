@@ -125,10 +125,19 @@ def test_the_driver_refuses_it_when_nova_starts(nova_conf):
 @pytest.mark.parametrize('entry', [
     'a:', 'a:b', ':11211', '::1:11211', '[::1]:11211', 'a:99999', 'a:0',
     'http://a:11211', 'a:11211:b'])
-def test_malformed_servers_are_refused(nova_conf, entry):
+def test_malformed_servers_are_lost_ones(nova_conf, entry):
+    found = configured(
+        nova_conf, '[cache]\nmemcache_servers = %s,ok:1' % entry)
+    assert [s.name for s in found] == [entry, 'ok:1']
+    for use in (lambda: found[0].get(['a'], 1), lambda: found[0].gets('a', 1),
+                lambda: found[0].put('a', DATA, None, 1)):
+        with pytest.raises(servers.ServerLost,
+                           match=r'Write host:port, inet6:\[address\]:port'):
+            use()
+    # With nothing else there is nothing to report to.
     with pytest.raises(exception.ConfigurationError) as refused:
-        configured(nova_conf, '[cache]\nmemcache_servers = ok:1,%s' % entry)
-    assert repr(entry) in str(refused.value)
+        configured(nova_conf, '[cache]\nmemcache_servers = b:b,%s' % entry)
+    assert "'b:b'" in str(refused.value)
     assert 'inet6:[address]:port' in str(refused.value)
 
 

@@ -303,6 +303,30 @@ def test_the_dead_are_not_held_by_a_lost_server(three):
     assert three.ask() is DOWN
 
 
+def test_who_is_nowhere_for_long_is_down_whatever_is_lost(three):
+    # One server died for good, and the others were restarted since.
+    three.servers[0].lost = True
+    three.beat('c1')
+    three.new_view()
+    assert three.ask('c1') is UP
+    assert three.ask('c2') is UNKNOWN
+    three.pass_time(DOWN_TIME - 1, beating=['c1'])
+    assert three.ask('c2') is UNKNOWN
+    # Who couldn't see them, can't tell.
+    for server in three.servers[1:]:
+        server.lost = True
+    three.pass_time(5)
+    for server in three.servers[1:]:
+        server.lost = False
+    three.pass_time(DOWN_TIME, beating=['c1'])
+    assert three.ask('c2') is UNKNOWN
+    three.pass_time(2, beating=['c1'])
+    assert three.ask('c2') is DOWN
+    three.beat('c2', on=[1, 2])
+    three.now += REFRESH
+    assert three.ask('c1') is three.ask('c2') is UP
+
+
 def test_a_lost_server_with_the_last_heartbeat_counts(three):
     # The writer reached none but this one, and the reader doesn't now.
     three.beat('c1')
@@ -346,18 +370,14 @@ def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
 
     class Slow(types.SimpleNamespace):
 
-        asked = 0
-
         @property
-        def service_down_time(self):
-            self.asked += 1
-            if self.asked == 2:
-                # After judging the evidence, noting for how long it holds.
-                world.view._settings = settings
-                world.entry('c1')
+        def outage_grace(self):
+            # After judging the evidence, noting for how long it holds.
+            world.view._settings = settings
+            world.entry('c1')
             return DOWN_TIME
 
-    world.view._settings = Slow(outage_grace=DOWN_TIME, conf=settings.conf)
+    world.view._settings = Slow(service_down_time=DOWN_TIME)
     assert world.view.liveness(entry).state is UP
     assert entry.up_until <= world.now
     assert world.view.liveness(entry).reason is Reason.LEFT
