@@ -211,8 +211,8 @@ class Registrar(threading.Thread):
             self._chroot + path, known,
             functools.partial(self.submit, self._directory_changed))
         if known:
-            watched.view.reconnected(self._monotonic(),
-                                     self._timeout + COMEBACK)
+            watched.view.reconnected(
+                self._monotonic() + self._timeout + COMEBACK)
         self._watched[path] = watched
 
     def details(self, seq, path, host):
@@ -390,7 +390,7 @@ class Registrar(threading.Thread):
             watched.dirty = True
             watched.synced = False
             watched.list_at = 0
-            watched.view.reconnected(now, self._timeout + COMEBACK)
+            watched.view.reconnected(now + self._timeout + COMEBACK)
         self._last_warning = ''
         self._post_state('connected')
 
@@ -503,7 +503,7 @@ class Registrar(threading.Thread):
             self._get(create())
 
     def _vanish(self, member):
-        if member.node is not None:
+        if member.node is not None and member.session == self._session:
             try:
                 self._get(self._client.delete_async(member.node_path))
             except kazoo_exc.NoNodeError:
@@ -542,16 +542,9 @@ class Registrar(threading.Thread):
             member.search_at = self._monotonic() + self._jitter(
                 0, RIVAL_SPREAD * directory.numChildren)
             return
-        try:
-            nodes = self._nodes(member.path, member.host)
-        except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError) as e:
-            nodes = []
-            self._log(logging.WARNING, 'Cannot see whether another machine '
-                      'reports as the host %s in %s: %s' % (
-                          member.host, member.path, _text(e)))
         found_us, member.touched = member.touched, False
         member.search_at, member.spread = None, False
-        for name, raw, stat in nodes:
+        for name, raw, stat in self._nodes(member.path, member.host):
             data = _parse(raw)
             if name == member.node or name in member.told or \
                     data.get('boot_id') in (None, member.boot_id):
@@ -601,7 +594,7 @@ class Registrar(threading.Thread):
                 watched.dirty = False
                 watched.listed = self._list(watched)
                 watched.doubts.listed(watched.listed)
-            foreign = self._look_closer(watched)
+            gone, foreign = self._look_closer(watched)
         except _DISCONNECTED:
             watched.dirty = True
             raise
@@ -618,7 +611,7 @@ class Registrar(threading.Thread):
             watched.safety_at = now + self._jitter(0.5, 1) * SAFETY_CHECK
         if listing or foreign:
             self._post('view', path=path, members=watched.view.listed(
-                watched.listed - watched.doubts.foreign, now))
+                watched.listed - watched.doubts.foreign - gone, now))
 
     def _list(self, watched):
         children = functools.partial(
@@ -635,7 +628,7 @@ class Registrar(threading.Thread):
             return frozenset(self._get(children()))
 
     def _look_closer(self, watched):
-        """Look at some nodes; return the names of leftovers."""
+        """Look at nodes; return the names that are gone, and the leftovers."""
         requests = [
             (name, self._client.exists_async('%s/%s' % (watched.path, name)))
             for name in watched.doubts.next(self._monotonic())]
@@ -648,7 +641,6 @@ class Registrar(threading.Thread):
                 foreign.add(name)
             else:
                 owned.add(name)
-        watched.listed -= gone
         watched.doubts.looked(owned, foreign)
         if watched.doubts.foreign and not watched.warned:
             watched.warned = True
@@ -656,7 +648,7 @@ class Registrar(threading.Thread):
                 'There are nodes in %s that are no memberships, %r for one; '
                 'they are ignored.' % (
                     watched.path, min(watched.doubts.foreign))))
-        return foreign
+        return gone, foreign
 
     def _directory_changed(self, watched, event):
         # Events about the session come here too; a new one lists anyway.
@@ -687,9 +679,12 @@ def _note_granted_timeout(client):
     """Keep the timeout that a server grants, as ``client.granted_timeout``.
 
     kazoo keeps it to itself; the method that connects returns two thirds of
-    it, in milliseconds, before anything is answered (2.7 to 2.11 do so).
+    it, in milliseconds, before anything is answered (2.7 to 2.11 do so). A
+    kazoo without that method tells us nothing.
     """
-    connect = client._connection._connect
+    connect = getattr(client._connection, '_connect', None)
+    if connect is None:
+        return
 
     def connecting(*args):
         timeouts = connect(*args)

@@ -165,24 +165,18 @@ class Security:
             name = path.rstrip('/') + '/probe-' + os.urandom(8).hex()
             attempt = client.transaction()
             attempt.create(name, b'', self.acl)
-            # Needs the rights that were just given to who we think we are.
-            attempt.create(name + '/ours', b'', self.acl)
-            attempt.delete(name + '/ours')
             attempt.delete(name)
             attempt.check(name, 0)
-            made, made_below, *_ = get(attempt.commit_async())
+            made, deleted, _ = get(attempt.commit_async())
             if not isinstance(made, kazoo_exc.NoNodeError) or path == '/':
                 break
             # It will be made; by us, if we may.
             path = path.rpartition('/')[0] or '/'
         why = None
-        if isinstance(made, kazoo_exc.NoAuthError):
+        if kazoo_exc.NoAuthError in (type(made), type(deleted)):
             why = self._not_ours()
         elif isinstance(made, kazoo_exc.InvalidACLError):
             why = self._not_known()
-        elif isinstance(made_below, kazoo_exc.NoAuthError):
-            why = ('it does not know us as %s: look at [zookeeper] username.'
-                   % self.name)
         return path, why
 
     def _not_ours(self):
@@ -199,7 +193,7 @@ class Security:
         if self._scheme == 'x509':
             return ('it knows us by no certificate: look at [zookeeper] '
                     'auth_scheme = x509, and whether the servers have '
-                    'authProvider.x509 and ssl.clientAuth=need.')
+                    'ssl.clientAuth=need.')
         return ('it knows no identities of the kind %s: look at [zookeeper] '
                 'auth_scheme, and whether the servers have an authProvider '
                 'for it.' % self._scheme)

@@ -257,6 +257,38 @@ def test_what_is_wrong_is_named_once_at_start(kind, number, worlds, session,
     assert 'wrong7' not in caplog.text
 
 
+def test_a_reader_that_is_not_who_it_should_be_is_told(worlds, session,
+                                                       caplog):
+    """It could read, and go on so, until it has something to write."""
+    world = worlds('digest')
+    membership.Membership(session(world), '/read/compute', 'host1')
+    view = membership.MembershipMonitor(
+        session(world, password='wrong7'), '/read/compute')
+    assert view.wait(5) and view.get_all() == {'host1'}
+    process.wait_until(lambda: errors(caplog), 5, 'an error')
+    assert 'username and password' in errors(caplog)[0]
+
+
+@pytest.mark.parametrize('kind, before, after, named', [
+    ('sasl', 'authProvider.sasl', '#',
+     'no identities of the kind sasl'),
+    ('x509', 'clientAuth=need', 'clientAuth=none', 'by no certificate')])
+def test_a_server_that_is_not_configured_for_it(
+        kind, before, after, named, session, tmp_path, caplog):
+    world = WORLDS[kind](tmp_path)
+    assert before in world.extra
+    world.ensemble = zookeeper.Ensemble(
+        tmp_path, 1, extra=world.extra.replace(before, after),
+        java=world.java, tls=world.tls)
+    with world.ensemble:
+        membership.Membership(session(world), '/unready/compute', 'host1',
+                              async_mode=True)
+        process.wait_until(lambda: errors(caplog), 10, 'an error')
+        time.sleep(2)
+        error, = errors(caplog)
+        assert named in error
+
+
 def see_it_named_and_mended(broken, named, member, caplog):
     """What goes wrong at run time is told once, retried, and over when mended.
 

@@ -147,6 +147,17 @@ def test_a_certificate_for_each_host(page, tls_server):
                 prefix='/per-host') as two:
             two.wait_joined()
             assert 'WARNING' not in one.log() + two.log()
+            # No certificate beside the password.
+            client = kazoo_client.KazooClient(
+                tls_server.address, use_ssl=True,
+                ca=page.directory / 'ca.pem',
+                certfile=page.directory / 'nova.pem',
+                keyfile=page.directory / 'nova.key')
+            client.start(10)
+            for path in ('/per-host', '/per-host/compute'):
+                assert [acl.id.scheme for acl in client.get_acls(path)[0]] == [
+                    'digest', 'world']
+            client.stop()
 
 
 @pytest.mark.parametrize('kind', ['digest', 'sasl'])
