@@ -1,0 +1,191 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What becomes of a service's packets to the ensemble, and what readers see.
+
+Members are in network namespaces, their readers are not. The settings are
+those of doc/source/zookeeper-limits.rst. Needs root.
+"""
+
+import contextlib
+import datetime
+import re
+import statistics
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import answers
+from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import network
+from nova_servicegroup.tests.fixtures import process
+
+#: session timeout, milliseconds: the default
+RECV_TIMEOUT = 4000
+#: the one for networks that lose packets
+LOSSY_RECV_TIMEOUT = 10000
+#: how long a member that is cut off may be up, seconds: what is promised
+PROMISE = 1.5 * RECV_TIMEOUT / 1000
+#: seconds that a loaded machine may add: timers of the servers and threads of
+#: the reader get their turn late. The usual is half a second below PROMISE.
+LOADED = 1.0
+
+#: per cent of the packets that are lost, to the servers and from them
+CUTS = {'both-ways': (100, 100), 'there': (100, 0), 'back': (0, 100)}
+
+LOST = 'There is no connection to ZooKeeper'
+BACK = re.compile(r'The session with ZooKeeper is back after ([\d.]+) s')
+RECOVERED = re.compile(r'Recovered connection to ZooKeeper for reporting '
+                       r'service status. The outage lasted ([\d.]+) s')
+
+
+@pytest.fixture
+def namespace():
+    """Make a network.Namespace."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(network.Namespace())
+
+
+@pytest.fixture
+def start(namespace, tmp_path, ensemble):
+    """Start members in a namespace; return them when they have joined."""
+    with contextlib.ExitStack() as stack:
+        def start(where, *hosts, **what):
+            members = []
+            for host in hosts:
+                one = member.Member(tmp_path, host, ensemble.address, **what)
+                one.command[:0] = where.prefix
+                members.append(stack.enter_context(one))
+            for one in members:
+                one.wait_joined()
+            return members
+        yield start
+
+
+@pytest.fixture
+def watch(reader):
+    """Ask for members ten times a second or oftener; each is up first."""
+    with contextlib.ExitStack() as stack:
+        driver = reader()
+
+        def watch(members, interval):
+            for one in members:
+                process.wait_until(
+                    lambda: driver.is_up(answers.record(one.host)), 10,
+                    '%s up' % one.host)
+            return {one: stack.enter_context(answers.Answers(
+                driver, one.host, interval=interval)) for one in members}
+        yield watch
+
+
+def ports(ensemble):
+    return [server.port for server in ensemble.servers]
+
+
+def logged_at(line):
+    """Return when a line was logged, on the clock of time.monotonic()."""
+    told = datetime.datetime.strptime(
+        line[:23].replace(',', '.'), '%Y-%m-%d %H:%M:%S.%f').timestamp()
+    return told - time.time() + time.monotonic()
+
+
+def test_who_is_cut_off_knows_it_first_and_is_down_in_time(
+        namespace, start, watch, ensemble):
+    places = {way: namespace() for way in CUTS}
+    members = {way: start(place, *('%s-%d' % (way, number)
+                                   for number in range(3)))
+               for way, place in places.items()}
+    everybody = [one for some in members.values() for one in some]
+    seen = watch(everybody, 0.02)
+    cut_at = {}
+    for way, place in places.items():
+        cut_at[way] = time.monotonic()
+        place.lose(ports(ensemble), *CUTS[way])
+    process.wait_until(
+        lambda: all(seen[one].given == [True, False] for one in everybody),
+        PROMISE + 10, 'everybody down')
+    healed_at = time.monotonic()
+    for place in places.values():
+        place.heal()
+    process.wait_until(
+        lambda: all(seen[one].given == [True, False, True] and
+                    RECOVERED.search(one.log()) for one in everybody), 10,
+        'everybody up again')
+
+    for way, some in members.items():
+        times = [seen[one].changes[1][0] - cut_at[way] for one in some]
+        assert statistics.median(times) <= PROMISE, (way, times)
+        assert max(times) <= PROMISE + LOADED, (way, times)
+    for one in everybody:
+        _, (down_at, _), (up_at, _) = seen[one].changes
+        told, = (line for line in one.log().splitlines() if LOST in line)
+        assert ' WARNING ' in told
+        assert 'suspended' in told and 'is seen as down until' in told
+        known_at = logged_at(told)
+        assert known_at < down_at, (one.host, down_at - known_at)
+        length, = BACK.findall(one.log())
+        # It is as long as it knew of it.
+        assert abs(float(length) - (up_at - known_at)) < 1, one.log()
+        assert float(length) > healed_at - known_at - 0.1
+        assert len(RECOVERED.findall(one.log().partition(LOST)[2])) == 1
+
+
+def test_nobody_flaps(namespace, start, watch, ensemble):
+    """Neither at 30 % loss nor when one server after the other is cut off."""
+    lossy, picky = namespace(), namespace()
+    members = [
+        *start(lossy, 'lossy-0', 'lossy-1', 'lossy-2',
+               recv_timeout=LOSSY_RECV_TIMEOUT),
+        *start(picky, *('picky-%d' % number for number in range(6)),
+               recv_timeout=RECV_TIMEOUT)]
+    seen = watch(members, 0.1)
+    lossy.lose(ports(ensemble), 30, 30)
+    until = time.monotonic() + 60
+    for port in ports(ensemble):
+        picky.lose([port])
+        time.sleep(2 * RECV_TIMEOUT / 1000)
+        picky.heal()
+        time.sleep(2)
+    time.sleep(until - time.monotonic())
+    assert lossy.lost() > 100
+    assert [one for one in members if LOST in one.log()
+            and one.host.startswith('picky')], 'no connection was cut'
+    assert {one.host: seen[one].given for one in members} == {
+        one.host: [True] for one in members}
+
+
+def test_a_nova_compute_that_is_cut_off(make_cloud, namespace, ensemble):
+    """From the ensemble only: the message bus stays."""
+    with make_cloud(
+            mode='eventlet', driver='zk', controllers=('conductor', 'api'),
+            config={'zookeeper': {
+                'address': ensemble.address, 'sg_prefix': '/partition',
+                'recv_timeout': RECV_TIMEOUT}}) as cloud:
+        place = namespace()
+        compute = cloud.start_compute('c1', prefix=place.prefix)
+        cloud.wait_state('c1', 'up', 10)
+        mark = compute.mark()
+        place.lose(ports(ensemble))
+        took = cloud.wait_state('c1', 'down', PROMISE + 10)
+        down_at = time.monotonic()
+        place.heal()
+        cloud.wait_state('c1', 'up', 10)
+        compute.wait_log('Recovered connection to ZooKeeper', 10, mark)
+
+        assert took <= PROMISE + LOADED
+        told, = compute.lines(LOST, mark)
+        assert ' WARNING ' in told
+        assert logged_at(told) < down_at
+        assert len(BACK.findall(compute.log())) == 1
+        # Nothing else was cut off.
+        assert not compute.lines('oslo.messaging', mark)
+        assert cloud.state('controller', 'nova-conductor') == 'up'
