@@ -477,8 +477,9 @@ def table(title, heads, lines):
     """Return a csv-table of reStructuredText."""
     return '.. csv-table:: %s\n   :header: %s\n\n%s\n' % (
         title, ', '.join('"%s"' % head for head in heads),
-        ''.join('   %s\n' % ', '.join('"%s"' % cell for cell in line)
-                for line in lines))
+        ''.join('   "{:,}", {}\n'.format(
+            int(members), ', '.join('"%s"' % cell for cell in line))
+            for members, *line in lines))
 
 
 def tables(about, results):
@@ -624,9 +625,9 @@ def picture(results):
             top = y + 22 + line * row
             if place % columns == 0 and kind == KEEPER:
                 parts.append(
-                    '<text x="%d" y="%d" text-anchor="end">%s members, %s '
-                    'reader%s</text>' % (
-                        left - 8, top + row + 2, members, count,
+                    '<text x="{}" y="{}" text-anchor="end">{:,} members, '
+                    '{} reader{}</text>'.format(
+                        left - 8, top + row + 2, int(members), count,
                         '' if count == '1' else 's'))
             value = max(0, figure(figures))
             length = max(1, (wide - 80) * value / most)
