@@ -211,8 +211,8 @@ class Registrar(threading.Thread):
             self._chroot + path, known,
             functools.partial(self.submit, self._directory_changed))
         if known:
-            watched.view.reconnected(
-                self._monotonic() + self._timeout + COMEBACK)
+            watched.view.reconnected(self._monotonic(),
+                                     self._timeout + COMEBACK)
         self._watched[path] = watched
 
     def details(self, seq, path, host):
@@ -390,7 +390,7 @@ class Registrar(threading.Thread):
             watched.dirty = True
             watched.synced = False
             watched.list_at = 0
-            watched.view.reconnected(now + self._timeout + COMEBACK)
+            watched.view.reconnected(now, self._timeout + COMEBACK)
         self._last_warning = ''
         self._post_state('connected')
 
@@ -503,7 +503,7 @@ class Registrar(threading.Thread):
             self._get(create())
 
     def _vanish(self, member):
-        if member.node is not None and member.session == self._session:
+        if member.node is not None:
             try:
                 self._get(self._client.delete_async(member.node_path))
             except kazoo_exc.NoNodeError:
@@ -542,9 +542,16 @@ class Registrar(threading.Thread):
             member.search_at = self._monotonic() + self._jitter(
                 0, RIVAL_SPREAD * directory.numChildren)
             return
+        try:
+            nodes = self._nodes(member.path, member.host)
+        except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError) as e:
+            nodes = []
+            self._log(logging.WARNING, 'Cannot see whether another machine '
+                      'reports as the host %s in %s: %s' % (
+                          member.host, member.path, _text(e)))
         found_us, member.touched = member.touched, False
         member.search_at, member.spread = None, False
-        for name, raw, stat in self._nodes(member.path, member.host):
+        for name, raw, stat in nodes:
             data = _parse(raw)
             if name == member.node or name in member.told or \
                     data.get('boot_id') in (None, member.boot_id):
@@ -594,7 +601,7 @@ class Registrar(threading.Thread):
                 watched.dirty = False
                 watched.listed = self._list(watched)
                 watched.doubts.listed(watched.listed)
-            gone, foreign = self._look_closer(watched)
+            foreign = self._look_closer(watched)
         except _DISCONNECTED:
             watched.dirty = True
             raise
@@ -611,7 +618,7 @@ class Registrar(threading.Thread):
             watched.safety_at = now + self._jitter(0.5, 1) * SAFETY_CHECK
         if listing or foreign:
             self._post('view', path=path, members=watched.view.listed(
-                watched.listed - watched.doubts.foreign - gone, now))
+                watched.listed - watched.doubts.foreign, now))
 
     def _list(self, watched):
         children = functools.partial(
@@ -628,7 +635,7 @@ class Registrar(threading.Thread):
             return frozenset(self._get(children()))
 
     def _look_closer(self, watched):
-        """Look at nodes; return the names that are gone, and the leftovers."""
+        """Look at some nodes; return the names of leftovers."""
         requests = [
             (name, self._client.exists_async('%s/%s' % (watched.path, name)))
             for name in watched.doubts.next(self._monotonic())]
@@ -641,6 +648,7 @@ class Registrar(threading.Thread):
                 foreign.add(name)
             else:
                 owned.add(name)
+        watched.listed -= gone
         watched.doubts.looked(owned, foreign)
         if watched.doubts.foreign and not watched.warned:
             watched.warned = True
@@ -648,7 +656,7 @@ class Registrar(threading.Thread):
                 'There are nodes in %s that are no memberships, %r for one; '
                 'they are ignored.' % (
                     watched.path, min(watched.doubts.foreign))))
-        return gone, foreign
+        return foreign
 
     def _directory_changed(self, watched, event):
         # Events about the session come here too; a new one lists anyway.
