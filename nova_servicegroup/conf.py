@@ -218,7 +218,7 @@ or between their minSessionTimeout and maxSessionTimeout.
     cfg.StrOpt(
         'sg_prefix',
         default='/servicegroups',
-        regex=r'^(/[^/]+)+$',
+        regex=r'^(/(?!\.\.?(/|$))[^/]+)+$',
         help="""
 The path under which each group has its directory.
 

@@ -243,6 +243,9 @@ class ZKSession:
 
     def add_monitor(self, monitor):
         with self._changing:
+            if monitor.path in self._monitors:
+                raise ValueError('this session has a monitor of %s already'
+                                 % monitor.path)
             self._monitors[monitor.path] = monitor
             if self._greeted:
                 self._send_quietly('watch', path=monitor.path, known=[])

@@ -149,6 +149,7 @@ class MembershipMonitor:
     :param cb_func: called with the names of all members (None when the view
         went stale) after each change, in a thread of the session; must not
         block
+    :raises ValueError: the session has a monitor of this group already
     """
 
     def __init__(self, session, basepath, cb_func=None, utcnow=None,

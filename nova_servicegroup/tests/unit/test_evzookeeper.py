@@ -98,6 +98,18 @@ def test_the_options_of_old_keep_name_unit_and_default(config):
     assert options.sg_retry_interval == 5
 
 
+@pytest.mark.parametrize('prefix', [
+    '', 'a', '/', '/a/', '//a', '/a//b', '/..', '/a/../b', '/./a', '/a/.'])
+def test_bad_prefixes_are_refused(config, prefix):
+    with pytest.raises(ValueError):
+        config.config(group='zookeeper', sg_prefix=prefix)
+
+
+@pytest.mark.parametrize('prefix', ['/a', '/a/b', '/.a', '/..a/b..', '/...'])
+def test_other_prefixes_are_not(config, prefix):
+    config.config(group='zookeeper', sg_prefix=prefix)
+
+
 def test_no_client_and_no_eventlet_in_the_process():
     code = ('import sys; from nova_servicegroup.drivers import zk; '
             'print(*sorted(sys.modules))')
@@ -126,6 +138,9 @@ def test_a_keeper_that_cannot_be_started(session, monkeypatch, config,
     assert monitor.get_all() is None
     with pytest.raises(exceptions.KeeperUnavailable):
         monitor.get_member_details('a')
+    # A second one would take the first one's news away.
+    with pytest.raises(ValueError, match='already'):
+        membership.MembershipMonitor(one, '/g')
     assert 'nonexistent' in caplog.text
 
 
