@@ -80,6 +80,9 @@ enough members are back. Members that leave, or that are forced down, don't
 count and are believed at once. 1 turns the guard off; less guards against
 smaller failures, and asks for ``forced_down`` by hand more often.
 
+The ``zk`` driver doesn't have it: a node of ZooKeeper goes alike for whoever
+leaves, dies, or is cut off.
+
 Related options:
 
 * ``[servicegroup] outage_grace``
