@@ -113,12 +113,14 @@ def beat(members, port, ready):
 
 
 def send_beats(sock, keys):
+    requests = []
     for key in keys:
         moment = timeutils.utcnow()
         stamp = wire.stamp_of(moment)
         data = wire.encode(stamp, moment, {'1f3a-' + key[:8]: stamp})
-        sock.sendall(b'set %s %d 0 %d noreply\r\n%s\r\n' % (
+        requests.append(b'set %s %d 0 %d noreply\r\n%s\r\n' % (
             key.encode(), wire.FLAG_PICKLED, len(data), data))
+    sock.sendall(b''.join(requests))
 
 
 @contextlib.contextmanager

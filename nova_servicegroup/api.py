@@ -138,9 +138,9 @@ class API:
         # Nova commit e6c5b4bcf7: the operator's word comes first.
         try:
             # get() takes three times as long, on Nova's objects.
-            forced_down = member['forced_down']
-        except KeyError:
-            forced_down = False
+            forced_down = member.forced_down
+        except AttributeError:
+            forced_down = member.get('forced_down')
         if forced_down:
             self._driver.note_forced_down(member)
             return False

@@ -214,7 +214,7 @@ class MemcachedDriver(base.Driver):
 
     def is_up(self, member):
         known = self._view
-        member_key = member['topic'], member['host']
+        member_key = _key_of(member)
         entry = known.entries.get(member_key)
         now = self.monotonic()
         if entry is not None and now < entry.up_until and now < known.due:
@@ -247,7 +247,7 @@ class MemcachedDriver(base.Driver):
 
     def _entry(self, member):
         known = self._view
-        entry = known.entries.get((member['topic'], member['host']))
+        entry = known.entries.get(_key_of(member))
         if entry is None or entry.pending or self.monotonic() >= known.due:
             return known.entry(self.key(member), self._list_all)
         entry.asked = known.due
@@ -265,6 +265,15 @@ class MemcachedDriver(base.Driver):
         services = self._list_services(group)
         self._view.expect(services)
         return services
+
+
+def _key_of(member):
+    """Return (topic, host) of a record; one or both may be missing."""
+    try:
+        # Brackets take half as long again, on Nova's objects.
+        return member.topic, member.host
+    except AttributeError:
+        return member['topic'], member['host']
 
 
 def _until(timeout):
