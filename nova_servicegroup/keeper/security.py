@@ -31,6 +31,9 @@ from nova_servicegroup.keeper import handler
 
 #: seconds; sessions of four seconds allow no longer pause than about a second
 RECONNECT_MAX_DELAY = 1.0
+#: of the session timeout: how long a server may take over the TLS handshake,
+#: which is long enough for one that all others come back to, too
+HANDSHAKE_SHARE = 1 / 3
 
 TIGHTEN = 'nova-servicegroup zookeeper tighten'
 
@@ -243,10 +246,11 @@ class _TLSHandler(handler.Handler):
         context = self._context()
         plain = super().create_connection(address=address, timeout=timeout)
         try:
-            plain.settimeout(timeout)
+            plain.settimeout(timeout * HANDSHAKE_SHARE)
             return context.wrap_socket(plain, server_hostname=hostname)
         except TimeoutError as e:
-            raise _error('no TLS handshake within %.1f s' % timeout) from e
+            raise _error('no TLS handshake within %.1f s' % (
+                timeout * HANDSHAKE_SHARE)) from e
         except OSError:
             plain.close()
             raise

@@ -13,6 +13,8 @@
 """The options of security, and what the keeper makes of them."""
 
 import logging
+import socket
+import time
 
 import pytest
 
@@ -98,3 +100,15 @@ def test_an_old_kazoo_does_not_pass_for_checking_host_names(options):
         # As kazoo 2.10 calls it.
         handler.create_connection(address=('127.0.0.1', 1), timeout=1)
     assert 'needs kazoo 2.11' in refused.value.strerror
+
+
+def test_a_server_that_is_silent_in_the_handshake_costs_no_session(options):
+    how = options(use_tls=True)
+    handler = security.Security(**how).client('h1', 4).handler
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(OSError) as refused:
+            handler.create_connection(address=silent.getsockname(),
+                                      timeout=1.5, hostname='127.0.0.1')
+        assert 0.4 < time.monotonic() - began < 1.4
+    assert 'no TLS handshake within 0.5 s' in refused.value.strerror
