@@ -52,6 +52,10 @@ class Reason(enum.Enum):
     UNREADABLE = 'what the store holds cannot be read'
 
 
+#: reasons to say "down" that tell no more than that nothing was heard
+SILENCES = frozenset([Reason.SILENT, Reason.UNREADABLE])
+
+
 class Liveness(typing.NamedTuple):
     """A driver's answer.
 
@@ -214,7 +218,7 @@ class Policy:
             self.guard.alive(group, host)
             return True
         if answer.state is State.DOWN:
-            if answer.reason is not Reason.SILENT:
+            if answer.reason not in SILENCES:
                 self.guard.left(group, host)
                 return False
             doubted_for = self.guard.doubted_for(group, host)

@@ -27,6 +27,7 @@ UP = liveness.Liveness(State.UP, None, Reason.HEARTBEAT)
 SILENT = liveness.Liveness(State.DOWN, None, Reason.SILENT)
 GONE = liveness.Liveness(State.DOWN, None, Reason.GONE)
 LEFT = liveness.Liveness(State.DOWN, None, Reason.LEFT)
+UNREADABLE = liveness.Liveness(State.DOWN, None, Reason.UNREADABLE)
 OUTAGE = liveness.Liveness(State.UNKNOWN, None, Reason.OUTAGE)
 
 
@@ -122,6 +123,12 @@ class TestMassFailure:
             10, False, start=5)
         told = [r.getMessage() for r in caplog.records]
         assert len([t for t in told if 'ended after 300.0 s' in t]) == 1
+
+    def test_what_cannot_be_read_is_silence(self, policy):
+        # As when the format of heartbeats changes, which kills nobody.
+        ask(policy, fleet(10, UP))
+        ask(policy, fleet(6, UNREADABLE))
+        assert ask(policy, fleet(6, UNREADABLE)) == fleet(6, True)
 
     def test_a_small_group_is_believed(self, policy):
         ask(policy, fleet(9, UP))
