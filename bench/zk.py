@@ -335,8 +335,8 @@ def outage(server, fleet, readers, members):
 
 def expiry(server, fleet, readers):
     """Kill the fleet; return when the readers knew."""
-    # So that all sessions have pinged, whatever was before.
-    time.sleep(2)
+    # An outage has its aftermath: readers believe in no death for a time.
+    time.sleep(8)
     for reader in readers:
         reader.ask('gone')
     meter = Meter(server, readers)
