@@ -89,13 +89,13 @@ class Rights:
                 self._log(logging.ERROR, 'ZooKeeper lets us do nothing in '
                           '%s: %s' % (where, why))
             return
-        self._due[path] = None
         if self._refused.pop(path, None) and not self._refused:
             self._told.clear()
             self._log(logging.INFO, 'ZooKeeper lets us work in %s again.'
                       % path)
         if self._ours and not self._told_open:
             self._look_for_open(client, path)
+        self._due[path] = None
 
     def _look_for_open(self, client, path):
         """Warn of a directory that was made without an identity."""
