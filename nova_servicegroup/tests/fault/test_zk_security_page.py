@@ -29,6 +29,7 @@ import pytest
 
 from nova_servicegroup.tests.fixtures import certificates
 from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
 
 PAGE = (pathlib.Path(__file__).parents[3] /
@@ -77,7 +78,8 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tls_server(page):
-    """A server as the page configures it; the authority's directory."""
+    """A server as the page configures it, with the page's certificates."""
+    process.program('openssl', 'openssl')
     subprocess.run(
         ['sh', '-ec', page.block(
             'certificates', ('DNS:zk1.example.org', 'IP:127.0.0.1'))],
