@@ -13,16 +13,31 @@
 """The mc driver in a real Nova, with a real memcached."""
 
 import datetime
+import os
+import signal
 import time
 
 import pytest
 
+from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
 
 INTERVAL = 1
 DOWN_TIME = 6
+
+# Nova's warning when it runs in green threads.
+PATCHED = 'Eventlet based concurrency mode is deprecated'
+
+# What a nova-compute can't start with, and what its operator reads.
+BAD = {
+    'nowhere': ({'enabled': False, 'memcache_servers': ''},
+                'Set [cache] memcache_servers = host1:11211'),
+    'tls': ({'tls_enabled': True}, '[cache] tls_enabled = true: python-'),
+    'sasl': ({'memcache_sasl_enabled': True}, 'memcache_sasl_enabled to false'),
+    'typo': ({'memcache_servers': '[::1]:11211'}, "'[::1]:11211' cannot be"),
+}
 
 SERVICES = {('nova-conductor', 'controller'), ('nova-scheduler', 'controller'),
             ('nova-compute', 'plugin'), ('nova-compute', 'in-tree')}
@@ -55,6 +70,9 @@ def cloud(request, make_cloud, store):
             cloud.start_api('in-tree', tree=nova.IN_TREE, wait=False)]
         for service in started:
             service.wait_started()
+        for binary in 'nova-conductor', 'nova-scheduler':
+            assert bool(cloud.services[binary, 'controller'].lines(
+                PATCHED)) == (request.param == nova.EVENTLET)
         # The in-tree driver reports for the first time after five seconds.
         cloud.wait_state('in-tree', 'up', 15)
         yield cloud
@@ -172,3 +190,45 @@ def test_loss_and_recovery_are_told_once(cloud, store):
         assert len(service.lines('Recovered connection', mark)) == 1
     assert len(api.lines('cannot be read', marks[api])) == 1
     assert len(api.lines('can be read again', marks[api])) == 1
+
+
+def _workers(store):
+    """Return when each worker of the crew's conductor reported, by token."""
+    value = store.raw_get(wire.key('conductor', 'crew'))
+    return wire.decode(*value).workers if value else {}
+
+
+def test_workers_of_one_service_do_not_take_each_other_down(cloud, store):
+    crew = cloud.start_conductor('crew', workers=3, config={
+        'servicegroup': {'leave_on_stop': True}})
+    process.wait_until(lambda: len(_workers(store)) == 3, 30, 'three workers')
+    pids = {int(token.partition('-')[0], 16) for token in _workers(store)}
+    assert len(pids - {crew.pid}) == 3
+    os.kill(min(pids), signal.SIGKILL)
+    deadline = time.monotonic() + DOWN_TIME + 2 * INTERVAL
+    while time.monotonic() < deadline:
+        assert cloud.state('crew', 'nova-conductor') == 'up'
+        time.sleep(0.2)
+    # An in-tree reader calls it down once for each connection that broke when
+    # memcached was restarted.
+    cloud.wait_state('crew', 'up', 10, 'nova-conductor', 'in-tree')
+    crew.sigterm()
+    crew.wait(60)
+    for api in ('controller', 'in-tree'):
+        cloud.wait_state('crew', 'down', 3, 'nova-conductor', api)
+
+
+@pytest.fixture
+def refused(cloud):
+    services = {host: cloud.start_compute(host, wait=False,
+                                          config={'cache': options})
+                for host, (options, _) in BAD.items()}
+    yield services
+    for service in services.values():
+        service.stop()
+
+
+def test_what_cannot_work_is_refused_at_start(cloud, refused):
+    for host, service in refused.items():
+        assert service.wait(60) != 0, host
+        assert service.lines(BAD[host][1]), service.log()[-3000:]
