@@ -35,7 +35,8 @@ BAD = {
     'nowhere': ({'enabled': False, 'memcache_servers': ''},
                 'Set [cache] memcache_servers = host1:11211'),
     'tls': ({'tls_enabled': True}, '[cache] tls_enabled = true: python-'),
-    'sasl': ({'memcache_sasl_enabled': True}, 'memcache_sasl_enabled to false'),
+    'sasl': ({'memcache_sasl_enabled': True},
+             'Set memcache_sasl_enabled to false'),
     'typo': ({'memcache_servers': '[::1]:11211'}, "'[::1]:11211' cannot be"),
 }
 
