@@ -19,12 +19,14 @@ import signal
 import subprocess
 import time
 
+from kazoo import exceptions as kazoo_exc
 import pytest
 
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
 
 WORKERS = 2
+PASSWORD = 'hunter2'
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +44,9 @@ def cloud(request, make_cloud, ensemble):
             config={'zookeeper': {
                 # With the quotes that Nova's old documentation writes.
                 'address': '"%s"' % ensemble.address,
-                'sg_prefix': '/' + request.param}}) as cloud:
+                'sg_prefix': '/' + request.param,
+                'auth_scheme': 'digest', 'username': 'nova',
+                'password': PASSWORD}}) as cloud:
         started = [cloud.start_conductor(workers=WORKERS, wait=False),
                    cloud.start_scheduler(workers=WORKERS, wait=False)]
         for service in started:
@@ -210,3 +214,19 @@ def test_nothing_was_logged_as_an_error(cloud):
                   if ' ERROR ' in line
                   and 'No sign of life' not in line]
         assert errors == []
+
+
+def test_nobody_else_adds_a_host_and_nothing_tells_the_password(cloud,
+                                                                ensemble):
+    with ensemble.client() as stranger:
+        wait_expected(stranger, cloud)
+        for group in EXPECTED:
+            with pytest.raises(kazoo_exc.NoAuthError):
+                stranger.create('/%s/%s/dead@0123456789abcdef' % (
+                    cloud.mode, group), ephemeral=True)
+    for service in cloud.services.values():
+        assert PASSWORD not in service.log()
+        for pid in processes_of(service) + keepers_of(service.pid):
+            for name in ('cmdline', 'environ'):
+                content = pathlib.Path('/proc/%d/%s' % (pid, name))
+                assert PASSWORD.encode() not in content.read_bytes()
