@@ -1,0 +1,35 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a service says when a server has enough of it."""
+
+from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+
+def test_more_connections_than_a_server_takes(tmp_path):
+    with zookeeper.Ensemble(tmp_path / 'zookeeper', size=1,
+                            extra='maxClientCnxns=1') as ensemble:
+        first, second = (member.Member(tmp_path, host, ensemble.address)
+                         for host in ('host1', 'host2'))
+        with first:
+            first.wait_joined()
+            with second:
+                process.wait_until(
+                    lambda: 'socket connection broken' in second.log(), 10,
+                    'a word of the reason')
+                told = second.log().partition('socket connection broken')[0]
+                assert 'There is no connection to ZooKeeper' in told
+                assert 'joined, keeper' not in second.log()
+                first.stop()
+                second.wait_joined(10)

@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The figures of doc/source/zookeeper-limits.rst that can be computed."""
+
+import pathlib
+import re
+
+import pytest
+
+from nova_servicegroup.keeper import handler
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import protocol
+
+PAGE = (pathlib.Path(__file__).parents[3] /
+        'doc/source/zookeeper-limits.rst').read_text()
+#: what Java clients refuse, unless their jute.maxbuffer says otherwise
+PACKET = 0xfffff
+#: of an answer to getChildren: its header, the number of names, a Stat
+AROUND = 16 + 4 + 68
+#: seconds; the page's tables are for this session timeout, the default
+TIMEOUT = 4.0
+TICK = int(re.search(r'tickTime=(\d+)', PAGE)[1]) / 1000
+
+
+def most(host):
+    """Return how many members with such names a Java client lists."""
+    name = names.node(host, '0123456789abcdef')
+    return (PACKET - 1 - AROUND) // (4 + len(name))
+
+
+def test_what_was_measured_agrees():
+    """23,800 names of 40 bytes were listed, 23,900 were not."""
+    host = 'x' * (40 - len(names.node('', '0123456789abcdef')))
+    assert 23800 < most(host) < 23900
+
+
+@pytest.mark.parametrize('host, members', re.findall(
+    r'^ +``(compute-\S+)`` +([\d,]+)$', PAGE, re.MULTILINE))
+def test_members_of_a_group(host, members):
+    assert most(host) == int(members.replace(',', ''))
+
+
+def test_there_are_such_figures():
+    assert len(re.findall(r'^ +``compute-', PAGE, re.MULTILINE)) == 3
+
+
+def test_nova_has_no_such_limit():
+    """At the largest group of the page, with the longest names of it."""
+    host = 'compute-0123.rack42.region1.cloud.example.org'
+    frame = protocol.encode(
+        'view', path='/servicegroups/compute', left=[], joined=[
+            names.node(host, '%016x' % number) for number in range(31772)])
+    assert len(frame) < protocol.MAX_FRAME / 4
+
+
+def test_who_is_cut_off_is_down_within_one_and_a_half_timeouts():
+    for lost, least, longest in (
+            ('all, or those to the servers',
+             2 / 3 * TIMEOUT, TIMEOUT + 1.5 * TICK),
+            ('only those from the servers',
+             TIMEOUT, 4 / 3 * TIMEOUT + 1.5 * TICK)):
+        told = re.search(lost + r'.*? ([\d.]+) to ([\d.]+) s$', PAGE,
+                         re.DOTALL | re.MULTILINE).groups()
+        assert [float(number) for number in told] == pytest.approx(
+            [least, longest], abs=0.05)
+        assert longest <= 1.5 * TIMEOUT
+    # The page tells it of ticks that are a ninth.
+    assert 4 / 3 * TIMEOUT + 1.5 * TIMEOUT / 9 == pytest.approx(6)
+
+
+def test_a_server_that_does_not_answer_has_a_sixth():
+    assert 'a sixth of' in ' '.join(PAGE.split())
+    assert handler.SHARE == 1 / 6
