@@ -20,9 +20,9 @@ beside it, the keeper, holds the session and watches it.
 For the operator:
 
 * A process that is killed, crashes or stops is down within milliseconds; a
-  host that loses power or network within ``[zookeeper] recv_timeout``. A
-  process that hangs is down after ``service_down_time``; one that is merely
-  busy stays up.
+  host that loses power or network within one and a half ``[zookeeper]
+  recv_timeout``, and it knows before. A process that hangs is down after
+  ``service_down_time``; one that is merely busy stays up.
 * Readers ask nobody: they hold the list of each group, which ZooKeeper tells
   them changes of. When ZooKeeper is away, the list stands for
   ``[servicegroup] outage_grace`` seconds.
