@@ -211,8 +211,10 @@ made when it is missing.
 Timeout of a ZooKeeper session, in milliseconds.
 
 How long a host that loses power or network is still up: from two thirds of
-this to all of it, and a tick of the server. A process that is killed or
-stopped is seen within milliseconds in any case, and a busy one isn't harmed.
+this to all of it and one and a half ticks of the servers, or to a third more
+if only the servers' answers are lost. With a tickTime of a ninth of this that
+is one and a half times this at most. A process that is killed or stopped is
+seen within milliseconds in any case, and a busy one isn't harmed.
 Less sees a lost host sooner, costs ZooKeeper a ping every third of it from
 each process, and tells apart worse a short network failure and a lost host.
 The servers only grant what is between twice and twenty times their tickTime,
