@@ -597,7 +597,7 @@ def picture(results):
         ('All restarted: CPU of the server', 'sessions',
          lambda r: r['restart']['server_cpu_s'], '%.1f s'.__mod__)]
     color = {KEEPER: '#0b6e4f', WATCH: '#7a9cc6'}
-    columns, row, left, wide, head = 4, 17, 150, 225, 60
+    columns, row, left, wide, head = 4, 17, 185, 225, 60
     panel = 36 + row * len(list(rows(results, 'nodes')))
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" '
