@@ -675,18 +675,22 @@ class TestWorkers:
         memberships = [base.Membership(d, 'host1', contract.GROUP, service)
                        for d in drivers]
 
-        def beat(driver, membership):
-            for _ in range(10):
-                mc.MemcachedDriver.publish(driver, membership)
+        start = threading.Barrier(8)
 
-        threads = [threading.Thread(target=beat, args=pair)
-                   for pair in zip(drivers, memberships)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        flags, data = world.server.raw_get(wire.key(contract.GROUP, 'host1'))
-        assert len(wire.decode(flags, data).workers) == 8
+        def beat(driver, membership):
+            start.wait(30)
+            mc.MemcachedDriver.publish(driver, membership)
+
+        for _ in range(5):
+            world.server.flush()
+            threads = [threading.Thread(target=beat, args=pair)
+                       for pair in zip(drivers, memberships)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            value = world.server.raw_get(wire.key(contract.GROUP, 'host1'))
+            assert len(wire.decode(*value).workers) == 8
 
 
 class TestInProcess:

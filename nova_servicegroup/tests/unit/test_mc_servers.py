@@ -16,6 +16,7 @@ import contextlib
 import socket
 import threading
 import time
+import types
 
 from oslo_config import cfg
 import pytest
@@ -291,6 +292,35 @@ def test_a_lost_server_is_no_miss(server, memcache):
     assert server.get(['a'], 1) == {}
 
 
+def test_a_clock_that_is_set_back_keeps_no_server_away(server, memcache,
+                                                       monkeypatch):
+    memcache.kill()
+    with pytest.raises(servers.ServerLost):
+        server.get(['a'], 1)
+    memcache.start()
+    monkeypatch.setattr('memcache.time', types.SimpleNamespace(
+        time=lambda: 0))
+    assert server.get(['a'], 1) == {}
+
+
+def test_a_host_that_does_not_answer_takes_the_timeout_too():
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((process.LOOPBACK, 0))
+        listener.listen(0)
+        # Until its queue is full, and the next one's SYN goes unanswered.
+        with pytest.raises(TimeoutError):
+            while True:
+                waiting = stack.enter_context(socket.socket())
+                waiting.settimeout(0.2)
+                waiting.connect(listener.getsockname())
+        server = servers.Server('%s:%d' % listener.getsockname())
+        start = time.monotonic()
+        with pytest.raises(servers.ServerLost, match='cannot connect'):
+            server.get(['a'], 0.3)
+        assert time.monotonic() - start < 2
+
+
 @pytest.mark.parametrize('connected', [True, False])
 def test_a_hanging_server_takes_its_timeout_and_no_more(server, memcache,
                                                         connected):
@@ -324,6 +354,18 @@ def test_threads_wait_for_each_other_but_not_for_ever(server, memcache):
         thread.join(20)
     assert len(failed) == 10
     assert max(failed) - start < 3
+
+
+def test_an_interrupted_request_leaves_no_answer_behind(server, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(servers._Conversation, '_receive', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            server.put('a', DATA, None, 1)
+    process.wait_until(lambda: server.get(['a'], 1), 10, 'stored')
+    assert server.put('a', DATA, None, 1) is False
 
 
 class Slow:

@@ -361,6 +361,18 @@ def test_a_new_member_that_ends_an_outage_makes_nobody_older(world):
     assert world.ask() is DOWN
 
 
+def test_a_flush_while_nobody_asked_makes_nobody_older(world):
+    world.beat('c1')
+    assert world.ask() is UP
+    world.servers[0].held.clear()
+    world.now += 5 * DOWN_TIME
+    assert world.ask() is UP
+    world.now += DOWN_TIME
+    assert world.ask() is UP
+    world.now += REFRESH
+    assert world.ask() is DOWN
+
+
 def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
     world.beat('c1')
     entry = world.entry('c1')
@@ -381,6 +393,16 @@ def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
     assert world.view.liveness(entry).state is UP
     assert entry.up_until <= world.now
     assert world.view.liveness(entry).reason is Reason.LEFT
+
+
+@pytest.mark.parametrize('ahead', [40, -40])
+def test_at_first_sight_a_heartbeat_is_as_old_as_it_is_far(world, ahead):
+    world.beat('c1', ahead=ahead)
+    assert world.ask() is UP
+    world.now += DOWN_TIME - 40
+    assert world.ask() is UP
+    world.now += REFRESH
+    assert world.ask() is DOWN
 
 
 @pytest.mark.parametrize('ahead', [DOWN_TIME + 10, 3600, 86400 * 365 * 1000])
