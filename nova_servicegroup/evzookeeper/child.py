@@ -23,6 +23,7 @@ import sys
 import threading
 
 from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.evzookeeper import lifeline
 from nova_servicegroup.keeper import protocol
 
 #: seconds a new keeper has for its first word; a loaded machine takes some
@@ -96,7 +97,7 @@ class Child:
             environment['PYTHONPATH'] = _python_path()
             self._popen = subprocess.Popen(
                 [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose],
-                stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
+                stdin=theirs.fileno(), stdout=lifeline.reading_end(),
                 stderr=subprocess.DEVNULL, close_fds=True, cwd='/',
                 start_new_session=True, env=environment)
         except OSError as e:

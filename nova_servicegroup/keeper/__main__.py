@@ -12,8 +12,8 @@
 
 """``python -m nova_servicegroup.keeper``: started by evzookeeper only.
 
-Standard input is the socket to the parent. The one argument is for the
-readers of ``ps``.
+Standard input is the socket to the parent, standard output (for want of
+another number) its lifeline. The one argument is for the readers of ``ps``.
 """
 
 import os

@@ -53,9 +53,11 @@ class Keeper:
     parent, and messages of the registrar. Never waits for ZooKeeper.
 
     :param sock: a connected stream socket to the parent
+    :param lifeline: a descriptor that hangs up when the parent is killed,
+        before anything else tells of it; one that never does is no harm
     """
 
-    def __init__(self, sock, monotonic=time.monotonic):
+    def __init__(self, sock, lifeline=None, monotonic=time.monotonic):
         sock.setblocking(False)
         self._sock = sock
         self._monotonic = monotonic
@@ -75,6 +77,10 @@ class Keeper:
         self._out = b''
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+        self._lifeline = lifeline
+        if lifeline is not None:
+            # For nothing but a hang-up.
+            self._poll.register(lifeline, 0)
 
     def post(self, op, **fields):
         """Hand a message to the parent. From any thread; never waits."""
@@ -109,7 +115,7 @@ class Keeper:
             self._from_registrar(*self._posted.popleft())
         # Whatever was said before the parent died is still heard.
         alive = self._hear() if self._sock.fileno() in ready else True
-        if self._pidfd in ready or (
+        if self._lifeline in ready or self._pidfd in ready or (
                 self._parent is not None and self._pidfd is None and
                 os.getppid() != self._parent):
             alive = False
@@ -321,8 +327,9 @@ class _LastWarning(logging.Handler):
 
 def serve_stdin():
     """Be the keeper of the process that holds the other end of stdin."""
-    sock = socket.socket(fileno=os.dup(0))
+    sock, lifeline = socket.socket(fileno=os.dup(0)), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
+    os.dup2(null, 1)
     os.close(null)
-    Keeper(sock).run()
+    Keeper(sock, lifeline).run()
