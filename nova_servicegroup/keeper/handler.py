@@ -33,6 +33,13 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
     Either can cost a session that another server, or another call, had saved.
     """
 
+    def __init__(self):
+        super().__init__()
+        self._limit = None
+        # The number of a socket on which nothing was heard yet.
+        self._unheard = None
+        self._impatient = False
+
     def create_connection(self, address, timeout, **_):
         """Return a connected socket.
 
@@ -40,7 +47,7 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
         :param timeout: the session timeout, seconds; blocks for its SHARE
         :raises OSError: there is no connection
         """
-        limit = timeout * SHARE
+        limit = self._limit = timeout * SHARE
         family, kind, protocol, _, where = socket.getaddrinfo(
             *address, type=socket.SOCK_STREAM)[0]
         calls = []
@@ -55,12 +62,29 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
                     _check(sock.getsockopt(socket.SOL_SOCKET,
                                            socket.SO_ERROR))
                     calls.remove(sock)
+                    self._unheard = sock.fileno()
                     return sock
             raise TimeoutError(
                 errno.ETIMEDOUT, 'no answer within %.1f s' % limit)
         finally:
             for sock in calls:
                 sock.close()
+
+    def select(self, rlist, wlist, xlist, timeout=None):
+        """Wait as kazoo does, but for a server's first word impatiently.
+
+        Once, and not before any server was heard: many that connect at once
+        to servers that have too much to do must not begin again and again.
+        """
+        first = [sock.fileno() for sock in rlist] == [self._unheard]
+        if first and self._impatient:
+            timeout = min(timeout, self._limit)
+        ready = super().select(rlist, wlist, xlist, timeout)
+        if first:
+            self._impatient = bool(ready[0])
+            if ready[0]:
+                self._unheard = None
+        return ready
 
 
 def _check(error):

@@ -78,6 +78,32 @@ def test_a_server_that_is_not_there_is_an_error_at_once():
     assert time.monotonic() - began < 0.1
 
 
+def test_a_first_word_is_waited_for_impatiently_once():
+    made = handler.Handler()
+    waited = []
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(('127.0.0.1', 0)))
+        for speaks in (False, True, False, False, True, True, False):
+            client = stack.enter_context(made.create_connection(
+                server.getsockname(), timeout=0.6))
+            there = stack.enter_context(server.accept()[0])
+            if speaks:
+                there.send(b'hello')
+            began = time.monotonic()
+            ready, _, _ = made.select([client], [], [], 0.4)
+            assert bool(ready) is speaks
+            waited.append(time.monotonic() - began)
+            # The second word is waited for as long as kazoo wants.
+            if speaks and len(waited) == 2:
+                client.recv(5)
+                made.select([client], [], [], 0.2)
+                assert time.monotonic() - began >= 0.2
+    patient, _, once, again, _, _, later = waited
+    assert once < 0.3 and later < 0.3
+    # None was heard before, or the server before that one was silent, too.
+    assert patient >= 0.4 and again >= 0.4
+
+
 @pytest.mark.parametrize('tls', [None, {
     'ca_file': None, 'cert_file': None, 'key_file': None,
     'key_password': None, 'check_hostname': True}], ids=['plain', 'tls'])
