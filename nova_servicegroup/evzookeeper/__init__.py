@@ -282,7 +282,9 @@ class ZKSession:
                 '%s[%d]' % (os.path.basename(sys.argv[0] or 'python'),
                             self._pid),
                 max(_LEAST_PATIENCE,
-                    self._config['session_timeout'] * _PATIENCE))
+                    self._config['session_timeout'] * _PATIENCE),
+                # Who only reads loses nothing with the session.
+                hurries=lambda: bool(self._members))
         except exceptions.KeeperUnavailable as e:
             return str(e)
         self._child = keeper

@@ -31,6 +31,9 @@ START_LIMIT = 30.0
 #: how often a keeper may let pass the time in which it has to answer. Not
 #: once: in a process that was blocked its answer may still lie there unread
 TURNS = 3
+#: how much longer that is when nothing hurries: a machine with no time to
+#: spare is not helped by starting another keeper
+LEISURE = 10
 _ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
                 'PYTHONHOME', 'RES_OPTIONS', 'LOCALDOMAIN', 'HOSTALIASES')
 
@@ -75,16 +78,17 @@ class Child:
     :param patience: seconds of silence after which it is asked whether it
         lives; after TURNS of them, or when it doesn't take a frame within
         one, it is stuck and killed
+    :param hurries: tells whether something is lost when that takes longer
     :raises KeeperUnavailable: it can't be started
     """
 
-    def __init__(self, whose, patience):
+    def __init__(self, whose, patience, hurries):
         # One thread reads, any thread writes. Under eventlet all are green,
         # and none ever waits for two descriptors: eventlet's select wakes
         # up for the wrong one (eventlet issue 551).
         self._decoder = protocol.Decoder(protocol.FROM_KEEPER)
         self._sending = threading.Lock()
-        self._patience = patience
+        self._hurries = hurries
         self._turns = START_LIMIT / patience
         self._heard = False
         environment = {name: os.environ[name] for name in _ENVIRONMENT
@@ -135,13 +139,15 @@ class Child:
 
     def _wonder(self):
         """Ask a silent keeper whether it lives."""
-        self._turns -= 1
+        if self._heard:
+            self._turns -= 1 if self._hurries() else 1 / LEISURE
+            self.send('ping')
+        else:
+            self._turns -= 1
         if self._turns <= 0:
             self.kill()
             raise exceptions.KeeperUnavailable(
                 'the keeper (pid %d) does not answer' % self.pid)
-        if self._heard:
-            self.send('ping')
 
     def send(self, op, **fields):
         """Send a message. Blocks for ``patience`` at most.

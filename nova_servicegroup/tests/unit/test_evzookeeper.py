@@ -214,9 +214,13 @@ def test_a_stuck_keeper_is_killed(session, fake_keeper, impatient, tmp_path,
                                   caplog):
     fake_keeper(greeting(tmp_path) + 'exec sleep 60')
     one = session()
-    process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+    process.wait_until(lambda: one._greeted, 5, 'a keeper')
     stuck = one.keeper_pid
-    process.wait_until(lambda: one.keeper_pid not in (None, stuck), 10,
+    # Nobody would be seen as down for it, so there is time.
+    time.sleep(1)
+    assert one.keeper_pid == stuck
+    membership.Membership(one, '/g', 'a', async_mode=True)
+    process.wait_until(lambda: one.keeper_pid not in (None, stuck), 1.5,
                        'another one')
     assert '(pid %d) does not answer' % stuck in caplog.text
     with pytest.raises(ProcessLookupError):
