@@ -212,6 +212,16 @@ class TestView:
             assert all(reader.is_up(record) for record in records)
         assert requests == [1, 1, 1]
 
+    def test_a_nova_compute_lists_nothing(self, world, requests, monkeypatch):
+        listed = []
+        reader, records, _ = fleet(world, 3, inventory=listed.append)
+        # It has no database, and each of many would ask a conductor.
+        monkeypatch.setattr(
+            objects.base.NovaObject, 'indirection_api', object())
+        assert all(reader.is_up(record) for record in records)
+        assert listed == []
+        assert requests == [1, 1, 1]
+
     def test_all_drivers_share_one_view(self, world, requests):
         reader, records, _ = fleet(world, 3)
         for _ in range(5):
@@ -278,10 +288,11 @@ class TestView:
         for _ in range(view.FORGET_AFTER + 1):
             world.advance(contract.DOWN_TIME)
             reader.is_up(records[0])
-        assert requests[-1] == 1
-        assert len(reader._view.entries) == 1
-        assert reader.is_up(records[1]) is False
-        assert (contract.GROUP, 'host1') in reader._view.entries
+            reader.updated_time(records[1])
+        assert requests[-1] == 2
+        assert len(reader._view.entries) == 2
+        assert reader.is_up(records[2]) is False
+        assert (contract.GROUP, 'host2') in reader._view.entries
 
     def test_a_forked_child_talks_on_its_own_connection(self, world):
         reader, records, _ = fleet(world, 2)

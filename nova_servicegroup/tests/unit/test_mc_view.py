@@ -439,6 +439,9 @@ def test_a_clock_that_is_ahead_for_good_costs_one_heartbeat(world, caplog):
         world.now += REFRESH
         assert world.ask() is (UP if number else DOWN)
     assert len(warnings(caplog)) == 1
+    # Nova's users shall not read of tomorrow.
+    assert wire.stamp_of(
+        world.entry('c1').moment.replace(tzinfo=None)) <= world.now
     world.now += DOWN_TIME
     assert world.ask() is DOWN
 
