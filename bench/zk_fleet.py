@@ -31,10 +31,10 @@ import zk_wire as wire
 TIMEOUT_MS = 4000
 #: as a keeper pings
 PING_PERIOD = TIMEOUT_MS / 1000 / 3
-#: connections being made at once
+#: connections being made at once when all join as fast as they can
 IN_FLIGHT = 100
-#: seconds, as a keeper's longest pause between attempts
-RECONNECT = 1.0
+#: seconds between attempts to come back, of each on its own; as keepers do
+RECONNECT = 0.5, 1.5
 ABOUT = json.dumps({
     'host': 'compute-00000.example.org', 'binary': 'nova-compute',
     'pid': 123456, 'boot_id': '5a0f4e1c-9b7d-4386-91c3-d07be54f6a28',
@@ -110,19 +110,22 @@ class Session(asyncio.Protocol):
             return
         self._coming = True
         try:
+            if at_once:
+                async with self.fleet.in_flight:
+                    await self._attempt()
             while self.wanted and self.transport is None:
-                if not at_once:
-                    await asyncio.sleep(random.uniform(0.1, RECONNECT))
-                at_once = False
-                try:
-                    async with self.fleet.in_flight:
-                        await asyncio.wait_for(self._come(), 10)
-                except (OSError, asyncio.TimeoutError):
-                    while self.transport is not None:
-                        self.transport.abort()
-                        await asyncio.sleep(0.01)
+                await asyncio.sleep(random.uniform(*RECONNECT))
+                await self._attempt()
         finally:
             self._coming = False
+
+    async def _attempt(self):
+        try:
+            await asyncio.wait_for(self._come(), TIMEOUT_MS / 1000)
+        except (OSError, asyncio.TimeoutError):
+            while self.transport is not None:
+                self.transport.abort()
+                await asyncio.sleep(0.01)
 
     async def _come(self):
         loop = asyncio.get_running_loop()

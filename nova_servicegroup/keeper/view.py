@@ -28,6 +28,9 @@ LOOKS = 200
 LOOKS_PER_SECOND = 20
 #: seconds for which nobody is taken for dead after an outage, at most
 LONGEST_HOLD = 60
+#: more hosts than this, and this part of all, don't die in an outage: they
+#: are not back yet
+MANY, MANY_PART = 10, 0.1
 
 
 class Pace:
@@ -112,8 +115,8 @@ class View:
     the other: their nodes are there at first, for the servers give every
     session its full time again, but those of a large fleet that come too late
     for that lose them and make others. If it was wiped, all do. So whoever was
-    believed in before is held until all have had the time to come, and while
-    there still are some that come.
+    believed in before is held until all have had the time to come, while there
+    still are some that come, and while many are missing.
 
     :param known: names believed in before this keeper began
     """
@@ -121,7 +124,7 @@ class View:
     def __init__(self, known=()):
         self.members = frozenset(known)
         self._held = frozenset()
-        self._missing = False
+        self._missing = self._late = False
         self._hold = 0
         self._until = 0
         self._longest = 0
@@ -133,6 +136,7 @@ class View:
         :param hold: seconds that a living member may need to come
         """
         self._held = self.members
+        self._late = True
         self._hold = hold
         self._until = now + hold
         self._longest = now + max(hold, LONGEST_HOLD)
@@ -140,13 +144,27 @@ class View:
     def listed(self, names, now):
         """Take a listing; return the names that are now believed in."""
         names = frozenset(names)
+        # Who went after nearly all had been back did not come late.
+        were_late, self._late = self._late, self._many_missing(names)
+        if now < self._until:
+            still_coming = not names <= self.members
+        else:
+            still_coming = were_late and self._late
+        if still_coming:
+            self._until = min(now + self._hold, self._longest)
         if now >= self._until:
             self._held = frozenset()
-        elif not names <= self.members:
-            self._until = min(now + self._hold, self._longest)
         self._missing = not self._held <= names
         self.members = names | self._held
         return self.members
+
+    def _many_missing(self, names):
+        """Tell whether more than a few of the held hosts have no node."""
+        if not self._held:
+            return False
+        held = {name.partition('@')[0] for name in self._held}
+        missing = held - {name.partition('@')[0] for name in names}
+        return len(missing) > max(MANY, MANY_PART * len(held))
 
     @property
     def review_at(self):

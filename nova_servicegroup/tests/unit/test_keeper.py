@@ -156,6 +156,33 @@ class TestView:
         assert one.listed(['a2', 'b2'], 19) == {'a', 'a2', 'b', 'b2', 'c'}
         assert one.listed(['a2', 'b2'], 20) == {'a2', 'b2'}
 
+    def test_many_are_not_dead_but_late(self):
+        every = node_names(100)
+        one = view.View()
+        one.listed(every, 1)
+        one.reconnected(4, hold=6)
+        for now in (5, 10, 16, 50, 63):
+            assert one.listed(node_names(89), now) == every
+        assert one.review_at == 64
+        assert one.listed(node_names(89), 64) == node_names(89)
+
+    def test_many_die_after_all_were_back(self):
+        one = view.View()
+        one.listed(node_names(100), 1)
+        one.reconnected(4, hold=6)
+        one.listed(node_names(100), 5)
+        assert one.listed(node_names(10), 11) == node_names(10)
+
+    def test_a_few_are_not_waited_for(self):
+        one = view.View()
+        one.listed(node_names(100), 1)
+        one.reconnected(4, hold=6)
+        # They have other nodes now; nine hosts have none.
+        back = {name[:-1] + 'f' for name in node_names(91)}
+        one.listed(back, 9)
+        assert one.review_at == 15
+        assert one.listed(back, 15) == back
+
     def test_nobody_is_held_for_ever(self):
         one = view.View()
         one.listed(['a'], 1)
