@@ -168,7 +168,7 @@ class Driver(abc.ABC):
 
     def note_forced_down(self, member):
         """Take in that the operator calls a member down. Asks nobody."""
-        self.policy.guard.left(member['topic'], member['host'])
+        self.policy.guard.left(member.get('topic'), member.get('host'))
 
     @property
     def policy(self):

@@ -159,7 +159,7 @@ class ZooKeeperDriver(base.Driver):
 
     @property
     def _session(self):
-        return self.shared('session', self._make_session)
+        return self.store or self.shared('session', self._make_session)
 
     def _make_session(self):
         options = self.conf.zookeeper

@@ -451,8 +451,22 @@ class DriverContract:
         world.break_store()
         assert driver.leave('host1', GROUP) is None
 
-    def test_leave_wins_against_a_beat_in_flight(self, world):
+    def test_a_stop_survives_whatever_leaving_raises(self, world):
+        world.set_option('leave_on_stop', True)
         driver, service = self.joined(world)
+
+        def withdraw(membership):
+            raise ZeroDivisionError
+
+        driver.withdraw = withdraw
+        service.pulse.stop()
+        assert service.pulse.stopped
+        assert len([t for t in self.logged(logging.WARNING)
+                    if t.startswith('Could not take back ')]) == 1
+
+    def test_leave_wins_against_a_beat_in_flight(self, world):
+        slept = []
+        driver, service = self.joined(world, sleep=slept.append)
         in_flight, go_on = threading.Event(), threading.Event()
         publish = driver.publish
 
@@ -465,8 +479,10 @@ class DriverContract:
         beat = threading.Thread(target=service.pulse.fire)
         beat.start()
         assert in_flight.wait(30)
-        # Longer than leave waits for it: the beat lands after leave returned.
         driver.leave('host1', GROUP)
+        # It waited, and not for ever: the beat lands after leave returned.
+        assert sum(slept) == pytest.approx(base.LEAVE_TIMEOUT)
+        assert beat.is_alive()
         go_on.set()
         beat.join(30)
         world.settle()

@@ -151,6 +151,8 @@ class TestDbDriver(contract.DriverContract):
         for number in range(12):
             assert is_up(number, 60, forced_down=True) is False
         assert is_up(12, 60) is False
+        # Nothing else of the record matters.
+        assert api.service_is_up({'forced_down': True}) is False
 
     def test_null_times(self, world):
         driver = world.driver()

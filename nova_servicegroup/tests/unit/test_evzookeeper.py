@@ -91,6 +91,12 @@ def test_a_quoted_address_works(config, tmp_path):
     assert zk.ZooKeeperDriver()
 
 
+def test_a_driver_takes_the_session_that_it_is_given(config):
+    config.config(address='127.0.0.1:1', group='zookeeper')
+    given = object()
+    assert zk.ZooKeeperDriver(store=given)._session is given
+
+
 def test_the_options_of_old_keep_name_unit_and_default(config):
     options = config.conf.zookeeper
     assert options.recv_timeout == 4000
