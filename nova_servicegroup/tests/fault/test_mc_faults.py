@@ -56,13 +56,6 @@ view_refresh = %s
 COMPUTES = ('c1', 'c2', 'c3')
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    shared.forget()
-    yield
-    shared.forget()
-
-
 @pytest.fixture
 def store():
     with memcached.Memcached() as store:
