@@ -28,6 +28,9 @@ LOOKS = 200
 LOOKS_PER_SECOND = 20
 #: seconds for which nobody is taken for dead after an outage, at most
 LONGEST_HOLD = 60
+#: seconds more that a member may need to come back, for each in its group:
+#: servers take some thousand sessions a second, and a fleet waits its turn
+TURN = 0.001
 #: more hosts than this, and this part of all, don't die in an outage: they
 #: are not back yet
 MANY, MANY_PART = 10, 0.1
@@ -133,8 +136,9 @@ class View:
         """Begin to hold who is believed in.
 
         :param now: monotonic time
-        :param hold: seconds that a living member may need to come
+        :param hold: seconds that a living member alone may need to come
         """
+        hold += TURN * len(self.members)
         self._held = self.members
         self._late = True
         self._hold = hold
