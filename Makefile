@@ -21,7 +21,8 @@ export PBR_VERSION ?= 0.0.1.dev0
 endif
 
 .PHONY: help python venv demo test lint checkconfig genconfig docs \
-	releasenotes bench bench-mc bench-crash bench-zk clean
+	releasenotes bench bench-mc bench-crash bench-zk bench-question \
+	clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
@@ -33,7 +34,7 @@ help:
 	@echo 'make checkconfig  compare the committed sample with the options'
 	@echo 'make docs         the documentation, into doc/build/html'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
-	@echo 'make bench        bench-mc, bench-crash, bench-zk: costs, and how fast'
+	@echo 'make bench        bench-question, -mc, -crash, -zk: costs, and how fast'
 	@echo '                  (root, about 25 minutes); results in bench/results'
 	@echo 'make bench-zk     ten thousand members (about 10 minutes)'
 	@echo 'make clean        remove whatever was made here'
@@ -68,7 +69,10 @@ releasenotes: $(VENV)/installed-doc
 		releasenotes/build/html
 	@echo 'Open releasenotes/build/html/index.html'
 
-bench: bench-mc bench-crash bench-zk
+bench: bench-question bench-mc bench-crash bench-zk
+
+bench-question: $(VENV)/installed
+	$(BIN)/python bench/question.py $(ARGS)
 
 bench-mc: $(VENV)/installed
 	$(BIN)/python bench/mc.py $(ARGS)
