@@ -31,8 +31,9 @@ import zk_wire as wire
 TIMEOUT_MS = 4000
 #: as a keeper pings
 PING_PERIOD = TIMEOUT_MS / 1000 / 3
-#: connections being made at once when all join as fast as they can
-IN_FLIGHT = 100
+#: connections being made at once: as many as one process can make in time,
+#: for it must not be its own slowness that costs sessions
+IN_FLIGHT = 500
 #: seconds between attempts to come back, of each on its own; as keepers do
 RECONNECT = 0.5, 1.5
 ABOUT = json.dumps({
@@ -111,8 +112,7 @@ class Session(asyncio.Protocol):
         self._coming = True
         try:
             if at_once:
-                async with self.fleet.in_flight:
-                    await self._attempt()
+                await self._attempt()
             while self.wanted and self.transport is None:
                 await asyncio.sleep(random.uniform(*RECONNECT))
                 await self._attempt()
@@ -121,7 +121,8 @@ class Session(asyncio.Protocol):
 
     async def _attempt(self):
         try:
-            await asyncio.wait_for(self._come(), TIMEOUT_MS / 1000)
+            async with self.fleet.in_flight:
+                await asyncio.wait_for(self._come(), TIMEOUT_MS / 1000)
         except (OSError, asyncio.TimeoutError):
             while self.transport is not None:
                 self.transport.abort()
