@@ -10,6 +10,9 @@ CODE = setup.py nova_servicegroup demo bench doc releasenotes
 WORKERS ?= 3
 # In this order: what fails fast comes first.
 TESTS ?= $(addprefix nova_servicegroup/tests/,unit functional fault)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder
+MINUTES ?= 20
 SAMPLE = etc/nova/nova-servicegroup.conf.sample
 GENERATE = $(BIN)/oslo-config-generator \
 	--config-file etc/nova/nova-servicegroup-config-generator.conf
@@ -20,15 +23,18 @@ ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
 export PBR_VERSION ?= 0.0.1.dev0
 endif
 
-.PHONY: help python venv demo test lint checkconfig genconfig docs \
-	releasenotes bench bench-mc bench-crash bench-zk bench-question \
-	clean
+.PHONY: help python venv demo test test-long fuzz soak lint checkconfig \
+	genconfig docs releasenotes bench bench-mc bench-crash bench-zk \
+	bench-question clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
 	@echo 'make test         unit, contract, functional and fault tests'
 	@echo '                  (ARGS="-k zk" TESTS=path choose some of them,'
 	@echo '                  WORKERS=0 runs them one after the other)'
+	@echo 'make test-long    the tests that "make test" leaves out for their length'
+	@echo 'make fuzz         a million random inputs for what is read from outside'
+	@echo 'make soak         two thousand members of each driver, for MINUTES=20'
 	@echo 'make lint         ruff, and the H checks of hacking'
 	@echo 'make genconfig    write the sample configuration anew'
 	@echo 'make checkconfig  compare the committed sample with the options'
@@ -43,8 +49,16 @@ demo: python
 	$(PYTHON) demo/demo.py $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
-		--no-loadscope-reorder $(ARGS) $(TESTS)
+	$(PYTEST) -m 'not long' $(ARGS) $(TESTS)
+
+test-long: $(VENV)/installed
+	$(PYTEST) -m long $(ARGS) $(TESTS)
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -m nova_servicegroup.tests.fuzz $(ARGS)
+
+soak: $(VENV)/installed
+	$(BIN)/python bench/soak.py --minutes $(MINUTES) $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check $(CODE)
