@@ -535,14 +535,16 @@ class Registrar(threading.Thread):
         left behind is gone. The other one is told by touching its node, and
         searches for itself.
         """
-        directory = self._get(self._client.exists_async(member.path))
-        if directory is not None and not (member.spread or member.touched):
-            # Ten thousand that start together shall not list together.
-            member.spread = True
-            member.search_at = self._monotonic() + self._jitter(
-                0, RIVAL_SPREAD * directory.numChildren)
-            return
         try:
+            # Since 3.9.3 this needs the right to read, too.
+            directory = self._get(self._client.exists_async(member.path))
+            if directory is not None and not (
+                    member.spread or member.touched):
+                # Ten thousand that start together shall not list together.
+                member.spread = True
+                member.search_at = self._monotonic() + self._jitter(
+                    0, RIVAL_SPREAD * directory.numChildren)
+                return
             nodes = self._nodes(member.path, member.host)
         except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError) as e:
             nodes = []
