@@ -38,9 +38,8 @@ from nova_servicegroup import shared
 
 LOG = logging.getLogger(__name__)
 
-# How long, in seconds, a leave waits for a beat in flight.
+#: seconds that a service may take to leave, with all of its drivers together
 LEAVE_TIMEOUT = 2.0
-LEAVE_PAUSE = 0.05
 _UTC = datetime.timezone.utc
 
 
@@ -78,7 +77,6 @@ class Driver(abc.ABC):
     :param monotonic: clock for ages, seconds as float
     :param utcnow: wall clock, naive UTC datetime
     :param jitter: ``jitter(low, high)`` gives a float between, seconds
-    :param sleep: ``sleep(seconds)``
     :param inventory: ``inventory(group)`` gives Nova's service records
     :param store: the client of the store, where the driver has one
     """
@@ -90,15 +88,13 @@ class Driver(abc.ABC):
     recovered_text = 'Recovered from being unable to report status.'
 
     def __init__(self, *args, conf=None, monotonic=None, utcnow=None,
-                 jitter=None, sleep=None, inventory=None, store=None,
-                 **kwargs):
+                 jitter=None, inventory=None, store=None, **kwargs):
         self.conf = cfg.CONF if conf is None else conf
         self.settings = sg_conf.settings(self.conf)
         # Looked up now and not at import: eventlet may have patched since.
         self.monotonic = monotonic or time.monotonic
         self.utcnow = utcnow or timeutils.utcnow
         self.jitter = jitter or random.uniform
-        self.sleep = sleep or time.sleep
         self.list_services = inventory or _list_services
         self.store = store
 
@@ -115,8 +111,11 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def withdraw(self, membership):
-        """Take this process's evidence back. May raise, may not block long."""
+    def withdraw(self, membership, timeout):
+        """Take this process's evidence back, within so many seconds.
+
+        May raise.
+        """
 
     @abc.abstractmethod
     def liveness(self, member):
@@ -240,13 +239,20 @@ class Membership:
         self._leaves_on_stop = (driver.leaves_on_stop if on_stop is None
                                 else on_stop)
         self._left = False
+        self._withdraws = True
         self._leaving = threading.Lock()
-        self._beating = False
+        self._idle = threading.Event()
+        self._idle.set()
         self._lost_at = None
         self._told_lasting = False
+        # With also_report a service has one for each driver. They are kept
+        # on the service: Nova's would ask its manager for an attribute that
+        # it hasn't.
+        self._all = vars(service).setdefault('servicegroup_memberships', [])
 
     def start(self):
         """Publish at once and again every interval, as long as it serves."""
+        self._all[:] = [one for one in self._all if not one._left] + [self]
         self.beat()
         pulse = self.service.tg.add_timer_args(
             self.interval, self.beat,
@@ -271,7 +277,7 @@ class Membership:
         """Publish once. Raises nothing; logs a loss and its end once each."""
         if self._left:
             return
-        self._beating = True
+        self._idle.clear()
         try:
             self.driver.publish(self)
         except Exception as error:
@@ -279,7 +285,7 @@ class Membership:
         else:
             self._recovered()
         finally:
-            self._beating = False
+            self._idle.set()
         if self._left:
             self._withdraw()
 
@@ -293,8 +299,7 @@ class Membership:
             self._told_lasting = failure.lasting
         if self._lost_at is None:
             self._lost_at = self.driver.monotonic()
-        # Nova's other drivers keep the same flag on the service.
-        self.service.model_disconnected = True
+        self._set_flag()
 
     def _recovered(self):
         if self._lost_at is not None:
@@ -303,30 +308,39 @@ class Membership:
                       'length': self.driver.monotonic() - self._lost_at})
             self._lost_at = None
             self._told_lasting = False
-        self.service.model_disconnected = False
+        self._set_flag()
+
+    def _set_flag(self):
+        # Nova's drivers keep the same flag on the service.
+        self.service.model_disconnected = any(
+            one._lost_at is not None for one in self._all)
 
     def leave(self, withdraw):
-        """End the heartbeat. Bounded by LEAVE_TIMEOUT; raises nothing.
+        """End the heartbeat; raises nothing.
+
+        Blocks for this driver's part of LEAVE_TIMEOUT at most.
 
         :param withdraw: take the evidence back, or let it run out
         """
         if not self._leaving.acquire(blocking=False):
             return
-        if not withdraw:
-            # Before a beat in flight can see that it has to withdraw.
-            self._withdraw = lambda: None
+        # Before a beat in flight can see that it has to withdraw.
+        self._withdraws = withdraw
         self._left = True
-        for _ in range(int(LEAVE_TIMEOUT / LEAVE_PAUSE)):
-            if not self._beating:
-                break
-            self.driver.sleep(LEAVE_PAUSE)
+        self._idle.wait(self._leave_timeout / 2)
         self._withdraw()
         LOG.info('Left the %(group)s group as %(member)s.',
                  {'group': self.group, 'member': self.member})
 
+    @property
+    def _leave_timeout(self):
+        return LEAVE_TIMEOUT / len(self._all)
+
     def _withdraw(self):
+        if not self._withdraws:
+            return
         try:
-            self.driver.withdraw(self)
+            self.driver.withdraw(self, self._leave_timeout / 2)
         except Exception:
             LOG.warning('Could not take back the membership of %(member)s in '
                         'the %(group)s group; it runs out by itself.',

@@ -58,7 +58,7 @@ class DbDriver(base.Driver):
         record.report_count += 1
         record.save()
 
-    def withdraw(self, membership):
+    def withdraw(self, membership, timeout):
         """Leave the row as it is: the in-tree driver and the API expect it."""
 
     def liveness(self, member):

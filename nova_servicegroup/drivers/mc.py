@@ -97,13 +97,13 @@ class MemcachedDriver(base.Driver):
                 server, key, timeout, moment))
         self._note_failed(failed)
 
-    def withdraw(self, membership):
+    def withdraw(self, membership, timeout):
         """Take this process's part of the heartbeat back.
 
         Other workers of the service on this host keep theirs. The last one
         writes "it left", which readers can tell from a flushed memcached.
         """
-        self._on_each_server(membership, base.LEAVE_TIMEOUT, self._leave)
+        self._on_each_server(membership, timeout, self._leave)
 
     def _on_each_server(self, membership, limit, action):
         """Do something for a member on each of its servers.

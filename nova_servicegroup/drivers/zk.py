@@ -134,11 +134,11 @@ class ZooKeeperDriver(base.Driver):
             pulse_timeout=self.settings.service_down_time)
         znode.rejoin(timeout=min(JOIN_TIMEOUT, membership.interval / 2))
 
-    def withdraw(self, membership):
+    def withdraw(self, membership, timeout):
         znode = self.shared('znodes', dict).pop(
             (membership.member, membership.group), None)
         if znode is not None:
-            znode.leave()
+            znode.leave(timeout)
 
     def explain(self, error, membership):
         if isinstance(error, zk_exc.ZooKeeperException):

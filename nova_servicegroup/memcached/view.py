@@ -41,6 +41,9 @@ LOG = logging.getLogger(__name__)
 LISTING_SHARE = 0.02
 #: members nobody has asked about for so many service_down_times are dropped
 FORGET_AFTER = 10
+#: seconds that whoever asks about new members waits for a listing, together:
+#: one cell whose database is away holds a listing for a minute
+LISTING_WAIT = 2.0
 #: seconds that one thread waits for another one's first read, at most
 FIRST_READ = 30
 
@@ -184,6 +187,9 @@ class View:
         self._asking = threading.Lock()
         self._began = float('inf')         # when the one who asks did
         self._looks = 0
+        self._listing_lock = threading.Lock()
+        self._listing = None               # the thread that lists
+        self._listing_until = 0            # who waits for it goes on then
         self._list_after = float('-inf')
         self._dropped_at = monotonic()
 
@@ -193,16 +199,19 @@ class View:
         """Return the Entry of a member, no older than ``view_refresh``.
 
         Blocks for a request when it is, and for a listing of Nova's services
-        when the member was never asked about; never when another thread is
-        at it already and something recent is known.
+        (LISTING_WAIT at most) when the member was never asked about; never
+        when another thread is at it already and something recent is known.
 
         :param member: (topic, host)
         :param list_services: returns Nova's records of all services when
-            called with None
+            called with None; called in a thread of its own
         """
         entry = self.entries.get(member)
+        if entry is None:
+            self._list(list_services)
+            entry = self.entries.get(member)
         if entry is None or entry.pending or self._monotonic() >= self.due:
-            entry = self._look(member, entry, list_services)
+            entry = self._look(member, entry)
         # When it was asked for: about, and for less than a clock reading.
         entry.asked = self.due
         return entry
@@ -214,7 +223,7 @@ class View:
             if service['topic'] and service['host']:
                 self._add((service['topic'], service['host']), now)
 
-    def _look(self, member, entry, list_services):
+    def _look(self, member, entry):
         now, looks = self._monotonic(), self._looks
         if not self._asking.acquire(blocking=False):
             if entry is not None and not entry.pending and (
@@ -225,8 +234,6 @@ class View:
                 return entry or self._add(member, now)
         self._began = now
         try:
-            if member not in self.entries:
-                self._list(list_services)
             entry = self._add(member, now)
             # Who waited for somebody's look need not look again.
             if self._monotonic() >= self.due and looks == self._looks:
@@ -256,9 +263,25 @@ class View:
                 [Sight(index) for index in self._servers.of(key)], now))
 
     def _list(self, list_services):
+        """Take in who else will be asked about, to ask for all at once."""
+        with self._listing_lock:
+            listing = self._listing
+            if listing is None:
+                if self._monotonic() < self._list_after:
+                    return
+                self._listing_until = time.monotonic() + LISTING_WAIT
+                listing = self._listing = threading.Thread(
+                    target=self._list_now, args=(list_services,), daemon=True)
+                try:
+                    listing.start()
+                except RuntimeError:
+                    # No more threads. Each member costs a request then.
+                    self._listing = None
+                    return
+        listing.join(max(0, self._listing_until - time.monotonic()))
+
+    def _list_now(self, list_services):
         start = self._monotonic()
-        if start < self._list_after:
-            return
         try:
             self.expect(list_services(None))
         except Exception:
@@ -267,6 +290,7 @@ class View:
             LOG.debug('Cannot list the services of Nova', exc_info=True)
         end = self._monotonic()
         self._list_after = start + (end - start) / LISTING_SHARE
+        self._listing = None
 
     def _drop_unasked(self, now):
         if now < self._dropped_at + self._settings.service_down_time:

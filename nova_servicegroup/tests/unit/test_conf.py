@@ -77,7 +77,7 @@ def test_leave_on_stop(config, tmp_path, monkeypatch, option, left):
         withdrawn = []
         monkeypatch.setattr(base.Driver, 'leaves_on_stop', True)
         driver = world.driver()
-        driver.withdraw = lambda membership: withdrawn.append('withdrawn')
+        driver.withdraw = lambda *args: withdrawn.append('withdrawn')
         service = world.service('host1')
         driver.join('host1', 'compute', service)
         service.pulse.stop()

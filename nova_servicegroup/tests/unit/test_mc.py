@@ -12,6 +12,7 @@
 
 """The mc driver on a real memcached, with clocks that tests set."""
 
+import contextlib
 import datetime
 import logging
 import multiprocessing
@@ -603,6 +604,28 @@ class TestKeys:
         fleet(world, 1)
         assert world.server.keys() == [
             wire.key(contract.GROUP, 'host0').encode()]
+
+
+def test_leave_is_bounded_however_many_servers_hang(config):
+    with contextlib.ExitStack() as running:
+        stores = [running.enter_context(memcached.Memcached())
+                  for _ in range(3)]
+        config.config(group='cache', enabled=True, socket_timeout=1.0,
+                      backend='dogpile.cache.memcached',
+                      memcache_servers=[store.address for store in stores])
+        driver = mc.MemcachedDriver()
+        service = contract.FakeService('host1', contract.GROUP, None,
+                                       report_interval=10)
+        driver.join('host1', contract.GROUP, service)
+        for store in stores:
+            store.freeze()
+        beat = threading.Thread(target=service.pulse.fire)
+        beat.start()
+        time.sleep(0.2)
+        began = time.monotonic()
+        driver.leave('host1', contract.GROUP)
+        assert time.monotonic() - began < base.LEAVE_TIMEOUT + 0.2
+        beat.join(30)
 
 
 class TestWorkers:

@@ -174,6 +174,57 @@ def test_listing_takes_a_part_of_the_time_only(world):
     assert world.listings == 3
 
 
+def test_a_listing_that_hangs_holds_nobody_up_for_long(world, monkeypatch):
+    monkeypatch.setattr(view, 'LISTING_WAIT', 0.5)
+    world.listing = ['c%d' % n for n in range(1, 50)]
+    for host in world.listing:
+        world.beat(host)
+    listing, go_on = threading.Event(), threading.Event()
+
+    def list_slowly(group):
+        listing.set()
+        go_on.wait(30)
+        return world.list_services(group)
+
+    def ask(host):
+        entry = world.view.entry(('compute', host), list_slowly)
+        return world.view.liveness(entry).state
+
+    with in_a_thread(lambda: ask('c1')) as first:
+        assert listing.wait(30)
+        began = time.monotonic()
+        # All who ask about new ones wait until the same moment.
+        for host in world.listing[1:10]:
+            assert ask(host) is UP
+        assert time.monotonic() - began < 1
+    assert first == [UP]
+    world.now += REFRESH
+    began = time.monotonic()
+    assert ask('c1') is UP
+    assert time.monotonic() - began < 0.3
+    world.servers[0].asked.clear()
+    go_on.set()
+    world.view._listing.join(30)
+    # What it brought in the end is asked for at once.
+    assert {ask(host) for host in world.listing} == {UP}
+    assert world.servers[0].asked == [39]
+    assert world.listings == 1
+
+
+def test_a_listing_needs_a_thread_and_does_without(world, monkeypatch):
+    world.beat('c1')
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    assert world.ask() is UP
+    monkeypatch.undo()
+    world.listing = ['c2', 'c3']
+    assert world.ask('c2') is DOWN
+    assert world.servers[0].asked == [1, 2]
+
+
 def test_who_asks_for_a_new_member_meanwhile_waits_for_it(world):
     world.beat('c1')
     world.beat('c2')
