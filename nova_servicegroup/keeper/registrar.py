@@ -40,10 +40,12 @@ from nova_servicegroup.keeper import view
 
 #: seconds a living member may need to come back, beside its session timeout
 COMEBACK = 2 * security.RECONNECT_MAX_DELAY
-#: seconds after which nodes and views are compared even if nothing was heard
+#: seconds after which a directory is listed even if nothing was heard of it
 SAFETY_CHECK = 120
 #: seconds between attempts that are repeated because something was in the way
 RETRY = 0.2
+#: nodes that are made in the place of one that is no good, before a pause
+ATTEMPTS = 3
 #: seconds per member of a group over which its members spread their search
 #: for rivals: each search is a listing, of half a megabyte at 10,000 members
 RIVAL_SPREAD = 0.03
@@ -288,9 +290,9 @@ class Registrar(threading.Thread):
         if self._expires_at is not None and now >= self._expires_at:
             # ZooKeeper can't tell us, so the own clock does. A client that
             # has seen more than a wiped ensemble holds would be refused for
-            # ever; a new one may still find the old session.
+            # ever; this way it may still find the old session, too.
             self._expires_at = None
-            self._connect()
+            self._client.last_zxid = 0
             self._post_state('expired')
             for member_id in self._members:
                 self._post('member', id=member_id, node=None,
@@ -476,21 +478,30 @@ class Registrar(threading.Thread):
                        result=[])
 
     def _appear(self, member):
-        if member.node is None:
-            member.node = names.node(member.host, os.urandom(8).hex())
-        member.session = self._session
-        try:
-            self._create(member)
-            member.search_at = self._monotonic() + self._timeout + COMEBACK
-        except kazoo_exc.NodeExistsError:
-            # Made by an earlier keeper, or by an attempt whose answer was
-            # lost; unless it is the ghost of a session that ended.
-            pass
-        stat = self._get(self._client.exists_async(
-            member.node_path, watch=member.watch))
-        if stat is None or stat.ephemeralOwner != self._session:
+        for _ in range(ATTEMPTS):
+            if member.node is None:
+                member.node = names.node(member.host, os.urandom(8).hex())
+            member.session = self._session
+            try:
+                self._create(member)
+                member.search_at = (
+                    self._monotonic() + self._timeout + COMEBACK)
+            except kazoo_exc.NodeExistsError:
+                # Made by an earlier keeper, or by an attempt whose answer was
+                # lost; unless it is the ghost of a session that ended.
+                pass
+            stat = self._get(self._client.exists_async(
+                member.node_path, watch=member.watch))
+            owner = stat and stat.ephemeralOwner
+            if owner == self._session:
+                return
+            if owner and (owner, ) == (self._client.client_id or ())[:1]:
+                # kazoo has another session, and the news of it wait. The
+                # node is good, but it is that session's.
+                member.session = owner
+                break
             member.node = None
-            self._appear(member)
+        raise kazoo_exc.SessionExpiredError('the session changed meanwhile')
 
     def _create(self, member):
         create = functools.partial(

@@ -1,0 +1,246 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The keeper's registrar against a fake client, one pass at a time.
+
+For what real servers don't do when a test wants it. The rest is shown on real
+ones, by the functional and fault tests.
+"""
+
+import types
+
+from kazoo import exceptions as kazoo_exc
+from kazoo.protocol import states
+import pytest
+
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import registrar
+
+GROUP = '/servicegroups/compute'
+
+
+class Client:
+    """Answers each request at once, from a dictionary of nodes."""
+
+    def __init__(self):
+        self.client_id = None
+        self.client_state = states.KeeperState.CONNECTED
+        self.last_zxid = 7
+        self.nodes = {'/': 0, '/servicegroups': 0, GROUP: 0}  # path -> owner
+        self.requests = []
+        self.failing = {}       # name of a request -> exception
+        self.before = None      # called with the name of each request
+        self._connection = None
+
+    def __getattr__(self, name):
+        if not name.endswith('_async'):
+            raise AttributeError(name)
+        request = name.removesuffix('_async')
+
+        def ask(path, *args, **kwargs):
+            self.requests.append(request)
+            if self.before is not None:
+                self.before(request)
+            try:
+                if request in self.failing:
+                    raise self.failing[request]
+                result = getattr(self, '_' + request)(path, **kwargs)
+            except Exception as e:
+                return types.SimpleNamespace(get=_raising(e))
+            return types.SimpleNamespace(get=lambda timeout: result)
+        return ask
+
+    def _exists(self, path, watch=None):
+        owner = self.nodes.get(path)
+        return None if owner is None else types.SimpleNamespace(
+            ephemeralOwner=owner, numChildren=0)
+
+    def _create(self, path, acl, ephemeral=False):
+        if path in self.nodes:
+            raise kazoo_exc.NodeExistsError
+        self.nodes[path] = self.client_id[0] if ephemeral else 0
+
+    def _delete(self, path):
+        del self.nodes[path]
+
+    def _sync(self, path):
+        return path
+
+    def _get_children(self, path, watch=None):
+        return [node.rpartition('/')[2] for node in self.nodes
+                if node.startswith(path + '/')]
+
+    def add_listener(self, listener):
+        self.change = lambda state: listener(state)
+
+    def start_async(self):
+        pass
+
+    def stop(self):
+        raise AssertionError('that ends a session')
+
+
+def _raising(error):
+    def get(timeout):
+        raise error
+    return get
+
+
+class World:
+    """A registrar without its thread, and a clock that stands."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        self.posted = []
+        self.registrar = registrar.Registrar({
+            'hosts': 'h:1', 'session_timeout': 4, 'retry_interval': 5,
+            'security': {}, 'ident': None},
+            lambda op, **fields: self.posted.append(dict(fields, op=op)),
+            lambda: self.now, lambda low, high: high)
+        self.client = Client()
+        monkeypatch.setattr(self.registrar._security, 'client',
+                            lambda *args: self.client)
+        self.registrar._connect()
+
+    def turn(self, seconds=0):
+        """Let time pass; do what was submitted and then one pass."""
+        self.now += seconds
+        self.registrar._take(self.now)
+        self.registrar._pass()
+
+    def connect(self, session):
+        self.client.client_id = (session, b'secret')
+        self.client.change(states.KazooState.CONNECTED)
+        self.turn()
+
+    def lose(self):
+        self.client.change(states.KazooState.SUSPENDED)
+        self.turn()
+
+    def join(self, host='host1'):
+        self.registrar.submit(self.registrar.join, 1, GROUP, host, {}, None,
+                              0)
+        self.turn()
+
+    def watch(self):
+        self.registrar.submit(self.registrar.watch, GROUP, [])
+        self.turn()
+
+    def told(self, op):
+        """Return the messages of a kind since the last time."""
+        found = [m for m in self.posted if m['op'] == op]
+        self.posted.clear()
+        return found
+
+    def owners(self, host='host1'):
+        """Return the sessions that have a node for a host."""
+        return [owner for path, owner in self.client.nodes.items()
+                if names.host(path.rpartition('/')[2]) == host]
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def test_a_session_that_does_not_answer_is_none(world):
+    world.client.failing['exists'] = kazoo_exc.ConnectionLoss()
+    world.connect(1)
+    assert 'connected' not in [m['state'] for m in world.told('state')]
+    del world.client.failing['exists']
+    world.turn(registrar.RETRY)
+    assert [m['state'] for m in world.told('state')] == ['connected']
+
+
+def test_each_connection_is_synced_before_it_is_believed(world):
+    world.connect(1)
+    world.watch()
+    listing = [r for r in world.client.requests
+               if r in ('sync', 'get_children')]
+    assert listing == ['sync', 'get_children']
+    for _ in range(2):
+        world.lose()
+        world.client.requests.clear()
+        world.connect(1)
+        world.turn(1)
+        listing = [r for r in world.client.requests
+                   if r in ('sync', 'get_children')]
+        assert listing == ['sync', 'get_children']
+
+
+def test_a_change_that_nobody_told_of_is_seen_in_two_minutes(world):
+    world.connect(1)
+    world.watch()
+    world.told('view')
+    node = names.node('host1', '%016x' % 1)
+    world.client.nodes['%s/%s' % (GROUP, node)] = 1
+    assert world.registrar._next_event() <= world.now + 120
+    world.turn(120)
+    seen, = world.told('view')
+    assert seen['members'] == {node}
+
+
+def test_a_session_that_changes_while_it_joins_gets_one_node(world):
+    world.connect(1)
+
+    def another_session(request):
+        if request == 'create':
+            world.client.client_id = (2, b'secret')
+
+    world.client.before = another_session
+    world.join()
+    assert world.owners() == [2]
+    # Before its news come, it is made by nobody's session again.
+    world.turn(registrar.RETRY)
+    assert world.owners() == [2]
+    world.client.change(states.KazooState.LOST)
+    world.client.change(states.KazooState.CONNECTED)
+    world.turn()
+    world.turn(1)
+    assert world.owners() == [2]
+    assert world.told('member')[-1]['node'] is not None
+    world.registrar.submit(world.registrar.leave, 1, 9)
+    world.turn()
+    assert world.owners() == []
+
+
+def test_who_deletes_a_node_at_once_is_not_fought(world):
+    world.connect(1)
+
+    def delete(request):
+        if request == 'exists':
+            for path in list(world.client.nodes):
+                if '@' in path:
+                    del world.client.nodes[path]
+
+    world.client.before = delete
+    world.join()
+    assert world.client.requests.count('create') == registrar.ATTEMPTS
+    world.client.before = None
+    world.turn(registrar.RETRY)
+    assert world.owners() == [1]
+
+
+def test_who_is_away_for_too_long_keeps_its_session_if_it_can(world):
+    world.connect(1)
+    world.join()
+    world.lose()
+    world.told('state')
+    # The old client would end the session that another one takes over.
+    world.turn(5)
+    assert [m['state'] for m in world.told('state')] == ['expired']
+    # A wiped ensemble refuses who has seen more than it holds.
+    assert world.client.last_zxid == 0
+    world.connect(1)
+    world.turn(1)
+    assert world.owners() == [1]
