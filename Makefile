@@ -1,5 +1,5 @@
 # What one does with a clone. Needs make and Python; everything else is
-# installed into .venv, and the servers for the tests from Debian packages.
+# installed into .venv, and as root what bindep.txt lists.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,9 +23,9 @@ ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
 export PBR_VERSION ?= 0.0.1.dev0
 endif
 
-.PHONY: help python venv demo test test-long fuzz soak lint checkconfig \
-	genconfig docs releasenotes bench bench-mc bench-crash bench-zk \
-	bench-question clean
+.PHONY: help python packages venv demo test test-long fuzz soak lint \
+	checkconfig genconfig docs releasenotes bench bench-mc bench-crash \
+	bench-zk bench-question clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
@@ -48,16 +48,20 @@ help:
 demo: python
 	$(PYTHON) demo/demo.py $(ARGS)
 
-test: $(VENV)/installed
+# Before the tests, which install nothing. Without root some of them can run.
+packages:
+	@tools/install-packages test || [ "$$(id -u)" != 0 ]
+
+test: packages $(VENV)/installed
 	$(PYTEST) -m 'not long' $(ARGS) $(TESTS)
 
-test-long: $(VENV)/installed
+test-long: packages $(VENV)/installed
 	$(PYTEST) -m long $(ARGS) $(TESTS)
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -m nova_servicegroup.tests.fuzz $(ARGS)
 
-soak: $(VENV)/installed
+soak: packages $(VENV)/installed
 	$(BIN)/python bench/soak.py --minutes $(MINUTES) $(ARGS)
 
 lint: $(VENV)/installed
@@ -85,16 +89,16 @@ releasenotes: $(VENV)/installed-doc
 
 bench: bench-question bench-mc bench-crash bench-zk
 
-bench-question: $(VENV)/installed
+bench-question: packages $(VENV)/installed
 	$(BIN)/python bench/question.py $(ARGS)
 
-bench-mc: $(VENV)/installed
+bench-mc: packages $(VENV)/installed
 	$(BIN)/python bench/mc.py $(ARGS)
 
-bench-crash: $(VENV)/installed
+bench-crash: packages $(VENV)/installed
 	$(BIN)/python bench/crash.py $(ARGS)
 
-bench-zk: $(VENV)/installed
+bench-zk: packages $(VENV)/installed
 	$(BIN)/python bench/zk.py $(ARGS)
 
 venv: $(VENV)/installed
@@ -104,9 +108,7 @@ venv: $(VENV)/installed
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Nova 34 needs Python 3.11 or later: make PYTHON=...'; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-		{ apt-get update -q && apt-get install -q -y python3-venv; } || \
-		{ echo 'Install python3-venv as root first.'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/install-packages
 
 $(VENV)/created: | python
 	@[ ! -f $(VENV) ] || rm $(VENV) # tox leaves a file of that name

@@ -108,12 +108,7 @@ def provide_ensurepip():
     try:
         import ensurepip  # noqa: F401
     except ImportError:
-        if os.geteuid() or not shutil.which('apt-get'):
-            raise DemoFailed('This Python lacks ensurepip; install '
-                             'python3-venv as root first.') from None
-        run_telling(['apt-get', 'update', '-q'], 'apt-get')
-        run_telling(['apt-get', 'install', '-q', '-y', 'python3-venv'],
-                    'apt-get')
+        run_telling([CLONE / 'tools' / 'install-packages'], 'packages')
 
 
 def run_telling(command, name):

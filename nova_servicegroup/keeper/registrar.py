@@ -234,7 +234,7 @@ class Registrar(threading.Thread):
         cause = self._security.cause(text)
         if cause is not None and cause not in self._complaints:
             self._complaints.add(cause)
-            self._log(logging.ERROR, '%s (%s)' % (cause, text))
+            self._log(logging.ERROR, cause)
         if text != self._last_warning:
             self._last_warning = text
             if self._session is None and not self._connected:

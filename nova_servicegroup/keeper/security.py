@@ -53,19 +53,11 @@ _SASL = ('ZooKeeper does not take us by SASL: look at [zookeeper] username '
          'and password, and whether the servers are configured for SASL '
          'DIGEST-MD5.')
 
-#: what is found in kazoo's words, and what it means; the first one counts
-_CAUSES = (
-    ('AUTH_FAILED', _SASL),
-    ('Hostname mismatch', _HOSTNAME),
-    ('IP address mismatch', _HOSTNAME),
-    ('CERTIFICATE_VERIFY_FAILED', _CA),
-    ('_ALERT_HANDSHAKE_FAILURE', _OUR_CERTIFICATE),
-    ('_ALERT_UNKNOWN_CA', _OUR_CERTIFICATE),
-    ('_ALERT_ACCESS_DENIED', _OUR_CERTIFICATE),
-    ('CERTIFICATE', _OUR_CERTIFICATE),
-    ('WRONG_VERSION_NUMBER', _NO_TLS),
-    ('EOF occurred', _NO_TLS),
-)
+#: X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH
+_OTHER_HOST = (62, 64)
+#: what is in the name of an alert about the client's certificate
+_REFUSALS = ('CERTIFICATE', 'UNKNOWN_CA', 'ACCESS_DENIED',
+             'HANDSHAKE_FAILURE')
 
 
 class Unusable(Exception):
@@ -144,11 +136,14 @@ class Security:
 
     @staticmethod
     def cause(text):
-        """Return what a complaint of kazoo's means, None if nothing here."""
+        """Return what to tell of a complaint of kazoo's, or None."""
+        if 'AUTH_FAILED' in text:
+            return '%s (%s)' % (_SASL, text)
         if '[zookeeper]' in text:
-            return text
-        return next((meaning for sign, meaning in _CAUSES if sign in text),
-                    None)
+            # Ours: kazoo puts that before it.
+            return text.removeprefix(
+                'Connection dropped: socket connection error: ')
+        return None
 
     # Rights
 
@@ -270,6 +265,7 @@ class _TLSHandler(handler.Handler):
             raise _error('[zookeeper] ca_file: %s holds no certificate in '
                          'PEM format.' % self._ca_file) from e
         context.check_hostname = self._check_hostname
+        context.sslsocket_class = _TLSSocket
         if self._cert_file:
             try:
                 context.load_cert_chain(
@@ -282,6 +278,38 @@ class _TLSHandler(handler.Handler):
                     'certificate and key cannot be used (%s).'
                     % (e.reason or 'wrong password?')) from e
         return context
+
+
+class _TLSSocket(ssl.SSLSocket):
+    """Says which option is to be mended when TLS fails."""
+
+    def do_handshake(self, *args):
+        try:
+            super().do_handshake(*args)
+        except ssl.SSLCertVerificationError as e:
+            meaning = _HOSTNAME if e.verify_code in _OTHER_HOST else _CA
+            raise _error('%s (%s)' % (meaning, e)) from e
+        except ssl.SSLError as e:
+            _tell_refusal(e)
+            if 'ALERT' in (e.reason or ''):
+                raise
+            # OpenSSL and Python have a dozen errors for it.
+            raise _error('%s (%s)' % (_NO_TLS, e)) from e
+
+    def recv(self, *args):
+        # With TLS 1.3 the server judges our certificate after the handshake.
+        try:
+            return super().recv(*args)
+        except ssl.SSLError as e:
+            _tell_refusal(e)
+            raise
+
+
+def _tell_refusal(error):
+    """Raise when the server refuses our certificate."""
+    reason = error.reason or ''
+    if 'ALERT' in reason and any(part in reason for part in _REFUSALS):
+        raise _error('%s (%s)' % (_OUR_CERTIFICATE, error)) from error
 
 
 def _error(text):

@@ -12,8 +12,7 @@
 
 """What all tests share: the slow things, made once per run.
 
-Nothing here skips. A server that is missing is installed, and when that
-fails, so do the tests that need it.
+Nothing here skips: without a server, the tests that need it fail.
 """
 
 import pytest
@@ -22,9 +21,13 @@ from nova_servicegroup.tests.fixtures import process
 
 
 @pytest.fixture(scope='session', autouse=True)
-def procps():
-    """Have ps and pgrep, by which tests see processes from outside."""
-    process.program('pgrep', 'procps')
+def nothing_is_left():
+    """Fail the run when a process that it started outlives it."""
+    yield
+    left = [one for one in process.Process.started if one.running]
+    for one in left:
+        one.stop()
+    assert not left, [one.name for one in left]
 
 
 @pytest.fixture(scope='session')

@@ -80,8 +80,10 @@ def test_the_demo_kills_a_compute_and_brings_it_back(
                                           (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupted_demo_leaves_no_process(
         directory, command, plugin_tree, tmp_path, number, code):
-    demo = process.Process('demo', command, tmp_path,
-                           env=nova.environment(plugin_tree))
+    # A run in the background may have been told to ignore SIGINT.
+    demo = process.Process(
+        'demo', ['env', '--default-signal=INT', *command], tmp_path,
+        env=nova.environment(plugin_tree))
     with demo:
         demo.wait_ready(lambda: '$ nova-manage service list' in demo.log(),
                         120)

@@ -14,6 +14,8 @@
 
 import logging
 import socket
+import ssl
+import threading
 import time
 
 import pytest
@@ -22,6 +24,7 @@ from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import zk
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import security
+from nova_servicegroup.tests.fixtures import certificates
 
 DIGEST = {'auth_scheme': 'digest', 'username': 'nova', 'password': 'hunter2'}
 
@@ -112,3 +115,98 @@ def test_a_server_that_is_silent_in_the_handshake_costs_no_session(options):
                                       timeout=1.5, hostname='127.0.0.1')
         assert 0.4 < time.monotonic() - began < 1.4
     assert 'no TLS handshake within 0.5 s' in refused.value.strerror
+
+
+@pytest.fixture(scope='module')
+def authorities(tmp_path_factory):
+    """(Two authorities, a context of a server of the first)."""
+    directory = tmp_path_factory.mktemp('tls')
+    ours = certificates.Authority(directory, 'ours')
+    theirs = certificates.Authority(directory, 'theirs')
+    server = ours.issue('zk1')
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.cert_file, server.key_file)
+    context.load_verify_locations(ours.ca_file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return ours, theirs, context
+
+
+def answer_with_tls(sock, context):
+    try:
+        context.wrap_socket(sock, server_side=True).recv(1)
+    except OSError:
+        sock.close()
+
+
+def answer(data):
+    def action(sock, context):
+        sock.recv(4096)
+        sock.sendall(data)
+        sock.close()
+    return action
+
+
+@pytest.mark.parametrize('action, changes, named', [
+    (answer_with_tls, {'ca': 1}, 'ca_file, and at the certificate. ('),
+    (answer_with_tls, {'host': 'localhost'}, 'name the servers as their'),
+    (answer_with_tls, {'host': '127.0.0.2'}, 'name the servers as their'),
+    (answer_with_tls, {'fleet': 1}, 'does not take our certificate'),
+    (answer_with_tls, {'fleet': None}, 'does not take our certificate'),
+    (answer(b''), {}, 'and at use_tls. ('),
+    (answer(b'\0\0\0\x0bno such word'), {}, 'and at use_tls. ('),
+    (answer(b'HTTP/1.1 400 Bad Request\r\n\r\n'), {}, 'and at use_tls. (')])
+@pytest.mark.parametrize('version', [ssl.TLSVersion.TLSv1_2,
+                                     ssl.TLSVersion.TLSv1_3])
+def test_what_is_wrong_with_tls_is_named(
+        authorities, options, action, changes, named, version):
+    """On any Python, by the place and kind of the error."""
+    context = authorities[2]
+    context.maximum_version = version
+    how = {'use_tls': True,
+           'ca_file': authorities[changes.get('ca', 0)].ca_file}
+    if changes.get('fleet', 0) is not None:
+        fleet = authorities[changes.get('fleet', 0)].issue('nova')
+        how.update(cert_file=fleet.cert_file, key_file=fleet.key_file)
+    handler = security.Security(**options(**how)).client('h1', 4).handler
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        thread = threading.Thread(target=lambda: action(
+            server.accept()[0], context))
+        thread.start()
+        with pytest.raises(OSError) as refused:
+            handler.create_connection(
+                address=server.getsockname(), timeout=4,
+                hostname=changes.get('host', '127.0.0.1')).recv(1)
+        thread.join()
+    # As kazoo tells it.
+    told = security.Security.cause(
+        'Connection dropped: socket connection error: %s'
+        % refused.value.strerror)
+    assert named in told and not told.startswith('Connection')
+
+
+def test_what_is_no_error_passes(authorities, options):
+    ours, _, context = authorities
+    fleet = ours.issue('nova')
+    handler = security.Security(**options(
+        use_tls=True, ca_file=ours.ca_file, cert_file=fleet.cert_file,
+        key_file=fleet.key_file)).client('h1', 4).handler
+    goes = threading.Event()
+
+    def go_away(plain):
+        with context.wrap_socket(plain, server_side=True):
+            goes.wait(10)
+
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        thread = threading.Thread(target=lambda: go_away(server.accept()[0]))
+        thread.start()
+        with handler.create_connection(
+                address=server.getsockname(), timeout=4,
+                hostname='127.0.0.1') as connection:
+            connection.setblocking(False)
+            # kazoo goes on at this one.
+            with pytest.raises(ssl.SSLWantReadError):
+                connection.recv(1)
+            goes.set()
+            connection.settimeout(4)
+            assert connection.recv(1) == b''
+        thread.join()
