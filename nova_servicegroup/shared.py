@@ -21,8 +21,9 @@ be closed for the parent too.
 import os
 import threading
 
+# By process id: a fork in C, as uWSGI's, calls no hook of Python's.
 _objects = {}
-_lock = threading.RLock()
+_locks = {}
 
 
 def get(key, make):
@@ -34,10 +35,12 @@ def get(key, make):
 
     :param key: hashable; names the kind and the configuration
     """
+    pid = os.getpid()
+    key = pid, key
     try:
         return _objects[key]
     except KeyError:
-        with _lock:
+        with _locks.setdefault(pid, threading.RLock()):
             if key not in _objects:
                 _objects[key] = make()
             return _objects[key]
@@ -45,8 +48,7 @@ def get(key, make):
 
 def forget():
     """Drop every object, closing none of them. For the forked child."""
-    global _lock
-    _lock = threading.RLock()
+    _locks.clear()
     _objects.clear()
 
 

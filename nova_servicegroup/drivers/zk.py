@@ -85,14 +85,15 @@ class ZooKeeperDriver(base.Driver):
             raise exception.ConfigurationError(
                 '[zookeeper] address: %s' % e) from e
         conf.zookeeper_security(self.conf)
-        # This driver's short cut to the views that it asked before. A view
-        # whose process forked away, or whose session is closed, isn't fresh.
+        # This driver's short cut to the views that it asked before, by
+        # process: after a fork in C a view looks as fresh as it was. One
+        # whose session is closed isn't.
         self._views = {}
 
     def is_up(self, member):
         # The scheduler asks this a thousand times per request.
         try:
-            view = self._views[member['topic']]
+            view = self._views[os.getpid(), member['topic']]
             if view.fresh and member['host'] in view.members:
                 return True
         except KeyError:
@@ -174,7 +175,7 @@ class ZooKeeperDriver(base.Driver):
 
     def _view(self, group):
         """Return the view of a group, waiting for its first listing once."""
-        view = self._views[group] = self.shared(
+        view = self._views[os.getpid(), group] = self.shared(
             ('view', group), lambda: zk_membership.MembershipMonitor(
                 self._session, self._path(group)))
         view.wait(self.conf.zookeeper.first_listing_timeout)

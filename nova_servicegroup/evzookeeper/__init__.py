@@ -140,6 +140,8 @@ class ZKSession:
         self._requests = {}
         self._numbers = itertools.count(1)
         self._members = {}      # id -> Membership
+        self._leaving = {}      # id -> join message of one that left, until
+                                # it is known that its node is gone
         self._monitors = {}     # path -> MembershipMonitor
         self._changing = threading.RLock()
         _sessions.add(self)
@@ -201,24 +203,26 @@ class ZKSession:
         """Return a line for people: the state and what led to it."""
         return self._state + (' (%s)' % self._reason if self._reason else '')
 
-    def ask(self, op, timeout, **fields):
+    def ask(self, op, timeout, seq=None, **fields):
         """Send a request and wait for its answer; return the result.
 
+        :param seq: number of the answer, by default the next one
         :raises KeeperUnavailable: there is no keeper, or it died over this
         :raises NotConnected: no answer within ``timeout`` seconds
         :raises RequestFailed: ZooKeeper, or the keeper, answered so
         """
-        sequence = next(self._numbers)
-        request = self._requests[sequence] = _Request()
+        if seq is None:
+            seq = next(self._numbers)
+        request = self._requests[seq] = _Request()
         try:
             with self._changing:
-                self._send(op, seq=sequence, **fields)
+                self._send(op, seq=seq, **fields)
             if not request.done.wait(timeout):
                 raise exceptions.NotConnected(
                     'no answer within %.1f s; the session is %s' % (
                         timeout, self.why()))
         finally:
-            del self._requests[sequence]
+            del self._requests[seq]
         if request.error is not None:
             raise request.error
         return request.result
@@ -237,9 +241,16 @@ class ZKSession:
                     number, member))
         return number
 
-    def remove_member(self, number):
+    def remove_member(self, number, timeout):
+        """Take a membership's node away; raises as ``ask``.
+
+        Whatever is raised: this keeper goes on trying, and so does the next.
+        """
         with self._changing:
-            self._members.pop(number, None)
+            # It can't be told to hang any more.
+            self._leaving[number] = dict(self._join_message(
+                number, self._members.pop(number)), pulse_timeout=None)
+        self.ask('leave', timeout, seq=number, id=number)
 
     def add_monitor(self, monitor):
         with self._changing:
@@ -287,6 +298,10 @@ class ZKSession:
                 hurries=lambda: bool(self._members))
         except exceptions.KeeperUnavailable as e:
             return str(e)
+        except Exception as e:
+            # Whatever it was, this thread has to go on.
+            LOG.debug('A keeper cannot be started', exc_info=True)
+            return 'it cannot be started: %r' % e
         self._child = keeper
         try:
             while failure is None:
@@ -323,6 +338,10 @@ class ZKSession:
                 self._ident[0], self._ident[1].hex()], **self._config)
             for number, member in self._members.items():
                 keeper.send('join', **self._join_message(number, member))
+            for number, message in self._leaving.items():
+                if message['node'] is not None:
+                    keeper.send('join', **message)
+                    keeper.send('leave', seq=number, id=number)
             for path, monitor in self._monitors.items():
                 keeper.send('watch', path=path, known=monitor.known())
             self._greeted = True
@@ -357,6 +376,8 @@ class ZKSession:
         elif op == 'log':
             LOG.log(message['level'], '%s', message['text'])
         elif op == 'answer':
+            if message['error'] is None:
+                self._leaving.pop(message['seq'], None)
             request = self._requests.get(message['seq'])
             if request is not None:
                 request.result = message['result']

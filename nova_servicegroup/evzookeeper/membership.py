@@ -96,17 +96,18 @@ class Membership:
     def leave(self, timeout=1.5):
         """Take the node away; tell whether it was seen to go in time.
 
-        Even when not, it doesn't outlive the process.
+        Even when not, it goes as soon as ZooKeeper can be told, and with the
+        process at the latest.
         """
         number, self._number = self._number, None
         if number is None:
             return True
-        self._session.remove_member(number)
         try:
-            self._session.ask('leave', timeout, id=number)
+            self._session.remove_member(number, timeout)
         except exceptions.ZooKeeperException as e:
-            LOG.warning('%s may still be seen in %s until this process ends: '
-                        '%s', self._name, self._path, e)
+            LOG.warning('%s may still be seen in %s for a while, and until '
+                        'this process ends at most: %s', self._name,
+                        self._path, e)
             return False
         finally:
             self._node = self._last_node = None

@@ -12,8 +12,10 @@
 
 """What happens to the ensemble and to nodes, and what readers see of it."""
 
+import ctypes
 import os
 import signal
+import sys
 import time
 
 from kazoo import exceptions as kazoo_exc
@@ -21,6 +23,7 @@ from kazoo import security
 import pytest
 
 from nova_servicegroup import evzookeeper
+from nova_servicegroup.evzookeeper import child
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import membership
 from nova_servicegroup import exception
@@ -205,8 +208,8 @@ def test_a_fork_after_first_use(ensemble, members, reader):
     driver = reader()
     assert driver.is_up(answers.record('h0')) is True
     keeper, result = driver._session.keeper_pid, os.pipe()
-    child = os.fork()
-    if child == 0:
+    pid = os.fork()
+    if pid == 0:
         try:
             up = driver.is_up(answers.record('h0')) is True
             own = driver._session.keeper_pid not in (None, keeper)
@@ -217,12 +220,37 @@ def test_a_fork_after_first_use(ensemble, members, reader):
     os.close(result[1])
     assert os.read(result[0], 10) == b'fine'
     os.close(result[0])
-    os.waitpid(child, 0)
+    os.waitpid(pid, 0)
     with answers.Answers(driver, 'h0') as seen:
         time.sleep(5)
     assert seen.given == [True]
     assert driver._session.keeper_pid == keeper
     assert members[0].refresh() is True
+
+
+def test_a_fork_in_c_freezes_no_view(ensemble, members, reader):
+    """As uWSGI forks: without Python's hooks."""
+    driver = reader()
+    assert driver.is_up(answers.record('h0')) is True
+    told, result = os.pipe(), os.pipe()
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        signal.alarm(30)
+        os.read(told[0], 1)
+        up = driver.is_up(answers.record('h0'))
+        others = driver.is_up(answers.record('h1'))
+        driver._session.close()
+        os.write(result[1], b'%s %s' % (str(up).encode(),
+                                        str(others).encode()))
+        os._exit(0)
+    assert members[0].leave() is True
+    os.write(told[1], b'.')
+    try:
+        assert os.read(result[0], 20) == b'False True'
+    finally:
+        os.waitpid(pid, 0)
+        for end in told + result:
+            os.close(end)
 
 
 # Reading
@@ -451,6 +479,32 @@ def test_who_leaves_under_a_new_keeper_has_left(ensemble, session):
     with ensemble.client() as client:
         assert not [name for name in client.get_children(DIRECTORY)
                     if name.startswith('quick@')]
+
+
+def test_who_leaves_while_there_is_no_keeper_leaves(ensemble, session,
+                                                    monkeypatch, tmp_path):
+    one = session()
+    member = membership.Membership(one, DIRECTORY, 'unkept', timeout=5)
+    other = membership.Membership(one, DIRECTORY, 'staying', timeout=5)
+    slow = tmp_path / 'python'
+    slow.write_text('#!/bin/sh\nsleep 1\nexec %s "$@"\n' % sys.executable)
+    slow.chmod(0o755)
+    monkeypatch.setattr(child, '_python', lambda: str(slow))
+    identity = one.client_id()
+    os.kill(one.keeper_pid, signal.SIGKILL)
+    process.wait_until(lambda: one.state() == evzookeeper.NO_KEEPER, 5,
+                       'no keeper')
+    assert member.leave(timeout=0.2) is False
+    with ensemble.client() as client:
+        names = [name.partition('@')[0]
+                 for name in client.get_children(DIRECTORY)]
+        assert 'unkept' in names
+        process.wait_until(lambda: not [
+            name for name in client.get_children(DIRECTORY)
+            if name.startswith('unkept@')], 3.5, 'the end of its node')
+        assert other.node in client.get_children(DIRECTORY)
+    assert one.client_id() == identity
+    assert one._leaving == {}
 
 
 def test_an_identity_protects_what_is_made(ensemble, session):

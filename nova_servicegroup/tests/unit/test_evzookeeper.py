@@ -275,6 +275,42 @@ def test_a_keeper_is_started_once_there_is_a_descriptor(
     assert 'Too many open files' in caplog.text
 
 
+def test_the_supervisor_outlives_whatever_happens(session, monkeypatch,
+                                                  caplog):
+    def socketpair():
+        monkeypatch.undo()
+        raise ZeroDivisionError('nobody thought of this')
+
+    monkeypatch.setattr(child.socket, 'socketpair', socketpair)
+    one = session()
+    process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
+    assert 'nobody thought of this' in caplog.text
+
+
+def test_a_view_counts_while_there_is_a_connection(session, fake_keeper,
+                                                   tmp_path):
+    def view(node):
+        return protocol.encode('view', path='/g', joined=[node], left=[])
+
+    def state(state):
+        return protocol.encode('state', state=state, reason='', ident=[
+            1, 'ab'] if state == 'connected' else None)
+
+    a, b, c = ('%s@%016x' % (host, 1) for host in 'abc')
+    words = tmp_path / 'words'
+    words.write_bytes(view(a) + state('connected') + view(b) +
+                      state('suspended') + view(c))
+    fake_keeper(greeting(tmp_path) + 'sleep 0.5; cat %s >&0; exec sleep 60'
+                % words)
+    one = session()
+    monitor = membership.MembershipMonitor(one, '/g')
+    process.wait_until(lambda: one.state() == evzookeeper.SUSPENDED, 5,
+                       'all that it says')
+    time.sleep(0.2)
+    assert set(monitor.members) == {'b'}
+    assert monitor.fresh is False
+
+
 def test_the_beats_of_a_service_without_a_keeper_fail_loudly(
         monkeypatch, config, caplog):
     monkeypatch.setattr(child, '_python', lambda: '/nonexistent/python')

@@ -12,7 +12,9 @@
 
 """One object of a kind per process, none inherited by fork."""
 
+import ctypes
 import os
+import signal
 import threading
 
 from nova_servicegroup import shared
@@ -52,4 +54,30 @@ def test_a_forked_child_starts_with_nothing():
     if pid == 0:
         os._exit(0 if shared.get('a', object) is not parents else 1)
     assert os.waitpid(pid, 0)[1] == 0
+    assert shared.get('a', object) is parents
+
+
+def test_so_does_one_that_was_forked_in_c():
+    # As uWSGI forks its workers: no hook of Python's is called.
+    parents = shared.get('a', object)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        held.set()
+        go_on.wait(30)
+        return 'b'
+
+    # A lock that is held by a thread which the child hasn't.
+    thread = threading.Thread(target=shared.get, args=('b', hold))
+    thread.start()
+    assert held.wait(30)
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        signal.alarm(10)
+        os._exit(0 if shared.get('a', object) is not parents
+                 and shared.get('b', lambda: 'own') == 'own' else 1)
+    status = os.waitpid(pid, 0)[1]
+    go_on.set()
+    thread.join(30)
+    assert status == 0
     assert shared.get('a', object) is parents
