@@ -40,11 +40,18 @@ try:
     _nova_servicegroup.register()
 except Exception as _error:
     from oslo_log import log as _log
-    _log.getLogger(__name__).error(
+    _unlogged = [
         'nova-servicegroup is dropped into this Nova but cannot be used, so '
         'Nova uses its own drivers and knows no zk. Install nova-servicegroup '
-        'again, or take the marked block out of %s. (%s: %s)',
-        __file__, type(_error).__name__, _error)
+        'again, or take the marked block out of %s. (%s: %s)' % (
+            __file__, type(_error).__name__, _error)]
+
+    class API(API):
+        # A service has no log yet when it imports this.
+        def __init__(self, *args, **kwargs):
+            if _unlogged:
+                _log.getLogger(__name__).error(_unlogged.pop())
+            super().__init__(*args, **kwargs)
 ''' + _END
 
 _BLOCK_PATTERN = re.compile(
@@ -68,7 +75,8 @@ try:
 except ImportError as e:
     sys.exit('%s: is nova-servicegroup installed for it?' % e)
 if servicegroup.API is not api.API:
-    sys.exit('nova.servicegroup.API is still that of Nova')
+    sys.exit(*getattr(servicegroup, '_unlogged', [
+        'nova.servicegroup.API is still that of Nova']))
 '''
 
 #: what ``Tree.state`` may say

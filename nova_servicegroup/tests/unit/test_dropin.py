@@ -264,7 +264,12 @@ from nova import servicegroup
 from nova.conf import CONF
 open('nova.conf', 'w').write('[DEFAULT]\\nservicegroup_driver=%s\\n'
                              % sys.argv[1])
-CONF(['--config-file', 'nova.conf'], project='nova')
+from oslo_log import log
+log.register_options(CONF)
+CONF(['--config-file', 'nova.conf', '--log-file', 'nova.log'], project='nova')
+# After the import, as Nova's services do it.
+log.setup(CONF, 'nova')
+servicegroup.API()
 print(type(servicegroup.API()._driver).__module__)
 '''
 
@@ -275,7 +280,12 @@ def test_nova_starts_on_db_when_the_plugin_is_gone(file, run, tmp_path,
     run('install')
     done = nova_tree.run(tmp_path, GONE, 'db')
     assert done.stdout == 'nova.servicegroup.drivers.db\n', done.stderr
-    assert done.stderr.count('cannot be used, so Nova uses its own') == 1
+    error, = (line for line in (tmp_path / 'nova.log').read_text().splitlines()
+              if 'nova-servicegroup' in line)
+    assert ' ERROR nova.servicegroup ' in error
+    assert 'cannot be used, so Nova uses its own' in error
+    assert str(file) in error and 'nova_servicegroup' in error
+    assert not done.stderr
 
 
 def test_zk_is_refused_loudly_when_the_plugin_is_gone(file, run, tmp_path,
@@ -284,7 +294,9 @@ def test_zk_is_refused_loudly_when_the_plugin_is_gone(file, run, tmp_path,
     run('install')
     done = nova_tree.run(tmp_path, GONE, 'zk')
     assert done.returncode != 0
-    assert 'Valid values are [db, mc], but found \'zk\'' in done.stderr
+    log = (tmp_path / 'nova.log').read_text()
+    assert 'knows no zk' in log
+    assert 'Valid values are [db, mc], but found \'zk\'' in log
 
 
 def test_the_tree_of_this_python_is_the_default():
