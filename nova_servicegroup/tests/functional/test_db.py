@@ -17,7 +17,9 @@ and the shared compute running and reporting, and stops what else it started.
 """
 
 import os
+import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -69,6 +71,25 @@ def compute(cloud, shared_compute):
     """A nova-compute that reports, for tests that leave it so."""
     cloud.wait_beats(60, shared_compute)
     return shared_compute
+
+
+def test_nothing_here_listens_for_other_machines(cloud):
+    ours = {one.pid for one in process.Process.started if one.running}
+    listening = {}
+    for line in subprocess.run(
+            ['ss', '-Hltnp'], capture_output=True, text=True,
+            check=True).stdout.splitlines():
+        for pid in map(int, re.findall(r'pid=(\d+)', line)):
+            try:
+                group = os.getpgid(pid)
+            except ProcessLookupError:
+                continue
+            if group in ours:
+                listening.setdefault(group, set()).add(line.split()[3])
+    # RabbitMQ, epmd, MariaDB, placement, the API.
+    assert len(listening) >= 5
+    for address in set.union(*listening.values()):
+        assert address.startswith(('127.0.0.1:', '[::1]:')), address
 
 
 def _listed(cloud):
