@@ -21,6 +21,8 @@ from oslo_utils import importutils
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import drivers
 from nova_servicegroup import exception
+from nova_servicegroup import liveness
+from nova_servicegroup import scheduler
 
 LOG = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ class API:
         """
         for driver in (self._driver, *self._also_report):
             driver.join(member, group, service)
+        if group == 'scheduler':
+            scheduler.install()
 
     def leave(self, member, group):
         """Take back what this process joined; nothing if it didn't.
@@ -109,14 +113,21 @@ class API:
     def get_all(self, group):
         """Return the hosts of ``group`` that are up, sorted, as a list.
 
-        Disabled services count, services that are forced down don't. Reads
-        Nova's service list once, so it blocks for a database query.
+        Disabled services count; services that are forced down, or whose
+        process ended, don't. Reads Nova's service list once, so it blocks for
+        a database query.
 
-        :raises ServiceGroupUnavailable: nobody can tell
+        :raises ServiceGroupUnavailable: it can't be told of all of them
         """
-        return sorted({service['host']
-                       for service in self._driver.list_services(group)
-                       if self.service_is_up(service)})
+        hosts = set()
+        for service in self._driver.list_services(group):
+            state = self.verdict(service).state
+            if state is liveness.State.UNKNOWN:
+                raise exception.ServiceGroupUnavailable(
+                    self._driver.name, 'it cannot tell who is up')
+            if state is liveness.State.UP:
+                hosts.add(service['host'])
+        return sorted(hosts)
 
     def get_one(self, group):
         """Return one host of ``get_all(group)`` at random, or None."""
@@ -124,31 +135,58 @@ class API:
         return random.choice(hosts) if hosts else None
 
     def service_is_up(self, member):
-        """Return True or False: is this service up?
+        """Return True or False: may Nova not act as if the host were gone?
 
-        Logs nothing when it is: the scheduler asks a thousand times per
-        request (Nova commit 93f29574c4).
+        Logs nothing when it is up: the scheduler asks a thousand times per
+        request (Nova commit 93f29574c4). Raises nothing when the driver can't
+        tell; ``[servicegroup] outage_policy`` is the answer then.
 
         :param member: a nova.objects.Service, or a dict with ``host``,
             ``topic`` and the record's times
-        :raises ServiceGroupUnavailable: nobody can tell, and
-            ``[servicegroup] outage_policy`` is ``raise``
-        :raises InvalidMember: the record has no host or no topic
         """
         # Nova commit e6c5b4bcf7: the operator's word comes first.
-        try:
-            # get() takes three times as long, on Nova's objects.
-            forced_down = member.forced_down
-        except AttributeError:
-            forced_down = member.get('forced_down')
-        if forced_down:
-            self._driver.note_forced_down(member)
+        if _is_forced_down(member):
             return False
         return self._driver.is_up(member)
+
+    def answer(self, member, question):
+        """Return what ``service_is_up`` says to a certain question.
+
+        :param question: a liveness.Question
+        :returns: True, False, or None for a host to take if there is no
+            better one (MAY_PLACE only)
+        """
+        if _is_forced_down(member):
+            return False
+        return self._driver.answer(member, question)
+
+    def verdict(self, member):
+        """Return the liveness.Verdict on a service, for tools that explain."""
+        if _is_forced_down(member):
+            return liveness.Verdict(liveness.State.DOWN,
+                                    liveness.Reason.FORCED_DOWN)
+        return self._driver.verdict(member)
 
     def get_updated_time(self, member):
         """Return when the service was last known to be well.
 
-        :returns: an aware UTC datetime, or None
+        While Nova is told that a service is up although nothing was heard of
+        it, that is now: tools that judge by this time agree with the state.
+
+        :returns: a datetime in UTC, or None
         """
+        if _is_forced_down(member):
+            return self._driver.recorded_time(member)
         return self._driver.updated_time(member)
+
+    def last_sign_of_life(self, member):
+        """Return when the service was last known to be well, in truth."""
+        return self._driver.recorded_time(member)
+
+
+def _is_forced_down(member):
+    try:
+        # get() takes three times as long, on Nova's objects.
+        return member.forced_down
+    except AttributeError:
+        return member.get('forced_down')

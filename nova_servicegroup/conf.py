@@ -19,6 +19,7 @@ Nova's own and are only read here.
 from oslo_config import cfg
 
 from nova_servicegroup import exception
+from nova_servicegroup import liveness
 
 SERVICEGROUP_GROUP = cfg.OptGroup(
     'servicegroup', title='Liveness of services',
@@ -26,67 +27,109 @@ SERVICEGROUP_GROUP = cfg.OptGroup(
 
 SERVICEGROUP_OPTS = [
     cfg.FloatOpt(
-        'outage_grace',
+        'restart_grace',
         min=0,
+        mutable=True,
         help="""
-Seconds for which the last known answers stand when the store can't be reached.
+Seconds for which the end of a service's process is no loss of its host.
 
-A driver that can't ask its store doesn't know who died meanwhile. For this
-long it repeats what it knew; after that the answer is "unknown" and
-``outage_policy`` decides. More rides out longer outages, and delays the moment
-at which the loss of a host during an outage can be noticed.
+A nova-compute that was stopped, was killed or hangs gets no new instances at
+once, and its instances run on. Everything that acts as if the host were gone
+(evacuation, the service list that fencing tools read, a local delete) sees it
+as down when its last sign of life is this old. So restarts and upgrades that
+take less time stay invisible to these tools. More allows longer restarts; less
+lets a host whose nova-compute doesn't come back be evacuated sooner; 0 is at
+once. A host that loses power or network is not affected by this option.
 
 Default: the value of ``[DEFAULT] service_down_time``.
 
 Related options:
 
-* ``[servicegroup] outage_policy``
 * ``[DEFAULT] service_down_time``
+* ``[servicegroup] leave_on_stop``
 """),
     cfg.StrOpt(
         'outage_policy',
-        default='raise',
+        default='safe',
+        mutable=True,
         choices=[
-            ('raise', 'ServiceGroupUnavailable: the request that asked fails; '
-                      'nothing is evacuated, deleted or placed on a guess'),
-            ('up', 'assume the service lives: builds go on, and may go to a '
-                   'host that died; evacuation is refused'),
-            ('down', 'assume the service died: evacuation is allowed, even of '
-                     'a host that still runs the instances'),
+            ('safe', 'the host counts as up: it is not evacuated and nothing '
+                     'of it is deleted behind its back. The scheduler takes '
+                     'it for new instances only if no other host will do'),
+            ('up', 'the host counts as up for everybody: new instances may '
+                   'go to a host that is dead'),
+            ('down', 'the host counts as down for everybody: evacuation is '
+                     'allowed, even of a host that still runs the instances'),
         ],
         help="""
-What Nova is told when a driver can't tell whether a service is up.
+What Nova is told when a driver can't tell whether a host is up.
 
-Nova's question has two answers only, and both can do harm when they are
-guessed: "down" opens evacuation (two copies of one instance) and makes a
-delete local; "up" sends builds to a host that may be gone.
+Nova asks two questions by one method: may I place an instance there, and may I
+act as if the host were gone? A wrong answer to the second one can start an
+instance twice. No choice raises an error in Nova.
 
 Related options:
 
+* ``[servicegroup] mass_failure_threshold``
 * ``[servicegroup] outage_grace``
 """),
     cfg.FloatOpt(
         'mass_failure_threshold',
         default=0.5,
-        min=0, max=1,
+        min=0,
+        mutable=True,
         help="""
-Part of a group (0 to 1) whose silence is taken for a failure of reporting.
+Part of the computes (0 to 1) whose silence at the same time is doubted.
 
-When more than this part of a group of at least ten members falls silent within
-one ``service_down_time``, it is more often the reporting path that died (the
-message bus, the database, a switch) than the hosts. They are then treated as
-in an outage: held as up for ``outage_grace``, then "unknown". It ends when
-enough members are back. Members that leave, or that are forced down, don't
-count and are believed at once. 1 turns the guard off; less guards against
-smaller failures, and asks for ``forced_down`` by hand more often.
+When at least this part of the computes that report together, and at least two
+of them, fall silent together, the message bus, the database or a switch is
+more likely to have failed than all of these hosts. Then Nova is told what
+``outage_policy`` says. The only compute of a cell is doubted as well, while
+nothing shows that it could report. Less doubts smaller failures. A value above
+1 turns the guard off: then every silent host is down.
 
-The ``zk`` driver doesn't have it: a node of ZooKeeper goes alike for whoever
-leaves, dies, or is cut off.
+A compute that was stopped in order or killed is believed in any case. To end a
+doubt about hosts that are known to be dead, force them down.
 
 Related options:
 
+* ``[servicegroup] mass_failure_window``
 * ``[servicegroup] outage_grace``
 * ``[servicegroup] outage_policy``
+"""),
+    cfg.FloatOpt(
+        'mass_failure_window',
+        default=300.0,
+        min=0,
+        mutable=True,
+        help="""
+Seconds within which computes must fall silent to count as silent together.
+
+More recognises outages that spread slowly, and doubts hosts that are switched
+off one after the other.
+
+Related options:
+
+* ``[servicegroup] mass_failure_threshold``
+"""),
+    cfg.FloatOpt(
+        'outage_grace',
+        default=600.0,
+        min=0,
+        mutable=True,
+        help="""
+Seconds that hosts have to come back after an outage, at most.
+
+While computes that were silent together come back one after the other, those
+that are still missing are not down. They are down when none of the others came
+back for ``service_down_time``, and at the latest this long after the first one
+was back. More suits large deployments that take long to come back; less sees a
+host sooner that was lost in the outage.
+
+Related options:
+
+* ``[servicegroup] mass_failure_threshold``
+* ``[DEFAULT] service_down_time``
 """),
     cfg.ListOpt(
         'also_report',
@@ -105,16 +148,17 @@ Related options:
 """),
     cfg.BoolOpt(
         'leave_on_stop',
+        default=True,
         help="""
-Leave the group when the service is stopped in order.
+Tell the store when the service is stopped in order.
 
-True makes a stop visible at once, and a restart too: while the service is
-away, a delete of its instances is local, a resize is refused and evacuation is
-allowed. False leaves the evidence to run out by itself, so that a quick
-restart goes unseen.
+True: the scheduler places nothing there from then on, and the rest of Nova
+sees the service as down after ``restart_grace``. False: the last heartbeat
+runs out by itself, and a planned stop of many services looks like an outage.
 
-Default: what suits the driver; ``db`` leaves its row in either case, as Nova
-always did, so the service is down ``service_down_time`` after the stop.
+Related options:
+
+* ``[servicegroup] restart_grace``
 """),
 ]
 
@@ -147,13 +191,12 @@ Write each heartbeat to every memcached server, not to one of them.
 True: a reader needs any one of the servers, so that the loss of one changes no
 answer; each heartbeat costs a write per server. False: each service has its
 server, chosen by its key as python-memcached does it; when that is lost, the
-last known answers stand for ``outage_grace`` and are "unknown" after that.
+last known answers hold for ``service_down_time`` and are "unknown" after that.
 Without meaning when there is one server.
 
 Related options:
 
 * ``[cache] memcache_servers``
-* ``[servicegroup] outage_grace``
 """),
     cfg.StrOpt(
         'mc_key_prefix',
@@ -449,11 +492,15 @@ class Settings:
         self.report_interval = self.conf.report_interval
         self.service_down_time = self.conf.service_down_time
         group = self.conf.servicegroup
-        self.outage_grace = (self.service_down_time
-                             if group.outage_grace is None
-                             else group.outage_grace)
         self.outage_policy = group.outage_policy
-        self.mass_failure_threshold = group.mass_failure_threshold
+        self.rules = liveness.Rules(
+            down_time=self.service_down_time,
+            restart_grace=(self.service_down_time
+                           if group.restart_grace is None
+                           else group.restart_grace),
+            threshold=group.mass_failure_threshold,
+            window=group.mass_failure_window,
+            outage_grace=group.outage_grace)
 
 
 def settings(conf):
@@ -462,7 +509,10 @@ def settings(conf):
         return _settings[id(conf)]
     except KeyError:
         register_opts(conf)
-        return _settings.setdefault(id(conf), Settings(conf))
+        made = _settings.setdefault(id(conf), Settings(conf))
+        # SIGHUP makes Nova read its configuration anew.
+        conf.register_mutate_hook(lambda conf, fresh: made.refresh())
+        return made
 
 
 # ConfigOpts can't be hashed; a Settings keeps its own alive, and so its id.

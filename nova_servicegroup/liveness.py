@@ -9,228 +9,258 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
+"""From evidence to a verdict, and from a verdict to Nova's boolean.
 
-"""Up, down or unknown, and the one policy that makes it Nova's boolean.
+Drivers deliver evidence: a ``Member`` for the service that somebody asks
+about, and on demand its ``Group``, all members with their last sign of life.
+``judge`` turns evidence into a verdict. It keeps nothing in mind, so every
+reader of the same evidence comes to the same verdict, also a reader that
+started this second. ``answer`` turns the verdict into what a caller is told.
 
-Liveness is evidence with an age. A driver says what its evidence is worth;
-``Policy.verdict`` is the only place that turns it into yes or no.
+Nothing in here blocks, logs or reads a clock. Times are seconds on any one
+clock, the same for all members of a group.
 """
 
+import bisect
 import enum
-import threading
-import time
 import typing
-
-from oslo_log import log as logging
-
-from nova_servicegroup import exception
-
-LOG = logging.getLogger(__name__)
-
-MASS_FAILURE_MINIMUM = 10
-#: members nobody has asked about for so many service_down_times don't count
-FORGET_AFTER = 10
 
 
 class State(enum.Enum):
+    """What is known of a service.
+
+    ``ENDED``: its process ended a short time ago. That is proof that its host
+    lives, so it is no place for new instances, and nothing more.
+    """
+
     UP = 'up'
+    ENDED = 'ended'
     DOWN = 'down'
     UNKNOWN = 'unknown'
 
 
+class End(enum.Enum):
+    """How a process ended, as its own keeper or its last heartbeat says."""
+
+    STOPPED = 'it was stopped'
+    KILLED = 'its process was killed or has crashed'
+    HUNG = 'its process hangs'
+    LEFT = 'it was taken out of the group'
+
+
 class Reason(enum.Enum):
-    """Why a driver answers as it does. The text is for people."""
+    """Why the verdict is what it is. The text is for people."""
 
     HEARTBEAT = 'a heartbeat within service_down_time'
     PRESENT = 'its ephemeral node is there'
     STARTING = 'created within service_down_time, no heartbeat yet'
+    STOPPED = End.STOPPED.value
+    KILLED = End.KILLED.value
+    HUNG = End.HUNG.value
+    LEFT = End.LEFT.value
+    FORCED_DOWN = 'the operator forced it down'
     SILENT = 'no heartbeat within service_down_time'
-    GONE = 'its session ended'
-    LEFT = 'it left'
+    GONE = 'its session ended and nothing tells why'
     NEVER = 'it was never seen'
     OUTAGE = 'the store cannot be reached'
     UNREADABLE = 'what the store holds cannot be read'
+    RETURNING = 'it may still come back after a loss of the connection'
+    UNSEEN = 'the store has lost its heartbeats, or never had one'
+    MASS_FAILURE = 'too much of its group is silent at the same time'
+    ALONE = 'nothing shows that any compute can report'
 
 
-#: reasons to say "down" that tell no more than that nothing was heard
-SILENCES = frozenset([Reason.SILENT, Reason.UNREADABLE])
+class Gap(typing.NamedTuple):
+    """The last time in which a member that is back gave no sign of life."""
+
+    start: float
+    end: float
 
 
-class Liveness(typing.NamedTuple):
-    """A driver's answer.
+class Member(typing.NamedTuple):
+    """The evidence of one member.
 
-    ``since``: aware UTC datetime of the evidence (the last heartbeat, the
-    moment of the loss), or None when there is none.
+    :param host: name of the host, str
+    :param last: time of the last sign of life; None: there never was one.
+        ``math.inf`` for a sign that lasts, such as a node of ZooKeeper
+    :param alive: the last sign of life is proof of life now
+    :param end: an End that is proven and came after the last sign of life
+    :param gap: a Gap, if the last one is known
+    :param doubt: a Reason why this reader cannot tell, whatever the rest says
+    :param reason: the Reason to give if it is up, or down and not ended
+    :param seen_at: the last sign of life as an aware UTC datetime, or None
+    """
+
+    host: str
+    last: float | None
+    alive: bool = False
+    end: End | None = None
+    gap: Gap | None = None
+    doubt: Reason | None = None
+    reason: Reason = Reason.SILENT
+    seen_at: typing.Any = None
+
+
+class Rules(typing.NamedTuple):
+    """The times and shares to judge by. Seconds, but for ``threshold``."""
+
+    down_time: float        # [DEFAULT] service_down_time
+    restart_grace: float    # [servicegroup] restart_grace
+    threshold: float        # [servicegroup] mass_failure_threshold
+    window: float           # [servicegroup] mass_failure_window
+    outage_grace: float     # [servicegroup] outage_grace
+
+
+class Silence(typing.NamedTuple):
+    """How many members are silent together with one of them.
+
+    :param base: members that gave a sign of life shortly before it fell
+        silent, or later; itself included
+    :param silent: those of them that fell silent with it and are late now
+    :param returned: those that were silent with it and are back
+    :param first_return: when the first one came back, None if nobody did
+    :param last_return: when the last one did
+    """
+
+    base: int
+    silent: int
+    returned: int
+    first_return: float | None
+    last_return: float | None
+
+
+class Verdict(typing.NamedTuple):
+    """A State, its Reason, and the evidence that people want to see.
+
+    :param seen_at: the last sign of life, aware UTC datetime or None
+    :param silence: the Silence that was looked at, None if there was no need
     """
 
     state: State
-    since: typing.Any
     reason: Reason
+    seen_at: typing.Any = None
+    silence: Silence | None = None
 
 
-class _Group:
-    """What the guard knows of the members of one group."""
+class Group:
+    """All members of a group that report by one path, in the order of time.
 
-    def __init__(self):
-        self.up = {}       # host -> when last seen up
-        self.silent = {}   # host -> (when found silent, when last asked about)
-        self.doubted_since = None  # when its mass failure began
-        self.swept_at = float('-inf')
+    Who left, ended, or whose record was deleted is among them: counts that
+    forget somebody change the verdict on somebody else.
 
-    def knows(self, host):
-        return host in self.up or host in self.silent
-
-    def drop(self, host):
-        self.up.pop(host, None)
-        self.silent.pop(host, None)
-
-
-class MassFailureGuard:
-    """Doubts the verdict when half of a group falls silent at once.
-
-    Not the hosts are suspected then but the way they report. Members count
-    from the time they were seen up. A group's mass failure begins when more
-    than the threshold of it was lost within one ``service_down_time`` and ends
-    when enough of them are back, or gone for good. Safe from any thread.
-
-    Asked about thousands of dead hosts in a row: none of them may cost a look
-    at all the others.
+    :param members: the Members; of several with one host the latest counts
+    :param late_after: age of the last sign of life from which on a member
+        is late, in seconds
+    :param path_seen: when somebody outside of the group last reported by the
+        same path, None if nobody did
     """
 
-    def __init__(self, settings, monotonic=time.monotonic):
-        self._settings = settings
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._groups = {}
+    def __init__(self, members, late_after, path_seen=None):
+        self.late_after = late_after
+        self.path_seen = path_seen
+        latest = {}
+        for member in members:
+            known = latest.get(member.host)
+            if member.last is not None and (
+                    known is None or member.last > known.last):
+                latest[member.host] = member
+        self.members = latest
+        self._lasts = sorted(m.last for m in latest.values())
+        self._returned = [m for m in latest.values() if m.gap is not None]
 
-    def alive(self, group, host):
-        """Note that a member is up. Takes no lock unless it was silent."""
-        known = self._known(group)
-        known.up[host] = self._monotonic()
-        if host in known.silent:
-            with self._lock:
-                known.silent.pop(host, None)
-                self._review(group, known)
+    def silence(self, last, now, rules):
+        """Return the Silence of a member whose last sign of life is given."""
+        oldest, youngest = last - rules.down_time, last + rules.window
+        base = len(self._lasts) - bisect.bisect_left(self._lasts, oldest)
+        # Late is who is too old, or comes from the future by as much: then
+        # it is this reader's clock that is wrong.
+        silent = self._count(oldest, min(youngest, now - self.late_after))
+        silent += self._count(max(oldest, now + self.late_after), youngest)
+        returns = [m.gap.end for m in self._returned
+                   if m.last >= oldest and not self._is_late(m, now)
+                   and m.gap.start <= youngest and m.gap.end > last]
+        return Silence(base, silent, len(returns),
+                       min(returns, default=None), max(returns, default=None))
 
-    def left(self, group, host):
-        """Note that a member left, was seen to die or is forced down.
+    def _count(self, start, end):
+        """Return how many last signs are in start <= last <= end."""
+        return max(0, bisect.bisect_right(self._lasts, end) -
+                   bisect.bisect_left(self._lasts, start))
 
-        That is not a silent loss.
-        """
-        known = self._known(group)
-        if known.knows(host):
-            with self._lock:
-                known.drop(host)
-                self._review(group, known)
+    def _is_late(self, member, now):
+        return abs(now - member.last) >= self.late_after
 
-    def doubted_for(self, group, host):
-        """Note a silent member; tell for how long its group is in doubt.
 
-        :returns: seconds since the mass failure began, or None when the
-            silence of this member is to be believed
-        """
-        known = self._known(group)
-        if not known.knows(host):
-            # Dead for long, or never seen.
-            return None
-        with self._lock:
-            now = self._monotonic()
-            since, _ = known.silent.get(host, (now, None))
-            known.silent[host] = since, now
-            known.up.pop(host, None)
-            self._review(group, known)
-            if known.doubted_since is not None and host in known.silent:
-                return now - known.doubted_since
+def judge(member, group, now, rules):
+    """Return the Verdict on a member.
+
+    :param member: its Member
+    :param group: called without arguments for its Group, and only if it is
+        silent; None for a group whose members nobody evacuates
+    :param now: the time, on the clock of the evidence
+    :param rules: Rules
+    """
+    if member.doubt is not None:
+        return Verdict(State.UNKNOWN, member.doubt, member.seen_at)
+    if member.end is End.LEFT:
+        return Verdict(State.DOWN, Reason.LEFT, member.seen_at)
+    if member.end is not None:
+        recent = abs(now - member.last) < rules.restart_grace
+        return Verdict(State.ENDED if recent else State.DOWN,
+                       Reason[member.end.name], member.seen_at)
+    if member.alive:
+        return Verdict(State.UP, member.reason, member.seen_at)
+    if member.last is None or group is None:
+        return Verdict(State.DOWN, member.reason, member.seen_at)
+    group = group()
+    latest = group.members.get(member.host)
+    if latest is not None and latest.last > member.last:
+        # The caller's record is old; the member was heard of since.
+        return judge(latest, lambda: group, now, rules)
+    silence = group.silence(member.last, now, rules)
+    doubt = _doubt(group, member, silence, now, rules)
+    if doubt is None:
+        return Verdict(State.DOWN, member.reason, member.seen_at, silence)
+    return Verdict(State.UNKNOWN, doubt, member.seen_at, silence)
+
+
+def _doubt(group, member, silence, now, rules):
+    """Return the Reason to doubt that a silent member is lost, or None."""
+    if rules.threshold > 1:
         return None
-
-    def _known(self, group):
-        try:
-            return self._groups[group]
-        except KeyError:
-            return self._groups.setdefault(group, _Group())
-
-    def _review(self, group, known):
-        now = self._monotonic()
-        window = self._settings.service_down_time
-        if known.doubted_since is None:
-            # They stand in the order in which they fell silent.
-            while known.silent:
-                host, (since, _) = next(iter(known.silent.items()))
-                if now - since <= window:
-                    break
-                del known.silent[host]
-        if now - known.swept_at > window:
-            known.swept_at = now
-            self._sweep(known, now - FORGET_AFTER * window)
-        silent = len(known.silent)
-        total = silent + len(known.up)
-        failing = (total >= MASS_FAILURE_MINIMUM and silent >
-                   self._settings.mass_failure_threshold * total)
-        if failing and known.doubted_since is None:
-            known.doubted_since = now
-            LOG.error('%(silent)d of %(total)d members of the group %(group)s '
-                      'fell silent within %(window)s s. More likely it is '
-                      'their way of reporting that failed than all of them: '
-                      'they are held as up for %(grace)s s and unknown after '
-                      'that. Force down the hosts that are known to be dead.',
-                      {'silent': silent, 'total': total, 'group': group,
-                       'window': window,
-                       'grace': self._settings.outage_grace})
-        elif not failing and known.doubted_since is not None:
-            LOG.warning('The mass failure of the group %(group)s ended after '
-                        '%(length).1f s; %(silent)d of %(total)d members are '
-                        'still silent and are down.',
-                        {'group': group, 'silent': silent, 'total': total,
-                         'length': now - known.doubted_since})
-            known.doubted_since = None
-
-    @staticmethod
-    def _sweep(known, oldest):
-        """Drop whom nobody has asked about for long: decommissioned hosts."""
-        for host, asked in known.up.copy().items():
-            if asked < oldest:
-                known.up.pop(host, None)
-        for host, (_, asked) in list(known.silent.items()):
-            if asked < oldest:
-                del known.silent[host]
+    if silence.base <= 1:
+        shown = group.path_seen is not None and (
+            group.path_seen > member.last + group.late_after)
+        return None if shown else Reason.ALONE
+    together = silence.silent + silence.returned
+    if together < 2 or together < rules.threshold * silence.base:
+        return None
+    if silence.returned and (
+            now - silence.last_return >= rules.down_time
+            or now - silence.first_return >= rules.outage_grace):
+        # The others came back, and it had the time to.
+        return None
+    return Reason.MASS_FAILURE
 
 
-class Policy:
-    """Turns a driver's answers into Nova's boolean.
+class Question(enum.Enum):
+    """What a caller wants to know by ``service_is_up``."""
 
-    :param driver: the driver's name, for messages
-    :param settings: a conf.Settings
+    MAY_PLACE = 'may I place work there?'
+    IS_GONE = 'may I act as if the host were gone?'
+
+
+def answer(verdict, question, policy):
+    """Return what a caller is told: True, False, or None.
+
+    None is for MAY_PLACE only: take this host if there is no better one.
+
+    :param policy: the value of ``[servicegroup] outage_policy``
     """
-
-    def __init__(self, driver, settings, monotonic=time.monotonic):
-        self.driver = driver
-        self.settings = settings
-        self.guard = MassFailureGuard(settings, monotonic)
-
-    def verdict(self, group, host, answer):
-        """Return whether Nova shall take the member for up. Never blocks.
-
-        :param answer: a Liveness
-        :raises ServiceGroupUnavailable: nobody can tell, and
-            ``[servicegroup] outage_policy`` is ``raise``
-        """
-        if answer.state is State.UP:
-            self.guard.alive(group, host)
-            return True
-        if answer.state is State.DOWN:
-            if answer.reason not in SILENCES:
-                self.guard.left(group, host)
-                return False
-            doubted_for = self.guard.doubted_for(group, host)
-            if doubted_for is None:
-                return False
-            if doubted_for <= self.settings.outage_grace:
-                return True
-        return self._unknown(group, host, answer)
-
-    def _unknown(self, group, host, answer):
-        if self.settings.outage_policy == 'raise':
-            raise exception.ServiceGroupUnavailable(
-                self.driver, 'cannot tell whether %s of the group %s is up: '
-                '%s' % (host, group, answer.reason.value))
-        return self.settings.outage_policy == 'up'
+    if verdict.state is State.UNKNOWN:
+        if policy == 'safe' and question is Question.MAY_PLACE:
+            return None
+        return policy != 'down'
+    if verdict.state is State.ENDED:
+        return question is Question.IS_GONE
+    return verdict.state is State.UP

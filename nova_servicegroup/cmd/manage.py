@@ -26,6 +26,7 @@ Exit codes:
 * 255: Nova's own code for anything that nobody foresaw, with a traceback.
 """
 
+import collections
 import datetime
 import functools
 import inspect
@@ -39,10 +40,10 @@ from oslo_db import exception as db_exc
 
 from nova_servicegroup import api
 from nova_servicegroup import exception
+from nova_servicegroup import liveness
 
-UP = ':-)'
-DOWN = 'XXX'
-UNKNOWN = '???'
+_SIGNS = {liveness.State.UP: ':-)', liveness.State.ENDED: 'XXX',
+          liveness.State.DOWN: 'XXX', liveness.State.UNKNOWN: '???'}
 
 FAILED = 1
 NOT_FOUND = 2
@@ -130,27 +131,23 @@ class ServiceCommands:
         rows.sort(key=lambda row: (row.binary, row.host))
 
         table = [('Binary', 'Host', 'Zone', 'Status', 'State', 'Updated_At')]
-        untold = []
+        doubts = collections.Counter()
         for row in rows:
-            try:
-                state = UP if servicegroup.service_is_up(row) else DOWN
-                updated_at = servicegroup.get_updated_time(row)
-            except exception.ServiceGroupUnavailable as e:
-                untold.append(e)
-                state = UNKNOWN
-                updated_at = None
+            verdict = servicegroup.verdict(row)
+            if verdict.state is liveness.State.UNKNOWN:
+                doubts[verdict.reason.value] += 1
             table.append((
                 row.binary, row.host, _zone(row, zones),
-                'disabled' if row.disabled else 'enabled', state,
-                _as_text(updated_at)))
+                'disabled' if row.disabled else 'enabled',
+                _SIGNS[verdict.state],
+                _as_text(_last_sign_of_life(servicegroup, row))))
         # At the end: what drivers log goes to the same place in nova-manage.
         for row in table:
             print(_SERVICE_ROW % row)
-        if untold:
-            # The driver's reason is the same for all, but for the name.
-            print('error: the state of %d of %d services is unknown: %s'
-                  % (len(untold), len(rows), untold[0]), file=sys.stderr)
-        return FAILED if untold or silent_cells else None
+        for reason, count in doubts.items():
+            print('error: the state of %d of %d services is unknown: %s.'
+                  % (count, len(rows), reason), file=sys.stderr)
+        return FAILED if doubts or silent_cells else None
 
     @_command('host', 'service')
     def enable(self, host, service):
@@ -295,6 +292,13 @@ def _resources_of(context, host):
 def _sums(things, *names):
     return tuple(sum(getattr(thing, name) for thing in things)
                  for name in names)
+
+
+def _last_sign_of_life(servicegroup, row):
+    try:
+        return servicegroup.last_sign_of_life(row)
+    except exception.ServiceGroupUnavailable:
+        return None
 
 
 def _as_text(moment):

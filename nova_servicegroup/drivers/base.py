@@ -12,10 +12,10 @@
 
 """The contract of a driver, and all that drivers have in common.
 
-A driver says where evidence of life is written (``publish``, ``withdraw``)
-and what the evidence is worth (``liveness``, ``updated_time``). When it is
-written, what happens when that fails, and how an answer becomes Nova's
-boolean is decided here, once for all.
+A driver says where signs of life are written (``publish``, ``withdraw``) and
+what it finds there (``observe``, ``load_group``). When it is written, what
+happens when that fails, and what Nova is told is decided once for all
+drivers: here and in ``liveness``.
 """
 
 import abc
@@ -32,6 +32,7 @@ from oslo_utils import timeutils
 
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import exception
+from nova_servicegroup import groups
 from nova_servicegroup import inventory
 from nova_servicegroup import liveness
 from nova_servicegroup import shared
@@ -40,15 +41,19 @@ LOG = logging.getLogger(__name__)
 
 #: seconds that a service may take to leave, with all of its drivers together
 LEAVE_TIMEOUT = 2.0
-_UTC = datetime.timezone.utc
+UTC = datetime.timezone.utc
+#: the group whose members are evacuated, so that its silence is doubted
+GUARDED = 'compute'
 
 
 class Promise(enum.Enum):
     """What a driver may promise. The contract suite holds it to its word."""
 
     SEES_LEAVE = 'A member that leaves is down for every reader at once.'
-    SEES_KILL = 'A member whose process is killed is down within a second.'
+    SEES_STOP = 'A service that is stopped gets no new instances at once.'
+    SEES_KILL = 'One whose process is killed gets none within a second.'
     KNOWS_OUTAGE = 'A store that cannot be asked is "unknown", never "down".'
+    PLACES_IN_DOUBT = 'Commands reach a host whose heartbeats do not arrive.'
     READER_CLOCK = "Once seen, a member is judged by the reader's clock alone."
     LOCAL_READS = 'A question costs no I/O once the view has been filled.'
     IN_TREE_FORMAT = "Nova's in-tree driver reads what it writes, and back."
@@ -83,8 +88,6 @@ class Driver(abc.ABC):
 
     #: set of Promise
     promises = frozenset()
-    #: what [servicegroup] leave_on_stop is when it isn't set
-    leaves_on_stop = True
     recovered_text = 'Recovered from being unable to report status.'
 
     def __init__(self, *args, conf=None, monotonic=None, utcnow=None,
@@ -111,33 +114,112 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def withdraw(self, membership, timeout):
-        """Take this process's evidence back, within so many seconds.
+    def withdraw(self, membership, end, timeout):
+        """Write that this process ends, within so many seconds. May raise.
 
-        May raise.
+        :param end: liveness.End.STOPPED when the service stops, LEFT when the
+            operator takes the member out
         """
 
     @abc.abstractmethod
-    def liveness(self, member):
-        """Return a Liveness for a service record.
+    def observe(self, record):
+        """Return the liveness.Member of a service record.
 
         Logs nothing of the living and, but for a bounded first read, never
         blocks.
+
+        :raises ServiceGroupUnavailable: the store can't be asked
         """
 
     @abc.abstractmethod
-    def updated_time(self, member):
-        """Return the aware UTC datetime of the last evidence, or None."""
+    def load_group(self, record):
+        """Return the liveness.Group that the service of a record is in.
+
+        Called when the service seems to be lost, once a second at most.
+
+        :raises ServiceGroupUnavailable: the store can't be asked
+        """
+
+    @abc.abstractmethod
+    def now(self):
+        """Return the time on the clock of this driver's evidence, seconds."""
+
+    @abc.abstractmethod
+    def recorded_time(self, record):
+        """Return when the service was last known to be well, or None."""
 
     def explain(self, error, membership):
         """Return the Failure to log for an exception that publish raised."""
         return Failure(logging.ERROR,
                        'Unexpected error while reporting service status', True)
 
-    def is_up(self, member):
-        """Return whether the member is up; see ``Policy.verdict``."""
-        group, host = self.key(member)
-        return self.policy.verdict(group, host, self.liveness(member))
+    def verdict(self, record):
+        """Return the liveness.Verdict on the service of a record."""
+        topic, cell = record.get('topic'), self.cell_of(record)
+        rules = self.settings.rules
+
+        def load():
+            return self.load_group(record)
+
+        try:
+            verdict = liveness.judge(
+                self.observe(record),
+                # Nobody evacuates the others (conductors, schedulers).
+                (lambda: self.groups.get((topic, cell), load))
+                if topic == GUARDED else None, self.now(), rules)
+        except exception.InvalidMember:
+            # A record that nobody reports for.
+            verdict = liveness.Verdict(liveness.State.DOWN,
+                                       liveness.Reason.NEVER)
+        except exception.ServiceGroupUnavailable as e:
+            LOG.debug('Cannot tell whether a service is up: %s', e)
+            verdict = liveness.Verdict(liveness.State.UNKNOWN,
+                                       liveness.Reason.OUTAGE)
+        if verdict.state is liveness.State.UNKNOWN:
+            self.groups.note((topic, cell), verdict)
+        elif verdict.state is not liveness.State.UP:
+            LOG.debug('Seems service %(binary)s on host %(host)s is down. '
+                      'Last heartbeat was %(seen_at)s: %(reason)s.',
+                      {'binary': record.get('binary'),
+                       'host': record.get('host'),
+                       'seen_at': verdict.seen_at,
+                       'reason': verdict.reason.value})
+        if self.groups.doubted:
+            self.groups.review((topic, cell), load, self.now(), rules)
+        return verdict
+
+    def answer(self, record, question):
+        """Return True, False or None; see ``liveness.answer``."""
+        verdict = self.verdict(record)
+        told = liveness.answer(verdict, question, self.settings.outage_policy)
+        if told is None and Promise.PLACES_IN_DOUBT not in self.promises:
+            return False
+        return told
+
+    def is_up(self, record):
+        """Return whether Nova may not act as if the host were gone."""
+        return self.answer(record, liveness.Question.IS_GONE)
+
+    def updated_time(self, record):
+        """Return what agrees with ``is_up``; see ``API.get_updated_time``."""
+        verdict = self.verdict(record)
+        if verdict.state is not liveness.State.UP and liveness.answer(
+                verdict, liveness.Question.IS_GONE,
+                self.settings.outage_policy):
+            # Tools that judge by age (InstanceHA) must see what Nova is told.
+            return as_aware(self.utcnow().replace(microsecond=0))
+        return self.recorded_time(record)
+
+    @staticmethod
+    def cell_of(record):
+        """Return what tells apart the cells of a store that each cell has."""
+        return None
+
+    @property
+    def groups(self):
+        """The Groups of this process, for this driver and configuration."""
+        return self.shared(
+            'groups', lambda: groups.Groups(self.name, self.monotonic))
 
     def join(self, member, group, service=None):
         """See ``API.join``."""
@@ -148,13 +230,9 @@ class Driver(abc.ABC):
                 raise exception.InvalidMember(
                     'The %s driver cannot join the member %r to the group %r: '
                     'the %s is missing.' % (self.name, member, group, what))
-        interval = service.report_interval
-        if not interval or interval < 0:
-            raise exception.ConfigurationError(
-                'The service %s on %s has the report interval %r, so it would '
-                'never report and be down for ever: set [DEFAULT] '
-                'report_interval to at least 1 second.'
-                % (group, member, interval))
+        if not service.report_interval:
+            # As in-tree; API refuses such a configuration.
+            return
         membership = Membership(self, member, group, service)
         self._memberships[member, group] = membership
         membership.start()
@@ -163,19 +241,7 @@ class Driver(abc.ABC):
         """See ``API.leave``."""
         membership = self._memberships.pop((member, group), None)
         if membership is not None:
-            membership.leave(withdraw=True)
-
-    def note_forced_down(self, member):
-        """Take in that the operator calls a member down. Asks nobody."""
-        self.policy.guard.left(member.get('topic'), member.get('host'))
-
-    @property
-    def policy(self):
-        """The Policy of this process, of this driver and configuration."""
-        return self.shared('policy', self._make_policy)
-
-    def _make_policy(self):
-        return liveness.Policy(self.name, self.settings, self.monotonic)
+            membership.leave(liveness.End.LEFT)
 
     def shared(self, kind, make):
         """Return this process's object of a kind for this driver and conf."""
@@ -211,11 +277,11 @@ def as_aware(moment):
     """
     if isinstance(moment, str):
         moment = timeutils.parse_isotime(moment)
-    if moment is None or moment.tzinfo is _UTC:
+    if moment is None or moment.tzinfo is UTC:
         return moment
     if moment.tzinfo is None:
-        return moment.replace(tzinfo=_UTC)
-    return moment.astimezone(_UTC)
+        return moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
 
 
 def _list_services(group):
@@ -235,11 +301,9 @@ class Membership:
         self.group = group
         self.service = service
         self.interval = service.report_interval
-        on_stop = driver.conf.servicegroup.leave_on_stop
-        self._leaves_on_stop = (driver.leaves_on_stop if on_stop is None
-                                else on_stop)
+        self._leaves_on_stop = driver.conf.servicegroup.leave_on_stop
+        self._end = None
         self._left = False
-        self._withdraws = True
         self._leaving = threading.Lock()
         self._idle = threading.Event()
         self._idle.set()
@@ -269,7 +333,7 @@ class Membership:
 
         def stop_and_leave(*args, **kwargs):
             stop(*args, **kwargs)
-            self.leave(withdraw=self._leaves_on_stop)
+            self.leave(liveness.End.STOPPED if self._leaves_on_stop else None)
 
         pulse.stop = stop_and_leave
 
@@ -315,17 +379,17 @@ class Membership:
         self.service.model_disconnected = any(
             one._lost_at is not None for one in self._all)
 
-    def leave(self, withdraw):
+    def leave(self, end):
         """End the heartbeat; raises nothing.
 
         Blocks for this driver's part of LEAVE_TIMEOUT at most.
 
-        :param withdraw: take the evidence back, or let it run out
+        :param end: the liveness.End to write, None to write nothing
         """
         if not self._leaving.acquire(blocking=False):
             return
-        # Before a beat in flight can see that it has to withdraw.
-        self._withdraws = withdraw
+        # First: a heartbeat in flight writes it again when it lands.
+        self._end = end
         self._left = True
         self._idle.wait(self._leave_timeout / 2)
         self._withdraw()
@@ -337,10 +401,10 @@ class Membership:
         return LEAVE_TIMEOUT / len(self._all)
 
     def _withdraw(self):
-        if not self._withdraws:
+        if self._end is None:
             return
         try:
-            self.driver.withdraw(self, self._leave_timeout / 2)
+            self.driver.withdraw(self, self._end, self._leave_timeout / 2)
         except Exception:
             LOG.warning('Could not take back the membership of %(member)s in '
                         'the %(group)s group; it runs out by itself.',

@@ -15,18 +15,24 @@
 Every ``report_interval`` seconds a service saves its record with a higher
 ``report_count``; Nova's database layer then stamps ``last_seen_up``. A service
 is up while that stamp, or its creation, is at most ``service_down_time``
-seconds away. Both sides are exactly what Nova's in-tree driver writes and
-reads, so a fleet may mix the two.
+seconds away. Nova's in-tree driver reads what is written here, and the other
+way round, so a deployment may mix the two.
 
 For the operator:
 
-* A dead service is noticed after ``service_down_time - report_interval`` to
-  ``service_down_time`` seconds; a stop in order takes as long.
-* nova-compute reports through RabbitMQ and a conductor, and one of them lost
-  looks to readers like the loss of every compute; the mass failure guard
-  (``[servicegroup] mass_failure_threshold``) is for that.
+* A dead host is down ``service_down_time - report_interval`` to
+  ``service_down_time`` seconds after its death. A service that is stopped in
+  order gets no new instances at once, and is down after ``restart_grace``.
+* nova-compute reports through RabbitMQ and a conductor. When many computes
+  are silent at once it is more likely that one of these failed, so they are
+  not called down: see ``[servicegroup] mass_failure_threshold``. That is
+  judged from the table, for each cell. ``report_count`` carries what readers
+  need for it, see the module of that name; computes that run Nova's in-tree
+  driver don't write it, so those that come back late after an outage may be
+  down for a while.
 * The stamp is made by the conductor's clock and read by the clocks of API and
-  scheduler: keep those in step. The compute's own clock doesn't matter.
+  scheduler: keep those in step. The compute's own clock matters only when it
+  starts.
 * Every service costs a message and an UPDATE per interval.
 """
 
@@ -35,9 +41,10 @@ from oslo_log import log as logging
 import oslo_messaging as messaging
 
 from nova_servicegroup.drivers import base
-from nova_servicegroup.liveness import Liveness
+from nova_servicegroup import inventory
+from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
-from nova_servicegroup.liveness import State
+from nova_servicegroup import report_count
 
 LOG = logging.getLogger(__name__)
 
@@ -46,44 +53,107 @@ class DbDriver(base.Driver):
     """See the module's text."""
 
     name = 'db'
-    promises = frozenset([base.Promise.IN_TREE_FORMAT,
+    promises = frozenset([base.Promise.SEES_LEAVE,
+                          base.Promise.IN_TREE_FORMAT,
+                          base.Promise.SEES_STOP,
                           base.Promise.LOCAL_READS])
 
     def publish(self, membership):
         record = membership.service.service_ref
-        _bound_rpc(record, membership.interval)
+        now = self.monotonic()
+        counter = self._counters.get(membership)
+        if counter is None:
+            counter = self._counters[membership] = report_count.Counter(
+                record.report_count, self._silent_for(record),
+                self._late_after, now)
+        self._save(record, counter.heartbeat(now), membership.interval * 0.9)
+        counter.stored(now)
+
+    def withdraw(self, membership, end, timeout):
+        counter = self._counters.pop(membership, None)
+        if counter is not None:
+            self._save(membership.service.service_ref, counter.last(end),
+                       timeout)
+
+    @staticmethod
+    def _save(record, count, timeout):
+        _bound_rpc(record, timeout)
         # Nova's database layer stamps last_seen_up only when this grows
         # (Nova commit b9bae02af2), so that enabling a dead host doesn't
         # bring it back to life.
-        record.report_count += 1
+        record.report_count = count
         record.save()
 
-    def withdraw(self, membership, timeout):
-        """Leave the row as it is: the in-tree driver and the API expect it."""
+    @property
+    def _counters(self):
+        return self.shared('counters', dict)
 
-    def liveness(self, member):
+    @property
+    def _late_after(self):
+        return self.settings.service_down_time * 2 / 3
+
+    def _silent_for(self, record):
+        last = base.as_aware(record.last_seen_up)
+        return None if last is None else self.now() - last.timestamp()
+
+    def is_up(self, record):
+        # The scheduler asks a thousand times per request; the long way is for
+        # those that may be down, and while there is a doubt to be ended.
         try:
-            last_seen_up = base.as_aware(member.get('last_seen_up'))
-            since = last_seen_up or base.as_aware(member['created_at'])
-        except ValueError:
-            return Liveness(State.UNKNOWN, None, Reason.UNREADABLE)
-        if since is None:
-            return Liveness(State.DOWN, None, Reason.NEVER)
-        age = (base.as_aware(self.utcnow()) - since).total_seconds()
-        # A beat from the future is as wrong as an old one (bug 867674).
-        if abs(age) <= self.settings.service_down_time:
-            return Liveness(
-                State.UP, since,
-                Reason.HEARTBEAT if last_seen_up else Reason.STARTING)
-        LOG.debug('Seems service %(binary)s on host %(host)s is down. Last '
-                  'heartbeat was %(since)s, %(age)s s ago.',
-                  {'binary': member.get('binary'), 'host': member.get('host'),
-                   'since': since, 'age': age})
-        return Liveness(State.DOWN, since,
-                        Reason.SILENT if last_seen_up else Reason.NEVER)
+            last = record.last_seen_up
+            count = record.report_count
+            age = (self.utcnow() - last.replace(tzinfo=None)).total_seconds()
+        except (AttributeError, TypeError):
+            return super().is_up(record)
+        if (abs(age) <= self.settings.service_down_time
+                and last.tzinfo in (None, base.UTC)
+                and not report_count.is_last(count)
+                and not self.groups.doubted):
+            return True
+        return super().is_up(record)
 
-    def updated_time(self, member):
-        return base.as_aware(member['updated_at'])
+    def observe(self, record):
+        last_seen_up = record.get('last_seen_up')
+        try:
+            return self._member(
+                record.get('host'), last_seen_up,
+                None if last_seen_up else record.get('created_at'),
+                record.get('report_count'), self.now())
+        except ValueError:
+            return liveness.Member(None, None, doubt=Reason.UNREADABLE)
+
+    def _member(self, host, last_seen_up, created_at, count, now):
+        seen_at = base.as_aware(last_seen_up or created_at)
+        if seen_at is None:
+            return liveness.Member(host, None, reason=Reason.NEVER)
+        last = seen_at.timestamp()
+        end, gap = report_count.decode(count, last)
+        # A heartbeat from the future is as wrong as an old one (bug 867674).
+        alive = abs(now - last) <= self.settings.service_down_time
+        if last_seen_up:
+            reason = Reason.HEARTBEAT if alive else Reason.SILENT
+        else:
+            reason = Reason.STARTING if alive else Reason.NEVER
+        return liveness.Member(host, last, alive, end, gap, reason=reason,
+                               seen_at=seen_at)
+
+    def load_group(self, record):
+        now = self.now()
+        return liveness.Group(
+            [self._member(row.host, row.last_seen_up, row.created_at,
+                          row.report_count, now)
+             for row in self.list_heartbeats(record, record['topic'])],
+            self._late_after)
+
+    def now(self):
+        return self.utcnow().replace(tzinfo=base.UTC).timestamp()
+
+    cell_of = staticmethod(inventory.cell_of)
+    list_heartbeats = staticmethod(inventory.heartbeats)
+
+    def recorded_time(self, record):
+        # As the record has it, like in-tree.
+        return record['updated_at']
 
     def explain(self, error, membership):
         record = membership.service.service_ref
@@ -142,7 +212,7 @@ class _BoundedConductor:
 
     def __init__(self, conductor, timeout):
         self._conductor = conductor
-        self._timeout = timeout
+        self.timeout = timeout
 
     def __getattr__(self, name):
         return getattr(self._conductor, name)
@@ -150,14 +220,15 @@ class _BoundedConductor:
     def object_action(self, context, objinst, objmethod, args, kwargs):
         # No retry: the next beat is one. The timeout doesn't count while a
         # connection is made, and each attempt at a hung broker takes 5 s.
-        client = self._conductor.client.prepare(timeout=self._timeout, retry=0)
+        client = self._conductor.client.prepare(timeout=self.timeout, retry=0)
         return client.call(context, 'object_action', objinst=objinst,
                            objmethod=objmethod, args=args, kwargs=kwargs)
 
 
-def _bound_rpc(record, interval):
-    """Let this record's RPCs end before the next beat is due."""
+def _bound_rpc(record, timeout):
+    """Let this record's RPCs end in time."""
     conductor = record.indirection_api
-    if conductor is None or isinstance(conductor, _BoundedConductor):
-        return
-    record.indirection_api = _BoundedConductor(conductor, interval * 0.9)
+    if isinstance(conductor, _BoundedConductor):
+        conductor.timeout = timeout
+    elif conductor is not None:
+        record.indirection_api = _BoundedConductor(conductor, timeout)

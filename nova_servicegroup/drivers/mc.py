@@ -61,12 +61,12 @@ class MemcachedDriver(base.Driver):
 
     name = 'mc'
     promises = frozenset([base.Promise.SEES_LEAVE,
+                          base.Promise.SEES_STOP,
+                          base.Promise.PLACES_IN_DOUBT,
                           base.Promise.KNOWS_OUTAGE,
                           base.Promise.READER_CLOCK,
                           base.Promise.LOCAL_READS,
                           base.Promise.IN_TREE_FORMAT])
-    # As in-tree: a restart shorter than service_down_time goes unseen.
-    leaves_on_stop = False
     recovered_text = ('Recovered connection to memcache server for reporting '
                       'service status.')
 
@@ -97,7 +97,7 @@ class MemcachedDriver(base.Driver):
                 server, key, timeout, moment))
         self._note_failed(failed)
 
-    def withdraw(self, membership, timeout):
+    def withdraw(self, membership, end, timeout):
         """Take this process's part of the heartbeat back.
 
         Other workers of the service on this host keep theirs. The last one
@@ -220,18 +220,24 @@ class MemcachedDriver(base.Driver):
         if entry is not None and now < entry.up_until and now < known.due:
             # The way of a thousand questions in a row.
             return True
-        return self.policy.verdict(*member_key, self.liveness(member))
+        return super().is_up(member)
 
-    def liveness(self, member):
-        return self._view.liveness(self._entry(member))
+    def observe(self, record):
+        return self._view.observe(self._entry(record))
 
-    def updated_time(self, member):
+    def load_group(self, record):
+        return self._view.group(record['topic'])
+
+    def now(self):
+        return self.monotonic()
+
+    def recorded_time(self, record):
         """Return the later one of the last beat and the record's change.
 
         Aware, in UTC; None when there is neither.
         """
-        seen = self._entry(member).moment
-        recorded = base.as_aware(member['updated_at'])
+        seen = self._entry(record).moment
+        recorded = base.as_aware(record['updated_at'])
         if seen is None or recorded is not None and recorded > seen:
             return recorded
         return seen

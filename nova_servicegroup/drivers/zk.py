@@ -25,7 +25,7 @@ For the operator:
   ``service_down_time``; one that is merely busy stays up.
 * Readers ask nobody: they hold the list of each group, which ZooKeeper tells
   them changes of. When ZooKeeper is away, the list stands for
-  ``[servicegroup] outage_grace`` seconds.
+  ``service_down_time`` seconds.
 * Nothing is written at rest, in ZooKeeper or in the database. Every process
   costs ZooKeeper a connection and a ping each third of ``recv_timeout``.
 * No clock of any host decides.
@@ -38,8 +38,10 @@ For the operator:
 import functools
 import importlib.metadata
 import logging
+import math
 import os
 import pathlib
+import time
 
 from nova_servicegroup import conf
 from nova_servicegroup.drivers import base
@@ -48,9 +50,8 @@ from nova_servicegroup.evzookeeper import exceptions as zk_exc
 from nova_servicegroup.evzookeeper import membership as zk_membership
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
-from nova_servicegroup.liveness import Liveness
+from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
-from nova_servicegroup.liveness import State
 
 LOG = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class ZooKeeperDriver(base.Driver):
 
     name = 'zk'
     promises = frozenset([base.Promise.SEES_LEAVE, base.Promise.SEES_KILL,
+                          base.Promise.SEES_STOP,
+                          base.Promise.PLACES_IN_DOUBT,
                           base.Promise.KNOWS_OUTAGE,
                           base.Promise.READER_CLOCK,
                           base.Promise.LOCAL_READS])
@@ -100,24 +103,37 @@ class ZooKeeperDriver(base.Driver):
             pass
         return super().is_up(member)
 
-    def liveness(self, member):
-        group, host = self.key(member)
+    def observe(self, record):
+        group, host = self.key(record)
         view = self._view(group)
         if not self._stands(view):
-            return Liveness(State.UNKNOWN, None, Reason.OUTAGE)
+            return liveness.Member(host, None, doubt=Reason.OUTAGE)
         nodes = view.members.get(host)
         if nodes:
-            return Liveness(State.UP, max(nodes.values()), Reason.PRESENT)
-        since = view.gone.get(host)
-        return Liveness(State.DOWN, since,
-                        Reason.NEVER if since is None else Reason.GONE)
+            return liveness.Member(host, math.inf, True, reason=Reason.PRESENT,
+                                   seen_at=max(nodes.values()))
+        gone = view.gone.get(host)
+        return liveness.Member(
+            host, gone and gone.timestamp(), seen_at=gone,
+            reason=Reason.NEVER if gone is None else Reason.GONE)
 
-    def updated_time(self, member):
-        group, host = self.key(member)
+    def load_group(self, record):
+        view = self._view(self.key(record)[0])
+        members = [liveness.Member(host, math.inf, True)
+                   for host in list(view.members)]
+        members += [liveness.Member(host, gone.timestamp())
+                    for host, gone in list(view.gone.items())]
+        return liveness.Group(members, 0, path_seen=math.inf)
+
+    def now(self):
+        return time.time()
+
+    def recorded_time(self, record):
+        group, host = self.key(record)
         view = self._view(group)
         if host in view.members and self._stands(view):
             return base.as_aware(self.utcnow())
-        times = (view.gone.get(host), base.as_aware(member['updated_at']))
+        times = (view.gone.get(host), base.as_aware(record['updated_at']))
         return max((t for t in times if t is not None), default=None)
 
     def publish(self, membership):
@@ -135,7 +151,7 @@ class ZooKeeperDriver(base.Driver):
             pulse_timeout=self.settings.service_down_time)
         znode.rejoin(timeout=min(JOIN_TIMEOUT, membership.interval / 2))
 
-    def withdraw(self, membership, timeout):
+    def withdraw(self, membership, end, timeout):
         znode = self.shared('znodes', dict).pop(
             (membership.member, membership.group), None)
         if znode is not None:
@@ -167,10 +183,8 @@ class ZooKeeperDriver(base.Driver):
         security = conf.zookeeper_security(self.conf)
         if security['auth'] is None:
             LOG.warning(OPEN)
-        stays = self.conf.servicegroup.leave_on_stop is False
         return evzookeeper.ZKSession(
             options.address, recv_timeout=options.recv_timeout,
-            linger=options.rejoin_grace if stays else 0,
             retry_interval=options.sg_retry_interval, **security)
 
     def _view(self, group):
@@ -187,7 +201,7 @@ class ZooKeeperDriver(base.Driver):
             return True
         stale_since = view.stale_since
         return (stale_since is not None and self.monotonic() - stale_since
-                <= self.settings.outage_grace)
+                <= self.settings.service_down_time)
 
     def _path(self, group):
         return '%s/%s' % (self.conf.zookeeper.sg_prefix, names.quote(group))

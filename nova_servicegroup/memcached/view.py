@@ -28,9 +28,10 @@ import time
 
 from oslo_log import log as logging
 
-from nova_servicegroup.liveness import Liveness
+from nova_servicegroup import liveness
+from nova_servicegroup.liveness import End
+from nova_servicegroup.liveness import Member
 from nova_servicegroup.liveness import Reason
-from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import wire
 
@@ -136,10 +137,11 @@ class Sight:
 class Entry:
     """One member: its sights, and who asked for it when."""
 
-    __slots__ = ('name', 'key', 'sights', 'asked', 'pending', 'warned',
+    __slots__ = ('host', 'name', 'key', 'sights', 'asked', 'pending', 'warned',
                  'moment', 'changes', 'up_until')
 
-    def __init__(self, name, key, sights, asked):
+    def __init__(self, host, name, key, sights, asked):
+        self.host = host
         self.name = name
         self.key = key
         self.sights = sights
@@ -259,7 +261,7 @@ class View:
         except KeyError:
             key = wire.key(*member, prefix=self._servers.prefix)
             return self.entries.setdefault(member, Entry(
-                '%s:%s' % member, key,
+                member[1], '%s:%s' % member, key,
                 [Sight(index) for index in self._servers.of(key)], now))
 
     def _list(self, list_services):
@@ -369,7 +371,7 @@ class View:
                         '%(error)s. What was known of its services stands for '
                         '%(grace)s s; asking again every %(retry)s s.',
                         {'server': server.name, 'error': error,
-                         'grace': self._settings.outage_grace,
+                         'grace': self._settings.service_down_time,
                          'retry': self._servers.dead_retry})
 
     @staticmethod
@@ -384,11 +386,11 @@ class View:
 
     # Answering
 
-    def liveness(self, entry):
-        """Return the Liveness of a member as the last look has it.
+    def observe(self, entry):
+        """Return the liveness.Member of an entry as the last look has it.
 
         Never blocks. A server that can't be read is judged by its last
-        answer for ``outage_grace`` seconds and not at all after that.
+        answer for ``service_down_time`` seconds and not at all after that.
         """
         now, changes = self._monotonic(), entry.changes
         down_time = self._settings.service_down_time
@@ -397,7 +399,7 @@ class View:
         for sight in self._telling(entry.sights):
             lost = self._status[sight.server].lost_at is not None
             if sight.looked is None or (
-                    lost and now - sight.looked > self._settings.outage_grace):
+                    lost and now - sight.looked > down_time):
                 blind = True
                 continue
             unreadable |= sight.unreadable
@@ -410,26 +412,39 @@ class View:
                 newest = sight
             if sight.looked - sight.changed <= down_time:
                 alive = sight
-        if newest is not None and newest.left:
-            return Liveness(State.DOWN, newest.moment, Reason.LEFT)
+        host = entry.host
+        if newest is None:
+            doubt = None
+            if not told:
+                doubt = Reason.OUTAGE if blind else Reason.UNSEEN
+            return Member(host, None, doubt=doubt, reason=Reason.UNREADABLE
+                          if unreadable else Reason.NEVER)
+        if newest.left:
+            return Member(host, newest.changed, end=End.LEFT,
+                          seen_at=newest.moment)
         if alive is not None:
             # Whatever becomes of the server; a change is seen by _ask_one.
-            entry.up_until = min(
-                alive.changed + down_time,
-                alive.looked + self._settings.outage_grace)
+            entry.up_until = min(alive.changed, alive.looked) + down_time
             if entry.changes != changes:
                 # Another thread has seen something else meanwhile.
                 entry.up_until = 0
-            return Liveness(State.UP, alive.moment, Reason.HEARTBEAT)
-        if blind and not told:
-            return Liveness(State.UNKNOWN, newest and newest.moment,
-                            Reason.OUTAGE)
-        if unreadable:
-            return Liveness(State.DOWN, newest and newest.moment,
-                            Reason.UNREADABLE)
-        if newest is None:
-            return Liveness(State.DOWN, None, Reason.NEVER)
-        return Liveness(State.DOWN, newest.moment, Reason.SILENT)
+            return Member(host, alive.changed, True, reason=Reason.HEARTBEAT,
+                          seen_at=alive.moment)
+        return Member(host, newest.changed, seen_at=newest.moment,
+                      doubt=Reason.OUTAGE if blind and not told else None,
+                      reason=Reason.UNREADABLE if unreadable
+                      else Reason.SILENT)
+
+    def group(self, group):
+        """Return the liveness.Group of a topic as the last look has it."""
+        members, others = [], []
+        for (topic, _), entry in list(self.entries.items()):
+            (members if topic == group else others).append(
+                self.observe(entry))
+        return liveness.Group(
+            members, self._settings.service_down_time * 2 / 3,
+            max((m.last for m in others if m.last is not None),
+                default=None))
 
     def _telling(self, sights):
         """Return the sights that tell something which no other one does.

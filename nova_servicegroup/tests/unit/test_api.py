@@ -21,6 +21,7 @@ import nova_servicegroup
 from nova_servicegroup import drivers
 from nova_servicegroup.drivers import db
 from nova_servicegroup import exception
+from nova_servicegroup import liveness
 from nova_servicegroup.tests import contract
 
 
@@ -28,6 +29,8 @@ class StubDriver:
     """Answers from a set, and remembers what it was asked and given."""
 
     up = frozenset()
+    doubted = frozenset()
+    name = 'stub'
 
     def __init__(self, *args, **kwargs):
         self.args, self.kwargs, self.asked = args, kwargs, []
@@ -38,12 +41,24 @@ class StubDriver:
     def leave(self, member, group):
         self.asked.append(('leave', member, group))
 
-    def note_forced_down(self, member):
-        self.forced_down = member
-
     def is_up(self, member):
         self.asked.append(member['host'])
         return member['host'] in self.up
+
+    def verdict(self, member):
+        if member['host'] in self.doubted:
+            state = liveness.State.UNKNOWN
+        elif member['host'] in self.up:
+            state = liveness.State.UP
+        else:
+            state = liveness.State.DOWN
+        return liveness.Verdict(state, liveness.Reason.PRESENT)
+
+    def updated_time(self, member):
+        return 'as Nova is told'
+
+    def recorded_time(self, member):
+        return 'in truth'
 
     def list_services(self, group):
         return [{'host': host, 'topic': group, 'forced_down': host == 'c'}
@@ -66,9 +81,13 @@ def test_forced_down_wins_before_the_driver_is_asked(stub):
     api = nova_servicegroup.API()
     assert api.service_is_up({'host': 'a', 'forced_down': True}) is False
     assert api._driver.asked == []
-    assert api._driver.forced_down['host'] == 'a'
     assert api.service_is_up({'host': 'a', 'forced_down': False}) is True
     assert api.service_is_up({'host': 'a'}) is True
+    forced = {'host': 'a', 'forced_down': True}
+    assert api.answer(forced, liveness.Question.MAY_PLACE) is False
+    assert api.verdict(forced).reason is liveness.Reason.FORCED_DOWN
+    assert api.get_updated_time(forced) == 'in truth'
+    assert api.get_updated_time({'host': 'a'}) == 'as Nova is told'
 
 
 def test_get_all_lists_the_hosts_that_are_up(stub):
@@ -81,6 +100,14 @@ def test_get_one_is_one_of_them_or_none(stub, monkeypatch):
     monkeypatch.setattr(StubDriver, 'up', frozenset())
     assert api.get_one('compute') is None
     assert api.get_all('compute') == []
+
+
+def test_a_list_with_doubted_members_is_refused_naming_nobody(
+        stub, monkeypatch):
+    monkeypatch.setattr(StubDriver, 'doubted', frozenset('d'))
+    with pytest.raises(exception.ServiceGroupUnavailable) as caught:
+        nova_servicegroup.API().get_all('compute')
+    assert str(caught.value).endswith('it cannot tell who is up')
 
 
 @pytest.mark.parametrize('interval, down_time, used', [

@@ -19,10 +19,8 @@ from oslo_config import cfg
 import pytest
 
 from nova_servicegroup import conf as sg_conf
-from nova_servicegroup.drivers import base
 from nova_servicegroup.drivers import db
 from nova_servicegroup.tests import contract
-from nova_servicegroup.tests.unit import test_db
 
 
 def options():
@@ -46,44 +44,39 @@ def test_registering_twice_is_harmless():
     sg_conf.register_opts(conf)
     sg_conf.register_opts(conf)
     conf([])
-    assert conf.servicegroup.outage_policy == 'raise'
+    assert conf.servicegroup.outage_policy == 'safe'
 
 
-def test_the_grace_follows_the_down_time(config):
+def test_the_restart_grace_follows_the_down_time(config):
     config.config(service_down_time=33)
     settings = sg_conf.settings(config.conf)
     settings.refresh()
-    assert settings.outage_grace == 33
-    config.config(outage_grace=0, group='servicegroup')
+    assert settings.rules.restart_grace == 33
+    config.config(restart_grace=0, group='servicegroup')
     settings.refresh()
-    assert settings.outage_grace == 0
+    assert settings.rules.restart_grace == 0
 
 
 @pytest.mark.parametrize('option, value', [
-    ('outage_grace', -1), ('outage_policy', 'perhaps'),
-    ('mass_failure_threshold', 2), ('leave_on_stop', 'later')])
+    ('outage_grace', -1), ('outage_policy', 'raise'), ('restart_grace', -1),
+    ('mass_failure_threshold', -1), ('leave_on_stop', 'later')])
 def test_values_that_make_no_sense_are_refused(config, option, value):
     with pytest.raises(ValueError):
         config.config(group='servicegroup', **{option: value})
 
 
-@pytest.mark.parametrize('option, left', [
-    (None, ['withdrawn']), (True, ['withdrawn']), (False, [])])
-def test_leave_on_stop(config, tmp_path, monkeypatch, option, left):
-    world = test_db.DbWorld(config, tmp_path / 'nova.sqlite')
-    try:
-        if option is not None:
-            world.set_option('leave_on_stop', option)
-        withdrawn = []
-        monkeypatch.setattr(base.Driver, 'leaves_on_stop', True)
-        driver = world.driver()
-        driver.withdraw = lambda *args: withdrawn.append('withdrawn')
-        service = world.service('host1')
-        driver.join('host1', 'compute', service)
-        service.pulse.stop()
-        assert withdrawn == left
-    finally:
-        world.close()
+def test_a_policy_is_changed_without_a_restart(config, tmp_path):
+    path = tmp_path / 'nova.conf'
+    path.write_text('[servicegroup]\noutage_policy = up\n')
+    config.conf(['--config-file', str(path)])
+    settings = sg_conf.settings(config.conf)
+    settings.refresh()
+    assert settings.outage_policy == 'up'
+    path.write_text('[servicegroup]\noutage_policy = down\n'
+                    'mass_failure_threshold = 2\n')
+    config.conf.mutate_config_files()
+    assert settings.outage_policy == 'down'
+    assert settings.rules.threshold == 2
 
 
 def test_a_bad_leave_on_stop_ends_the_start_and_not_the_stop(config, tmp_path):

@@ -14,6 +14,7 @@
 
 import datetime
 import logging
+import types
 
 from kombu import exceptions as kombu_exc
 from nova import exception as nova_exception
@@ -23,9 +24,10 @@ import oslo_messaging as messaging
 from oslo_utils import timeutils
 import pytest
 
-import nova_servicegroup
 from nova_servicegroup.drivers import db
-from nova_servicegroup import exception
+from nova_servicegroup import groups
+from nova_servicegroup import inventory
+from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup.tests import contract
@@ -96,7 +98,8 @@ class TestDbDriver(contract.DriverContract):
     def test_a_new_service_is_up_until_it_should_have_reported(self, world):
         world.service('host1')
         driver = world.driver()
-        assert driver.liveness(world.record('host1')).reason is Reason.STARTING
+        assert driver.verdict(
+            world.record('host1')).reason is Reason.STARTING
         assert driver.is_up(world.record('host1')) is True
         world.advance(contract.DOWN_TIME)
         assert driver.is_up(world.record('host1')) is True
@@ -118,7 +121,7 @@ class TestDbDriver(contract.DriverContract):
     def test_the_limit_is_inclusive_and_works_both_ways(self, world, offset,
                                                         up):
         moment = timeutils.utcnow() + datetime.timedelta(seconds=offset)
-        record = {'host': 'h', 'topic': 'compute', 'last_seen_up': moment,
+        record = {'host': 'h', 'topic': 'conductor', 'last_seen_up': moment,
                   'created_at': None, 'updated_at': None}
         assert world.driver().is_up(record) is up
 
@@ -129,45 +132,47 @@ class TestDbDriver(contract.DriverContract):
         for age, up in ((1, True), (60, False)):
             moment = timeutils.utcnow() - datetime.timedelta(seconds=age)
             for field in ('last_seen_up', 'created_at'):
-                record = {'host': 'h', 'topic': 'compute', 'updated_at': None,
+                record = {'host': 'h', 'topic': 'conductor',
+                          'updated_at': None,
                           'last_seen_up': None, 'created_at': None,
                           field: form(moment)}
                 assert driver.is_up(record) is up
-
-    def test_who_is_forced_down_does_not_count_as_lost(self, world):
-        api = nova_servicegroup.API()
-
-        def is_up(number, age, forced_down=False):
-            return api.service_is_up({
-                'host': 'host%d' % number, 'topic': 'compute',
-                'forced_down': forced_down, 'last_seen_up': timeutils.utcnow()
-                - datetime.timedelta(seconds=age)})
-
-        assert all(is_up(number, 0) for number in range(20))
-        for number in range(12):
-            is_up(number, 60)
-        # More than half: doubted, until the operator says that it's true.
-        assert is_up(0, 60) is True
-        for number in range(12):
-            assert is_up(number, 60, forced_down=True) is False
-        assert is_up(12, 60) is False
-        # Nothing else of the record matters.
-        assert api.service_is_up({'forced_down': True}) is False
 
     def test_null_times(self, world):
         driver = world.driver()
         record = {'host': 'h', 'topic': 'compute', 'updated_at': None,
                   'last_seen_up': None, 'created_at': None}
-        assert driver.liveness(record) == (State.DOWN, None, Reason.NEVER)
+        verdict = driver.verdict(record)
+        assert (verdict.state, verdict.reason) == (State.DOWN, Reason.NEVER)
         assert driver.is_up(record) is False
         assert driver.updated_time(record) is None
 
     def test_a_time_that_is_none_is_unknown(self, world):
         record = {'host': 'h', 'topic': 'compute', 'updated_at': None,
                   'last_seen_up': 'last Tuesday', 'created_at': None}
-        with pytest.raises(exception.ServiceGroupUnavailable,
-                           match='cannot be read'):
-            world.driver().is_up(record)
+        verdict = world.driver().verdict(record)
+        assert (verdict.state, verdict.reason) == (
+            State.UNKNOWN, Reason.UNREADABLE)
+        assert world.driver().is_up(record) is True
+
+    # As in-tree, where a difference has no reason
+
+    @pytest.mark.parametrize('name', contract.TIME_FORMS)
+    def test_updated_time_is_the_records_own(self, world, name):
+        moment = contract.TIME_FORMS[name](datetime.datetime(2026, 1, 1))
+        record = {'host': 'h', 'topic': 'conductor', 'updated_at': moment,
+                  'last_seen_up': None, 'created_at': None}
+        assert world.driver().updated_time(record) is moment
+        assert world.driver().updated_time({'updated_at': moment}) is moment
+
+    test_updated_time_is_in_utc_whatever_the_record_holds = None
+
+    def test_a_record_without_host_or_topic_is_judged_by_its_time(self,
+                                                                  world):
+        for field in ('host', 'topic'):
+            record = {'host': 'h', 'topic': 'compute', 'binary': 'b',
+                      'last_seen_up': timeutils.utcnow(), field: None}
+            assert world.driver().is_up(record) is True
 
     def test_the_dead_are_named_at_debug_level(self, world):
         driver, _ = self.joined(world)
@@ -176,7 +181,7 @@ class TestDbDriver(contract.DriverContract):
         driver.is_up(world.record('host1'))
         text = self.logs.records[0].getMessage()
         assert text.startswith(
-            'Seems service nova-compute on host host1 is down.')
+            'Seems service nova-conductor on host host1 is down.')
         assert self.logs.records[0].levelno == logging.DEBUG
 
     # Beats
@@ -187,8 +192,8 @@ class TestDbDriver(contract.DriverContract):
         for _ in range(3):
             service.pulse.fire()
         told = [t for t in self.logged(logging.ERROR)
-                if t.startswith('The services table record for the '
-                                'nova-compute service on host host1 is gone.')]
+                if t.startswith('The services table record for the nova-'
+                                'conductor service on host host1 is gone.')]
         assert len(told) == 1
         assert service.model_disconnected is True
 
@@ -217,7 +222,7 @@ class TestDbDriver(contract.DriverContract):
         (messaging.RemoteError('KeyError', 'x'), logging.ERROR,
          'Unexpected error while reporting service status'),
         (nova_exception.ServiceNotFound(service_id=7), logging.ERROR,
-         'The services table record for the nova-compute service on host '
+         'The services table record for the nova-conductor service on host '
          'host1 is gone.'),
         (ValueError('anything'), logging.ERROR,
          'Unexpected error while reporting service status'),
@@ -247,6 +252,151 @@ class TestDbDriver(contract.DriverContract):
             {'timeout': 0.9 * contract.INTERVAL, 'retry': 0}] * 2
         assert [c['objmethod'] for c in conductor.calls] == ['save'] * 2
         assert conductor.calls[0]['objinst'] is service.service_ref
+
+
+class TestEvidence:
+    """What the rows of one cell say to any reader, born just now or not."""
+
+    @pytest.fixture
+    def fleet(self, world):
+        """Ten computes that beat every second, unless they are in ``off``."""
+        fleet = types.SimpleNamespace(services={}, off=set(), world=world)
+        fleet.names = ['host%d' % n for n in range(10)]
+        driver = world.driver(jitter=lambda low, high: 0)
+        for name in fleet.names:
+            fleet.services[name] = world.service(name, 'compute')
+            driver.join(name, 'compute', fleet.services[name])
+
+        def run(seconds):
+            for _ in range(seconds):
+                world.advance(1)
+                for name, service in fleet.services.items():
+                    if name not in fleet.off:
+                        service.pulse.fire()
+
+        def told(fresh=True):
+            if fresh:
+                groups.Groups.__init__(driver.groups, 'db', driver.monotonic)
+            return {name: driver.is_up(world.record(name, 'compute'))
+                    for name in fleet.names}
+
+        fleet.run, fleet.told, fleet.driver = run, told, driver
+        run(2)
+        return fleet
+
+    def everybody(self, fleet, up):
+        assert fleet.told() == dict.fromkeys(fleet.names, up)
+
+    def test_a_lost_bus_kills_nobody_and_its_return_does_not_either(
+            self, fleet):
+        fleet.off = set(fleet.names)
+        fleet.run(100)
+        self.everybody(fleet, True)
+        for name in fleet.names:
+            fleet.off.discard(name)
+            fleet.run(1)
+            self.everybody(fleet, True)
+
+    def test_a_host_that_was_lost_in_the_outage_is_down_in_the_end(
+            self, fleet):
+        fleet.off = set(fleet.names)
+        fleet.run(100)
+        fleet.off = {'host3'}
+        fleet.run(contract.DOWN_TIME - 1)
+        self.everybody(fleet, True)
+        fleet.run(2)
+        assert fleet.told() == {n: n != 'host3' for n in fleet.names}
+
+    def test_one_that_dies_is_down_at_once(self, fleet):
+        fleet.off = {'host3'}
+        fleet.run(contract.DOWN_TIME)
+        self.everybody(fleet, True)
+        fleet.run(1)
+        assert fleet.told() == {n: n != 'host3' for n in fleet.names}
+
+    def test_a_planned_stop_of_most_is_no_outage(self, fleet):
+        for name in fleet.names[:6]:
+            fleet.services[name].pulse.stop()
+        placed = {n: fleet.driver.answer(
+            fleet.world.record(n, 'compute'), Question.MAY_PLACE)
+            for n in fleet.names}
+        assert placed == {n: n >= 'host6' for n in fleet.names}
+        self.everybody(fleet, True)
+        fleet.run(contract.DOWN_TIME)
+        assert fleet.told() == {n: n >= 'host6' for n in fleet.names}
+
+    def test_deleting_some_changes_nothing_for_others(self, fleet):
+        fleet.off = set(fleet.names[:5])
+        fleet.run(contract.DOWN_TIME + 1)
+        for gone in ('host0', 'host1', 'host2', 'host9', 'host8'):
+            self.everybody(fleet, True)
+            fleet.world.record(gone, 'compute').destroy()
+            fleet.services.pop(gone)
+            fleet.names.remove(gone)
+        self.everybody(fleet, True)
+
+    def test_forcing_down_changes_nothing_for_others(self, fleet):
+        fleet.off = set(fleet.names[:6])
+        fleet.run(contract.DOWN_TIME + 1)
+        for name in list(fleet.names[:5]):
+            record = fleet.world.record(name, 'compute')
+            record.forced_down = True
+            record.save()
+            self.everybody(fleet, True)
+
+    def test_doubt_is_told_at_its_begin_and_its_end(self, fleet, caplog):
+        fleet.off = set(fleet.names)
+        fleet.run(10)
+        for _ in range(3):
+            fleet.told(fresh=False)
+        fleet.off = set()
+        fleet.run(2)
+        for _ in range(3):
+            fleet.run(1)
+            fleet.told(fresh=False)
+        texts = [r.getMessage() for r in caplog.records
+                 if r.levelno >= logging.WARNING]
+        assert len(texts) == 2
+        assert 'Of 10 members 10 are silent and 0 came back' in texts[0]
+        assert 'openstack compute service set --down HOST' in texts[0]
+        assert texts[1].startswith('The doubt about the group compute ended')
+
+    def test_one_query_a_second_and_none_for_the_living(self, fleet):
+        asked = []
+        fleet.driver.list_heartbeats = lambda *args: (
+            asked.append(args) or inventory.heartbeats(*args))
+        fleet.told(fresh=False)
+        assert asked == []
+        fleet.off = set(fleet.names)
+        fleet.run(10)
+        for _ in range(5):
+            fleet.told(fresh=False)
+        assert len(asked) == 1
+        fleet.run(1)
+        fleet.told(fresh=False)
+        assert len(asked) == 2
+
+    def test_a_table_that_cannot_be_read_is_unknown(self, fleet):
+        fleet.off = {'host3'}
+        fleet.run(contract.DOWN_TIME + 1)
+        record = fleet.world.record('host3', 'compute')
+        fleet.world.break_store()
+        verdict = fleet.driver.verdict(record)
+        assert (verdict.state, verdict.reason) == (
+            State.UNKNOWN, Reason.OUTAGE)
+        fleet.world.mend_store()
+
+    def test_what_nova_is_told_in_doubt_agrees_with_the_time(self, fleet):
+        fleet.off = set(fleet.names)
+        fleet.run(10)
+        record = fleet.world.record('host3', 'compute')
+        now = timeutils.utcnow().replace(tzinfo=UTC)
+        assert now - fleet.driver.updated_time(record) < datetime.timedelta(
+            seconds=1)
+        assert now - fleet.driver.recorded_time(record) == datetime.timedelta(
+            seconds=10)
+        # Heartbeats take the road of the commands.
+        assert fleet.driver.answer(record, Question.MAY_PLACE) is False
 
 
 def _raise(error):

@@ -25,7 +25,7 @@ assert servicegroup.API is servicegroup.api.API
 assert servicegroup.API.__module__ == 'nova_servicegroup.api'
 assert all(hasattr(servicegroup.API, n)
            for n in ('leave', 'get_all', 'get_one'))
-assert CONF.servicegroup.outage_policy == 'raise'
+assert CONF.servicegroup.outage_policy == 'safe'
 print('good')
 '''
 

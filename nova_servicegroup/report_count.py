@@ -1,0 +1,130 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What ``services.report_count`` says beyond its growth.
+
+Nova stamps ``last_seen_up`` when this number grows and reads nothing else
+from it. The table has no other place for what readers need to know of a
+heartbeat: since when it has been coming without a gap, and whether it is the
+last one. So the db driver lets the number grow in steps that say so:
+
+* bit 30 is set: the number was written by this driver;
+* bits 16 to 29: a counter, so that every new state is a larger number;
+* bits 0 to 15: below 0x8000, the member was silent and is back: four bits
+  for the length of the gap, eleven for the seconds since its end. From 0x8000
+  on heartbeats have been coming for long. 0xFFFE is the last heartbeat of a
+  service that was stopped, 0xFFFF of one that left.
+
+Numbers without bit 30, Nova's own, say nothing. Nothing here blocks.
+"""
+
+from nova_servicegroup.liveness import End
+from nova_servicegroup.liveness import Gap
+
+_OURS = 1 << 30
+_STEP = 1 << 16
+_STEADY = 0x8000
+_STOPPED = 0xFFFE
+_LEFT = 0xFFFF
+_ENDS = {_STOPPED: End.STOPPED, _LEFT: End.LEFT}
+_LAST_WORDS = {end: word for word, end in _ENDS.items()}
+#: seconds since its end for which a gap is told
+_TOLD = 1 << 11
+#: seconds; the shortest length of a gap that can be told, doubled 15 times
+_UNIT = 32
+
+
+def decode(count, last):
+    """Return (End or None, Gap or None) as a row's number says.
+
+    :param count: the row's report_count, int or None
+    :param last: time of the heartbeat that wrote it, seconds
+    """
+    if not isinstance(count, int) or count < _OURS:
+        return None, None
+    low = count % _STEP
+    if low >= _STEADY:
+        return _ENDS.get(low), None
+    end = last - low % _TOLD
+    return None, Gap(end - (_UNIT << low // _TOLD), end)
+
+
+def is_last(count):
+    """Return whether a number says that its heartbeat is the last one."""
+    return count >= _OURS and count % _STEP in _ENDS
+
+
+class Counter:
+    """The number of one member, from one heartbeat to the next.
+
+    :param count: what the row has now
+    :param silent_for: seconds since the row's last heartbeat, None if there
+        was none
+    :param late_after: seconds of silence that make a gap
+    :param now: monotonic time
+    """
+
+    def __init__(self, count, silent_for, late_after, now):
+        self.value = count or 0
+        self._late_after = late_after
+        self._stored_at = now
+        self._back_at = None        # when the last gap ended
+        self._base = _STEADY        # low bits of the first heartbeat after it
+        ended, _ = decode(self.value, 0)
+        self._new_step = self.value < _OURS or ended is not None
+        if ended is None and silent_for is not None:
+            self._note_gap(silent_for, now)
+
+    def heartbeat(self, now):
+        """Return the number to store with a heartbeat."""
+        self._note_gap(now - self._stored_at, now)
+        low = self.value % _STEP + 1
+        if self._new_step:
+            low = self._base
+        elif self._back_at is not None and (
+                now - self._back_at < _TOLD and low < self._base + _TOLD):
+            low = max(low, self._base + int(now - self._back_at))
+        else:
+            self._back_at = None
+            low = max(low, _STEADY)
+            if low == _STOPPED:
+                self._new_step, low = True, _STEADY
+        self._set(low)
+        return self.value
+
+    def stored(self, now):
+        """Note that a heartbeat is in the table."""
+        self._stored_at = now
+
+    def last(self, end):
+        """Return the number of the last heartbeat; end: STOPPED or LEFT."""
+        self._set(_LAST_WORDS[end])
+        return self.value
+
+    def _note_gap(self, seconds, now):
+        if seconds <= self._late_after:
+            return
+        code = 0
+        while _UNIT << code < seconds and code < 15:
+            code += 1
+        self._base = code * _TOLD
+        self._back_at = self._stored_at = now
+        self._new_step = True
+
+    def _set(self, low):
+        step = self.value // _STEP
+        if self._new_step:
+            # After the last step the first one comes again. Nova stores a
+            # smaller number without a stamp, and stamps the next one.
+            self._new_step = False
+            step += 1
+        self.value = _OURS + step * _STEP % _OURS + low

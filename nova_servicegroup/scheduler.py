@@ -1,0 +1,71 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Lets Nova's scheduler prefer hosts that are certainly up.
+
+``ComputeFilter`` asks about one host at a time, so it can't know whether a
+request has a better candidate than a doubted one. Nova documents
+``filter_all`` as the place for decisions that need all of them.
+"""
+
+import copy
+import functools
+import sys
+
+from nova_servicegroup import liveness
+
+
+def install():
+    """Give Nova's ComputeFilter a ``filter_all`` that knows doubt.
+
+    For the process of a nova-scheduler, which has made its filters by then:
+    nothing is imported here. Idempotent; without the filter it does nothing.
+    """
+    module = sys.modules.get('nova.scheduler.filters.compute_filter')
+    compute_filter = getattr(module, 'ComputeFilter', None)
+    if compute_filter is None or hasattr(
+            compute_filter.filter_all, 'knows_doubt'):
+        return
+    compute_filter.filter_all = _certain_first(compute_filter.filter_all)
+
+
+def _certain_first(filter_all):
+    @functools.wraps(filter_all)
+    def certain_first(compute_filter, hosts, spec):
+        hosts = list(hosts)
+        asking = copy.copy(compute_filter)
+        asking.servicegroup_api = _Placement(compute_filter.servicegroup_api)
+        certain = list(filter_all(asking, hosts, spec))
+        if certain:
+            return certain
+        return [host for host in hosts if
+                id(host.service) in asking.servicegroup_api.doubted]
+
+    certain_first.knows_doubt = True
+    return certain_first
+
+
+class _Placement:
+    """An API for one filter run; notes whom it is in doubt about."""
+
+    def __init__(self, api):
+        self._api = api
+        self.doubted = set()
+
+    def __getattr__(self, name):
+        return getattr(self._api, name)
+
+    def service_is_up(self, service):
+        up = self._api.answer(service, liveness.Question.MAY_PLACE)
+        if up is None:
+            self.doubted.add(id(service))
+        return bool(up)
