@@ -77,9 +77,7 @@ def moving(request, make_cloud, tmp_path_factory):
     directory = tmp_path_factory.mktemp('store')
     if request.param == 'zk':
         store = zookeeper.Ensemble(directory)
-        config = {'zookeeper': {'address': store.address,
-                                'rejoin_grace': DOWN_TIME},
-                  'servicegroup': {'leave_on_stop': False}}
+        config = {'zookeeper': {'address': store.address}}
     else:
         store = memcached.Memcached(directory)
         config = {'cache': {'memcache_servers': store.address}}
