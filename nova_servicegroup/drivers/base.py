@@ -258,12 +258,13 @@ class Driver(abc.ABC):
         :raises InvalidMember: one of them is missing
         """
         group, host = member['topic'], member['host']
-        if not group or not host:
+        if not (group and host and isinstance(group, str)
+                and isinstance(host, str)):
             raise exception.InvalidMember(
-                'The service record %s has no %s, so nothing can be known of '
-                'it. nova-osapi_compute and nova-metadata never report: leave '
-                'their records out.' % (
-                    member.get('binary'), 'host' if group else 'topic'))
+                'The service record of %r has the host %r and the topic %r, '
+                'so nothing can be known of it. nova-osapi_compute and '
+                'nova-metadata never report: leave their records out.' % (
+                    member.get('binary'), host, group))
         return group, host
 
 
@@ -273,15 +274,33 @@ def as_aware(moment):
     Records hold aware times, rows naive ones in UTC, what came over RPC may
     be a string, and None is none.
 
-    :raises ValueError: a string that is no time
+    :raises ValueError: it is no time
     """
     if isinstance(moment, str):
         moment = timeutils.parse_isotime(moment)
-    if moment is None or moment.tzinfo is UTC:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime.datetime):
+        raise ValueError('%.100r is no time' % (moment,))
+    if moment.tzinfo is UTC:
         return moment
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as e:
+        raise ValueError('%s is no time in UTC' % moment) from e
+
+
+def changed_at(record):
+    """Return when a service record was changed last, aware, in UTC.
+
+    None when it doesn't say so, or nothing that can be read.
+    """
+    try:
+        return as_aware(record['updated_at'])
+    except ValueError:
+        return None
 
 
 def _list_services(group):

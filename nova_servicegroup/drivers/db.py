@@ -101,29 +101,29 @@ class DbDriver(base.Driver):
         # those that may be down, and while there is a doubt to be ended.
         try:
             last = record.last_seen_up
-            count = record.report_count
+            ended = report_count.is_last(record.report_count)
             age = (self.utcnow() - last.replace(tzinfo=None)).total_seconds()
         except (AttributeError, TypeError):
             return super().is_up(record)
         if (abs(age) <= self.settings.service_down_time
                 and last.tzinfo in (None, base.UTC)
-                and not report_count.is_last(count)
+                and not ended
                 and not self.groups.doubted):
             return True
         return super().is_up(record)
 
     def observe(self, record):
         last_seen_up = record.get('last_seen_up')
-        try:
-            return self._member(
-                record.get('host'), last_seen_up,
-                None if last_seen_up else record.get('created_at'),
-                record.get('report_count'), self.now())
-        except ValueError:
-            return liveness.Member(None, None, doubt=Reason.UNREADABLE)
+        return self._member(
+            record.get('host'), last_seen_up,
+            None if last_seen_up else record.get('created_at'),
+            record.get('report_count'), self.now())
 
     def _member(self, host, last_seen_up, created_at, count, now):
-        seen_at = base.as_aware(last_seen_up or created_at)
+        try:
+            seen_at = base.as_aware(last_seen_up or created_at)
+        except ValueError:
+            return liveness.Member(host, None, doubt=Reason.UNREADABLE)
         if seen_at is None:
             return liveness.Member(host, None, reason=Reason.NEVER)
         last = seen_at.timestamp()

@@ -41,6 +41,7 @@ import uuid
 from oslo_log import log as logging
 
 from nova_servicegroup.drivers import base
+from nova_servicegroup import exception
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
@@ -236,8 +237,11 @@ class MemcachedDriver(base.Driver):
 
         Aware, in UTC; None when there is neither.
         """
-        seen = self._entry(record).moment
-        recorded = base.as_aware(record['updated_at'])
+        recorded = base.changed_at(record)
+        try:
+            seen = self._entry(record).moment
+        except exception.InvalidMember:
+            return recorded
         if seen is None or recorded is not None and recorded > seen:
             return recorded
         return seen

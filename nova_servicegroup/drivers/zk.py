@@ -129,11 +129,14 @@ class ZooKeeperDriver(base.Driver):
         return time.time()
 
     def recorded_time(self, record):
-        group, host = self.key(record)
+        try:
+            group, host = self.key(record)
+        except exception.InvalidMember:
+            return base.changed_at(record)
         view = self._view(group)
         if host in view.members and self._stands(view):
             return base.as_aware(self.utcnow())
-        times = (view.gone.get(host), base.as_aware(record['updated_at']))
+        times = (view.gone.get(host), base.changed_at(record))
         return max((t for t in times if t is not None), default=None)
 
     def publish(self, membership):

@@ -19,6 +19,7 @@ or blocked process, its memberships end within milliseconds when the process
 is killed, and neither kazoo nor eventlet is imported here.
 """
 
+import ipaddress
 import itertools
 import logging
 import os
@@ -55,7 +56,17 @@ REFUSED = 'refused'
 NO_KEEPER = 'no keeper'
 CLOSED = 'closed'
 
-_HOST = re.compile(r'(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(\d+))?\Z', re.ASCII)
+_HOST = re.compile(r'(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(\d{1,5}))?\Z',
+                   re.ASCII)
+
+
+def _is_name_or_ip(host):
+    if not host.startswith('['):
+        return True
+    try:
+        return ipaddress.IPv6Address(host[1:-1])
+    except ValueError:
+        return False
 
 
 def check_address(address):
@@ -69,7 +80,8 @@ def check_address(address):
     checked = []
     for host in hosts.split(','):
         match = _HOST.match(host.strip())
-        if match is None or not 0 < int(match[2] or 2181) < 65536:
+        if (match is None or not 0 < int(match[2] or 2181) < 65536
+                or not _is_name_or_ip(match[1])):
             raise exceptions.BadAddress(
                 '%r is no address of a ZooKeeper ensemble (at %r): write '
                 'host:port,host:port,host:port' % (address, host))

@@ -31,6 +31,8 @@ POLL_PARENT = 0.5
 #: seconds by which the loop may be late before it doubts itself rather than
 #: its parent: it was stopped, or the machine was
 OWN_DELAY = 1.0
+#: seconds; poll() takes no more than 24 days
+LONGEST_WAIT = 86400
 #: messages that wait for a parent that doesn't listen; older ones are lost
 BACKLOG = 1000
 
@@ -95,13 +97,17 @@ class Keeper:
                 pass
         except protocol.ProtocolError as e:
             self._tell_failure('it heard from its process: %s' % e)
+        except Exception as e:
+            # What is sound in form need not be in sense.
+            self._tell_failure(repr(e))
         self._close()
 
     def _serve(self):
         """Wait for something and deal with it; tell whether to go on."""
         self._flush()
         due = self._next_pulse_check()
-        timeout = None if due is None else max(0, due - self._monotonic())
+        timeout = None if due is None else min(
+            LONGEST_WAIT, max(0, due - self._monotonic()))
         if self._parent is not None and self._pidfd is None:
             timeout = min(POLL_PARENT, timeout or POLL_PARENT)
         planned = self._monotonic() + (timeout or 0)

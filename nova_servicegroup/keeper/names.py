@@ -26,7 +26,7 @@ _NODE = re.compile(r'([A-Za-z0-9_.~%-]+)@([0-9a-f]{16})\Z')
 
 def quote(text):
     """Return text as one path element that ZooKeeper takes."""
-    quoted = parse.quote(text, safe='', errors='surrogateescape')
+    quoted = parse.quote(text, safe='', errors='surrogatepass')
     # An element of dots alone is refused (or worse, is the parent).
     return quoted.replace('.', '%2E') if not quoted.strip('.') else quoted
 
@@ -41,6 +41,9 @@ def host(name):
     match = _NODE.match(name)
     if match is None:
         return None
-    found = parse.unquote(match[1], errors='surrogateescape')
+    try:
+        found = parse.unquote(match[1], errors='surrogatepass')
+    except UnicodeDecodeError:
+        return None
     # Only one spelling of a host is ours.
     return found if quote(found) == match[1] else None

@@ -27,6 +27,8 @@ import struct
 #: than its parent runs says so instead of guessing
 VERSION = 3
 
+_NAMES = [str]
+
 #: bytes; a listing of 25,000 members with long host names has about 2 MB
 MAX_FRAME = 16 * 1024 * 1024
 
@@ -34,6 +36,7 @@ _LENGTH = struct.Struct('>I')
 _NUMBER = (int, float)
 _OPTIONAL_STR = (str, type(None))
 
+# The type of each field; [type] is a list of such.
 FROM_PARENT = {
     # The first frame; everything that the keeper must know, secrets too.
     # Times are in seconds. ident is [session id, password in hex] or null.
@@ -51,7 +54,7 @@ FROM_PARENT = {
     'pulse': {'id': int, 'seq': int},
     'leave': {'id': int, 'seq': int},
     # List and watch a directory. known: names that the parent believes in.
-    'watch': {'path': str, 'known': list},
+    'watch': {'path': str, 'known': _NAMES},
     'details': {'seq': int, 'path': str, 'host': str},
     # Does the keeper live? Answered by a pong.
     'ping': {},
@@ -70,10 +73,10 @@ FROM_KEEPER = {
     'member': {'id': int, 'node': _OPTIONAL_STR, 'reason': str},
     # Names that came to a watched directory and that went since the last
     # one (since known, at first). Without any it says: still as it was.
-    'view': {'path': str, 'joined': list, 'left': list},
+    'view': {'path': str, 'joined': _NAMES, 'left': _NAMES},
     # A watched directory that can't be listed, and why.
     'blind': {'path': str, 'reason': str},
-    'answer': {'seq': int, 'error': _OPTIONAL_STR, 'result': list},
+    'answer': {'seq': int, 'error': _OPTIONAL_STR, 'result': [list]},
     'log': {'level': int, 'text': str},
 }
 
@@ -88,6 +91,17 @@ def encode(op, **fields):
     if len(body) > MAX_FRAME:
         raise ProtocolError('a %s of %d bytes is too long' % (op, len(body)))
     return _LENGTH.pack(len(body)) + body
+
+
+def _refuse(constant):
+    raise ValueError('%s is no JSON' % constant)
+
+
+def _is(value, kind):
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(
+            isinstance(item, kind[0]) for item in value)
+    return isinstance(value, kind)
 
 
 class Decoder:
@@ -121,7 +135,7 @@ class Decoder:
 
     def _message(self, body):
         try:
-            message = json.loads(body)
+            message = json.loads(body, parse_constant=_refuse)
         except (ValueError, RecursionError) as e:
             raise ProtocolError('a frame that is no JSON') from e
         fields = (self._ops.get(message.get('op'))
@@ -133,7 +147,7 @@ class Decoder:
             raise ProtocolError('too few or too many fields in a frame of '
                                 'the kind %r' % message['op'])
         for name, kind in fields.items():
-            if name not in message or not isinstance(message[name], kind):
+            if name not in message or not _is(message[name], kind):
                 raise ProtocolError('a bad or missing %r in a frame of the '
                                     'kind %r' % (name, message['op']))
         return message

@@ -40,6 +40,8 @@ from nova_servicegroup.keeper import view
 
 #: seconds a living member may need to come back, beside its session timeout
 COMEBACK = 2 * security.RECONNECT_MAX_DELAY
+#: bytes of a node's data that are looked at; ours has some 200
+MAX_DATA = 16384
 #: seconds after which a directory is listed even if nothing was heard of it
 SAFETY_CHECK = 120
 #: seconds between attempts that are repeated because something was in the way
@@ -683,12 +685,18 @@ class Registrar(threading.Thread):
 
 
 def _parse(raw):
-    """Return the data of a node as a dict, {} for what isn't ours."""
+    """Return the data of a node as a dict, {} for what isn't ours.
+
+    Only what ours has: texts, integers and nulls.
+    """
     try:
-        data = json.loads(raw)
+        data = json.loads(raw) if len(raw) <= MAX_DATA else {}
     except (ValueError, RecursionError):
         data = {}
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        return {}
+    return {name: value for name, value in data.items()
+            if value is None or isinstance(value, (str, int))}
 
 
 def _text(error):

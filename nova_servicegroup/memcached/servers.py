@@ -156,8 +156,10 @@ class _Connection:
             self._lock.release()
 
 
-_VALUE = re.compile(
-    rb'VALUE ([^ \r\n]+) ([0-9]{1,10}) ([0-9]{1,10})(?: ([0-9]{1,20}))?\r\n')
+_VALUE = rb'VALUE ([^ \r\n]+) ([0-9]{1,10}) ([0-9]{1,10})'
+#: how a value begins in the answer to each verb; "gets" adds the token
+_BEGINNINGS = {'get': re.compile(_VALUE + rb'()\r\n'),
+               'gets': re.compile(_VALUE + rb' ([0-9]{1,20})\r\n')}
 
 
 class _Conversation:
@@ -197,15 +199,16 @@ class _Conversation:
     def get(self, verb, keys):
         """Return dict of key to (flags, bytes), or (flags, bytes, token)."""
         self._send(b'%s %s\r\n' % (verb.encode(), ' '.join(keys).encode()))
+        beginning = _BEGINNINGS[verb]
         wanted = {key.encode(): key for key in keys}
         found = {}
         while True:
-            value = _VALUE.match(self._unread, self._at)
+            value = beginning.match(self._unread, self._at)
             if value is None:
                 line = self._line()
                 if line == b'END':
                     return found
-                value = _VALUE.match(line + b'\r\n')
+                value = beginning.match(line + b'\r\n')
                 if value is None:
                     raise OSError('it answers %.100r' % line)
             else:
