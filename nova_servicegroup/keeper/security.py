@@ -225,6 +225,9 @@ class _TLSHandler(handler.Handler):
     it doesn't check host names.
     """
 
+    #: addresses of servers that have spoken TLS to this process
+    _spoke_tls = set()
+
     def __init__(self, ca_file, check_hostname, cert_file, key_file,
                  key_password):
         super().__init__()
@@ -240,15 +243,24 @@ class _TLSHandler(handler.Handler):
                          'later, this is %s.' % kazoo_version.__version__)
         context = self._context()
         plain = super().create_connection(address=address, timeout=timeout)
+        plain.settimeout(timeout * HANDSHAKE_SHARE)
         try:
-            plain.settimeout(timeout * HANDSHAKE_SHARE)
-            return context.wrap_socket(plain, server_hostname=hostname)
+            sock = context.wrap_socket(plain, server_hostname=hostname)
         except TimeoutError as e:
             raise _error('no TLS handshake within %.1f s' % (
                 timeout * HANDSHAKE_SHARE)) from e
-        except OSError:
-            plain.close()
-            raise
+        except ssl.SSLCertVerificationError as e:
+            meaning = _HOSTNAME if e.verify_code in _OTHER_HOST else _CA
+            raise _error('%s (%s)' % (meaning, e)) from e
+        except ssl.SSLError as e:
+            _tell_refusal(e)
+            # A server that starts ends it, too. OpenSSL and Python have a
+            # dozen errors for that, and for one that speaks no TLS.
+            if 'ALERT' in (e.reason or '') or address in self._spoke_tls:
+                raise
+            raise _error('%s (%s)' % (_NO_TLS, e)) from e
+        self._spoke_tls.add(address)
+        return sock
 
     def _context(self):
         for option in ('ca_file', 'cert_file', 'key_file'):
@@ -281,23 +293,12 @@ class _TLSHandler(handler.Handler):
 
 
 class _TLSSocket(ssl.SSLSocket):
-    """Says which option is to be mended when TLS fails."""
+    """Tells that the server refuses our certificate.
 
-    def do_handshake(self, *args):
-        try:
-            super().do_handshake(*args)
-        except ssl.SSLCertVerificationError as e:
-            meaning = _HOSTNAME if e.verify_code in _OTHER_HOST else _CA
-            raise _error('%s (%s)' % (meaning, e)) from e
-        except ssl.SSLError as e:
-            _tell_refusal(e)
-            if 'ALERT' in (e.reason or ''):
-                raise
-            # OpenSSL and Python have a dozen errors for it.
-            raise _error('%s (%s)' % (_NO_TLS, e)) from e
+    With TLS 1.3 it does so after the handshake.
+    """
 
     def recv(self, *args):
-        # With TLS 1.3 the server judges our certificate after the handshake.
         try:
             return super().recv(*args)
         except ssl.SSLError as e:

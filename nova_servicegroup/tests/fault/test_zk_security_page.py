@@ -63,7 +63,8 @@ class Page:
         config_file = directory / 'nova.conf'
         config_file.write_text(self.block(
             name, (HOSTS % (port, port, port), server.address), *replaced))
-        return member.Member(directory, host, None,
+        # With time to join before it complains.
+        return member.Member(directory, host, None, interval=4,
                              config_file=str(config_file), **what)
 
 

@@ -158,8 +158,10 @@ def answer(data):
 @pytest.mark.parametrize('version', [ssl.TLSVersion.TLSv1_2,
                                      ssl.TLSVersion.TLSv1_3])
 def test_what_is_wrong_with_tls_is_named(
-        authorities, options, action, changes, named, version):
+        authorities, options, action, changes, named, version, monkeypatch):
     """On any Python, by the place and kind of the error."""
+    # Ports are used again.
+    monkeypatch.setattr(security._TLSHandler, '_spoke_tls', set())
     context = authorities[2]
     context.maximum_version = version
     how = {'use_tls': True,
@@ -182,6 +184,29 @@ def test_what_is_wrong_with_tls_is_named(
         'Connection dropped: socket connection error: %s'
         % refused.value.strerror)
     assert named in told and not told.startswith('Connection')
+
+
+def test_a_server_that_spoke_tls_before_has_only_ended(authorities, options):
+    ours, _, context = authorities
+    how = options(use_tls=True, ca_file=ours.ca_file)
+    context.verify_mode = ssl.CERT_NONE
+    said = []
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        for action in (answer_with_tls, answer(b'')):
+            thread = threading.Thread(target=lambda: action(
+                server.accept()[0], context))
+            thread.start()
+            try:
+                # Another client each time, in the same keeper.
+                security.Security(**how).client('h1', 4).handler \
+                    .create_connection(address=server.getsockname(),
+                                       timeout=4, hostname='127.0.0.1').close()
+            except OSError as e:
+                said.append(e.strerror)
+            thread.join()
+    context.verify_mode = ssl.CERT_REQUIRED
+    error, = said
+    assert security.Security.cause(error) is None
 
 
 def test_what_is_no_error_passes(authorities, options):
