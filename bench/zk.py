@@ -12,10 +12,11 @@
 
 """What ten thousand members of one group cost, and who sees what when.
 
-One real ZooKeeper server, one process that is the whole fleet (zk_fleet.py),
-and readers of two kinds, each a process (zk_reader.py): ``keeper``, the
-package's own, which lists the directory after a change, and ``watch``, a bare
-socket with a persistent recursive watch, to see what that would save.
+One real ZooKeeper server, one process that is the whole fleet (sessions.py
+of the fixtures), and readers of two kinds, each a process (zk_reader.py):
+``keeper``, the package's own, which lists the directory after a change, and
+``watch``, a bare socket with a persistent recursive watch, to see what that
+would save.
 
     python bench/zk.py [--members 1000 10000] [--readers 1 20]
         [--deaths 30] [--output bench/results]
@@ -58,15 +59,14 @@ import os
 import pathlib
 import platform
 import re
-import resource
-import select
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import sessions
+from nova_servicegroup.tests.fixtures import talker
 from nova_servicegroup.tests.fixtures import zookeeper
 
 HERE = pathlib.Path(__file__).parent
@@ -81,46 +81,11 @@ PER_SESSION = 100
 MOST_LISTINGS = 2
 
 
-class Talker:
-    """A process that prints a line of JSON for each that it is given."""
-
-    def __init__(self, script, *args):
-        self._popen = subprocess.Popen(
-            [sys.executable, HERE / script, *map(str, args)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.pid = self._popen.pid
-
-    def ask(self, op, **fields):
-        self.tell(op, **fields)
-        return self.hear()
-
-    def tell(self, op, **fields):
-        self._popen.stdin.write(json.dumps(dict(fields, op=op)) + '\n')
-        self._popen.stdin.flush()
-
-    def hear(self):
-        if not select.select([self._popen.stdout], [], [], SETTLE_LIMIT)[0]:
-            raise SystemExit('%s: no answer' % self._popen.args[1:])
-        line = self._popen.stdout.readline()
-        if not line:
-            raise SystemExit('%s ended' % self._popen.args[1:])
-        return json.loads(line)
-
-    def kill(self):
-        self._popen.kill()
-        self._popen.wait()
-
-
-class Fleet(Talker):
-
-    def __init__(self, server):
-        super().__init__('zk_fleet.py', server.port, GROUP)
-
-
-class Reader(Talker):
+class Reader(talker.Talker):
 
     def __init__(self, kind, server):
-        super().__init__('zk_reader.py', kind, server.port, GROUP)
+        super().__init__(HERE / 'zk_reader.py', kind, server.port, GROUP,
+                         timeout=SETTLE_LIMIT)
         self.kind = kind
         self.pids = [self.pid]
 
@@ -221,13 +186,13 @@ def opened_readers(kind, count, server, fleet):
         for _ in range(count):
             readers.append(Reader(kind, server))
             stack.callback(readers[-1].kill)
-        sessions = [reader.begin() for reader in readers]
+        connected = [reader.begin() for reader in readers]
         meter = Meter(server, readers)
         for reader in readers:
             reader.tell('watch')
         listed = [reader.hear()['ms'] for reader in readers]
         _, server_s, reader_s, size = meter.stop()
-        figures = {'session_ms': spread(sessions),
+        figures = {'session_ms': spread(connected),
                    'first_listing_ms': spread(listed),
                    'first_listing': {'server_cpu_s': round(server_s, 3),
                                      'reader_cpu_s': round(reader_s, 3),
@@ -356,7 +321,7 @@ def expiry(server, fleet, readers):
 
 def start_fleet(server, members, per_session):
     """Return a new fleet on an empty server, and the figures of its start."""
-    fleet = Fleet(server)
+    fleet = sessions.Fleet(server.address, GROUP)
     meter = Meter(server, [])
     joined = fleet.ask('start', members=members, per_session=per_session)
     _, server_s, *_ = meter.stop()
@@ -440,20 +405,6 @@ def broken_promises(results):
             if figures.get('outage', {}).get('wrong_downs'):
                 broken.append('%s%s' % (where, figures['outage']))
     return broken
-
-
-def allow_files(count):
-    """Let this process's children have so many open files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= count:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(hard, count)))
-    except (ValueError, OSError) as e:
-        raise SystemExit(
-            'ZooKeeper and the fleet need %d open files each, the limit is '
-            '%d, and raising it failed (%s). Run this as root, or with fewer '
-            '--members.' % (count, hard, e)) from e
 
 
 def rows(results, fleet):
@@ -649,7 +600,7 @@ def main():
     parser.add_argument('--output', type=pathlib.Path,
                         default=HERE / 'results')
     arguments = parser.parse_args()
-    allow_files(max(arguments.members) + 1000)
+    sessions.allow_files(max(arguments.members) + 1000)
     arguments.output.mkdir(parents=True, exist_ok=True)
     about = {
         'when': datetime.date.today().isoformat(),

@@ -31,10 +31,9 @@ import socket
 import sys
 import time
 
-import zk_wire as wire
-
 from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import membership
+from nova_servicegroup.tests.fixtures import zk_wire as wire
 
 TIMEOUT_MS = 4000
 LISTING = 2           # the xid of that request

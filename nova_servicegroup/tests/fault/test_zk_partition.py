@@ -34,8 +34,6 @@ from nova_servicegroup.tests.fixtures import network
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
 
-PAGE = pathlib.Path(__file__).parents[3] / 'doc/source/zookeeper-limits.rst'
-
 #: session timeout, milliseconds: the default
 RECV_TIMEOUT = 4000
 #: how long a member that is cut off may be up, seconds: what is promised
@@ -56,10 +54,9 @@ RECOVERED = re.compile(r'Recovered connection to ZooKeeper for reporting '
 
 @pytest.fixture(scope='module')
 def ensemble(tmp_path_factory):
-    settings = re.search(r'# zoo.cfg\n((?: +\w+=\w+\n)+)', PAGE.read_text())
     with zookeeper.Ensemble(
             tmp_path_factory.mktemp('ensemble'),
-            extra=settings[1].replace(' ', '')) as ensemble:
+            settings=zookeeper.documented_settings()) as ensemble:
         yield ensemble
 
 

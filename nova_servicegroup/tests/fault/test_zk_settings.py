@@ -1,0 +1,185 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The settings of ZooKeeper's servers, and what a bad moment costs with them.
+
+A leader that pauses, and a follower that is cut off from its leader but not
+from its clients, on an ensemble of three: with the zoo.cfg of
+doc/source/zookeeper-limits.rst as it stands there, and with the one that
+ZooKeeper comes with. Needs root.
+"""
+
+import contextlib
+import subprocess
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import asker
+from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import network
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import sessions
+from nova_servicegroup.tests.fixtures import zookeeper
+
+PAGE, STOCK = 'page', 'stock'
+GROUP = '/servicegroups/compute'
+#: members that are sessions only, those that have keepers, and readers
+LIGHT, WHOLE, READERS = 300, 4, 3
+#: seconds: a pause and a cut, and the time in which a late "down" would come
+PAUSE = 6
+CUT = {PAGE: 6, STOCK: 13}
+AFTERMATH = 6
+
+
+@pytest.fixture(scope='module', params=[PAGE, STOCK])
+def settings(request):
+    return request.param
+
+
+@pytest.fixture(scope='module')
+def place():
+    with network.Namespace() as place:
+        yield place
+
+
+@pytest.fixture(scope='module')
+def ensemble(settings, place, tmp_path_factory):
+    """Three servers, the last one in a network of its own."""
+    ensemble = zookeeper.Ensemble(
+        tmp_path_factory.mktemp(settings), place=place,
+        settings=(zookeeper.documented_settings() if settings == PAGE
+                  else zookeeper.STOCK_SETTINGS))
+    try:
+        # Two are enough to choose a leader, and the third one follows it.
+        for server in ensemble.servers[:2]:
+            server.start()
+        ensemble.wait_serving()
+        yield ensemble.start()
+    finally:
+        ensemble.stop()
+
+
+def connected(pid, server):
+    """Tell whether a process has a connection with a server."""
+    listed = subprocess.run(['ss', '-tnpHO', 'state', 'established', 'dst',
+                             server.address], check=True, text=True,
+                            capture_output=True).stdout
+    return 'pid=%d,' % pid in listed
+
+
+class World:
+    """Members of both kinds, and readers that believe all of them up."""
+
+    def __init__(self, stack, directory, ensemble):
+        self.ensemble = ensemble
+        self.follower = ensemble.servers[-1]
+        self.whole = [
+            stack.enter_context(member.Member(
+                directory, 'whole%d' % number, ensemble.address))
+            for number in range(WHOLE)]
+        for one in self.whole:
+            one.wait_joined()
+        self.light = stack.enter_context(
+            sessions.Fleet(ensemble.address, GROUP))
+        self.light.ask('start', members=LIGHT)
+        self.hosts = [one.host for one in self.whole] + list(
+            map(sessions.host, range(LIGHT)))
+        self.readers = []
+        placed = 0
+        while placed < READERS:
+            reader = stack.enter_context(asker.Asker(ensemble.address))
+            keeper = reader.ask('watch', hosts=self.hosts)['keeper']
+            # The first one is a client of the follower.
+            if placed or connected(keeper, self.follower):
+                self.readers.append(reader)
+                placed += 1
+            else:
+                reader.kill()
+
+    def at_follower(self):
+        """Return how many light members are clients of the last server."""
+        return self.light.ask('state')['at_port'].get(
+            str(self.follower.port), 0)
+
+    def wait_back(self):
+        """Wait until all members have their nodes, and readers their say."""
+        process.wait_until(
+            lambda: self.light.ask('state')['there'] == LIGHT, 30,
+            'the light members are back')
+        time.sleep(AFTERMATH)
+
+    def expired(self):
+        """Return how many sessions have been lost."""
+        return self.light.ask('state')['expired'] + sum(
+            'expired' in one.log() for one in self.whole)
+
+    def called_down(self):
+        """Return the living hosts that a reader did not call up."""
+        reports = [reader.ask('report') for reader in self.readers]
+        assert all(report['answers'] > 10 * len(self.hosts)
+                   for report in reports)
+        assert all(report['longest'] < 1 for report in reports), [
+            report['longest'] for report in reports]
+        return sorted(set().union(*(report['not_up'] for report in reports)))
+
+
+@pytest.fixture
+def world(tmp_path, ensemble):
+    if ensemble.leader is ensemble.servers[-1]:
+        ensemble.servers[-1].stop()
+        ensemble.start()
+    with contextlib.ExitStack() as stack:
+        yield World(stack, tmp_path, ensemble)
+
+
+def test_the_leader_pauses(world, settings):
+    leader = world.ensemble.leader
+    leader.freeze()
+    time.sleep(PAUSE)
+    leader.thaw()
+    world.ensemble.wait_serving()
+    world.wait_back()
+    if settings == PAGE:
+        # The others didn't wait for it.
+        assert world.ensemble.leader is not leader
+        assert world.expired() == 0
+        assert world.called_down() == []
+    else:
+        assert world.expired() > LIGHT / 4
+
+
+def test_a_follower_is_cut_off_from_its_leader(world, settings, place):
+    leader = world.ensemble.leader
+    assert leader is not world.follower
+    clients = world.at_follower()
+    assert clients > LIGHT / 10
+    ports = world.ensemble.quorum_ports
+    place.lose([*ports[leader.number - 1], *ports[-1]])
+    try:
+        time.sleep(CUT[settings] / 2)
+        still = world.at_follower()
+        time.sleep(CUT[settings] / 2)
+        assert place.lost() > 0
+        assert world.follower.mode == ''
+    finally:
+        place.heal()
+    world.ensemble.wait_serving()
+    world.wait_back()
+    if settings == PAGE:
+        assert still == 0
+        assert world.expired() == 0
+        assert world.called_down() == []
+    else:
+        # They believe that they are connected.
+        assert still == clients
+        assert world.expired() >= clients
