@@ -16,7 +16,6 @@ import importlib.util
 import os
 import pathlib
 import signal
-import site
 import socket
 import subprocess
 import sys
@@ -26,6 +25,9 @@ from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import lifeline
 from nova_servicegroup.keeper import protocol
 
+#: seconds that a killed process may take to end. One that waits for a disk
+#: or a network file system in the kernel can't, and is left alone
+END_LIMIT = 1.0
 #: seconds a new keeper has for its first word; a loaded machine takes some
 START_LIMIT = 30.0
 #: how often a keeper may let pass the time in which it has to answer. Not
@@ -39,20 +41,25 @@ _ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
 
 
 def _python():
-    """Return the Python to run; under uWSGI sys.executable isn't one."""
-    if os.path.basename(sys.executable or '').startswith('python'):
-        return sys.executable
-    for prefix in (sys.prefix, sys.base_prefix):
-        for name in ('python%d.%d' % sys.version_info[:2], 'python3'):
-            path = os.path.join(prefix, 'bin', name)
-            if os.access(path, os.X_OK):
-                return path
+    """Return the Python to run; under uWSGI sys.executable isn't one.
+
+    In a virtual environment it may be the Python that this was made with.
+    """
+    names = 'python%d.%d' % sys.version_info[:2], 'python3'
+    known = [os.path.join(prefix, 'bin', name)
+             for prefix in (sys.prefix, sys.base_prefix) for name in names]
+    executable = sys.executable or ''
+    if os.path.basename(executable).startswith('python'):
+        known.insert(0 if sys.prefix == sys.base_prefix else 2, executable)
+    for path in known:
+        if os.path.isabs(path) and os.access(path, os.X_OK):
+            return path
     raise exceptions.KeeperUnavailable(
         'cannot start a keeper: no Python is found in %s/bin' % sys.prefix)
 
 
 def _python_path():
-    """Return the directories that the keeper needs beside Python's own."""
+    """Return the directories that hold what the keeper imports."""
     found = []
     for package in ('nova_servicegroup', 'kazoo', 'puresasl'):
         # Finds kazoo without importing it.
@@ -66,7 +73,7 @@ def _python_path():
                 'where %s runs; install nova-servicegroup with its '
                 'requirements' % (package, sys.executable))
         directory = str(pathlib.Path(spec.origin).resolve().parents[1])
-        if directory not in site.getsitepackages() + found:
+        if directory not in found:
             found.append(directory)
     return os.pathsep.join(found)
 
@@ -170,13 +177,19 @@ class Child:
             self._popen.send_signal(signal.SIGKILL)
 
     def end(self):
-        """Reap it, killing it first if it runs. Returns its exit code."""
+        """Reap it, killing it first if it runs.
+
+        Blocks for END_LIMIT and half a second at most.
+
+        :returns: its exit code, None for one that is killed and hasn't ended
+        """
         self._socket.close()
-        try:
-            return self._popen.wait(0.5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self._popen.wait()
+        for limit in (0.5, END_LIMIT):
+            try:
+                return self._popen.wait(limit)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return None
 
     def abandon(self):
         """In a forked child: let go of what belongs to the parent."""

@@ -18,7 +18,10 @@ another number) its lifeline. The one argument is for the readers of ``ps``.
 
 import os
 import signal
+import site
+import socket
 import sys
+import threading
 
 
 def main():
@@ -31,20 +34,41 @@ def main():
     # Started by a thread that blocks signals, as uWSGI's do, we would never
     # get the alarm that ends an orphan.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    sock, lifeline = socket.socket(fileno=os.dup(0)), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    _sort_path()
     try:
         from nova_servicegroup.keeper import loop
+        keeper = loop.Keeper(sock, lifeline)
     except ImportError as e:
-        _fail('%s. Install nova-servicegroup with its requirements where '
-              'Nova is installed.' % e)
-    loop.serve_stdin()
+        _fail(sock, '%s. Install nova-servicegroup with its requirements '
+              'where Nova is installed.' % e)
+    except Exception as e:
+        _fail(sock, repr(e))
+    threading.excepthook = keeper.thread_failed
+    keeper.run()
     # Threads of kazoo have nothing left to do.
     os._exit(0)
 
 
-def _fail(reason):
+def _sort_path():
+    """Put what the parent named behind Python's own modules.
+
+    It may be a whole site-packages, with old copies of some of them.
+    """
+    named = os.environ.get('PYTHONPATH', '').split(os.pathsep)
+    own = site.getsitepackages()
+    sys.path.sort(
+        key=lambda place: 1 if place in named else 2 * (place in own))
+
+
+def _fail(sock, reason):
     from nova_servicegroup.keeper import protocol
-    os.write(0, protocol.encode('failed', reason=reason))
-    sys.exit(1)
+    sock.sendall(protocol.encode('failed', reason=reason))
+    os._exit(1)
 
 
 if __name__ == '__main__':

@@ -13,12 +13,10 @@
 """The keeper's side that faces its parent, and its main loop."""
 
 import collections
-import errno
 import logging
 import os
 import select
 import signal
-import socket
 import time
 
 from nova_servicegroup.keeper import protocol
@@ -35,6 +33,10 @@ OWN_DELAY = 1.0
 LONGEST_WAIT = 86400
 #: messages that wait for a parent that doesn't listen; older ones are lost
 BACKLOG = 1000
+
+
+class _GaveUp(Exception):
+    """The registrar ended; the text says why."""
 
 
 class _Pulse:
@@ -95,12 +97,19 @@ class Keeper:
         try:
             while self._serve():
                 pass
+        except _GaveUp as e:
+            self._tell_failure(str(e))
         except protocol.ProtocolError as e:
             self._tell_failure('it heard from its process: %s' % e)
         except Exception as e:
-            # What is sound in form need not be in sense.
-            self._tell_failure(repr(e))
+            # What is sound in form need not be in sense. And nobody else
+            # reads it: standard error goes nowhere.
+            self._tell_failure(registrar.unexpected(e))
         self._close()
+
+    def thread_failed(self, args):
+        """Give up when a thread of kazoo's ends; a threading.excepthook."""
+        self.post('failed', reason=registrar.unexpected(args.exc_value))
 
     def _serve(self):
         """Wait for something and deal with it; tell whether to go on."""
@@ -163,9 +172,10 @@ class Keeper:
         try:
             self._pidfd = os.pidfd_open(parent)
             self._poll.register(self._pidfd, select.POLLIN)
-        except OSError as e:
-            if e.errno not in (errno.ENOSYS, errno.EPERM, errno.ESRCH):
-                raise
+        except (AttributeError, OSError):
+            # This Python or kernel hasn't got it, or a filter of system calls
+            # forbids it. Then the id of the parent tells.
+            pass
         if os.getppid() != parent:
             # It died before we could watch it.
             raise protocol.ProtocolError('nothing: it is gone')
@@ -257,7 +267,7 @@ class Keeper:
             pulse = self._pulses[fields['id']]
             pulse.node, pulse.reason = fields['node'], fields['reason']
         if op == 'failed':
-            raise protocol.ProtocolError(fields['reason'])
+            raise _GaveUp(fields['reason'])
         self._messages.append((op, fields))
 
     def _flush(self):
@@ -329,13 +339,3 @@ class _LastWarning(logging.Handler):
         text = record.getMessage()
         if not text.startswith('Transition to '):
             self._registrar.submit(self._registrar.warned, text)
-
-
-def serve_stdin():
-    """Be the keeper of the process that holds the other end of stdin."""
-    sock, lifeline = socket.socket(fileno=os.dup(0)), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
-    Keeper(sock, lifeline).run()

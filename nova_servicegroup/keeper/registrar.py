@@ -254,9 +254,7 @@ class Registrar(threading.Thread):
             self._post('failed', reason=str(e))
         except Exception as e:
             # A keeper without this thread would only look alive.
-            where = traceback.extract_tb(e.__traceback__)[-1]
-            self._post('failed', reason='%s (%s, line %s)' % (
-                _text(e), where.filename, where.lineno))
+            self._post('failed', reason=unexpected(e))
 
     def _next_event(self):
         """Return when there is something to do without being told, or None."""
@@ -702,6 +700,12 @@ def _parse(raw):
 def _text(error):
     """Return one line for people about an exception."""
     return ('%s: %s' % (type(error).__name__, error)).rstrip(': ')
+
+
+def unexpected(error):
+    """Return one line for people about an exception nobody thought of."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return '%s (%s, line %s)' % (_text(error), where.filename, where.lineno)
 
 
 def _note_granted_timeout(client):

@@ -13,6 +13,7 @@
 """The parent's side, against keepers that don't do what they should."""
 
 import errno
+import importlib.util
 import logging
 import os
 import subprocess
@@ -151,6 +152,38 @@ def test_a_keeper_that_cannot_be_started(session, monkeypatch, config,
     assert 'nonexistent' in caplog.text
 
 
+@pytest.fixture
+def base_python():
+    """The Python that this virtual environment was made with."""
+    return os.path.realpath(sys.executable)
+
+
+def test_the_base_python_runs_a_keeper(session, monkeypatch, base_python):
+    # Where pyuwsgi was installed into a virtual environment without a python.
+    monkeypatch.setattr(child, '_python', lambda: base_python)
+    where = importlib.util.find_spec('kazoo').origin
+    assert os.path.dirname(os.path.dirname(os.path.realpath(where))) in (
+        child._python_path().split(os.pathsep))
+    one = session()
+    process.wait_until(lambda: 'refused' in one.why(), 15, 'its word')
+
+
+@pytest.mark.parametrize('executable', [
+    'base', None, '', 'python3', '/usr/bin/uwsgi', '/nonexistent/python3'])
+def test_the_python_of_the_environment_is_found(monkeypatch, base_python,
+                                                executable):
+    monkeypatch.setattr(sys, 'executable',
+                        base_python if executable == 'base' else executable)
+    found = child._python()
+    assert os.path.dirname(found) == os.path.join(sys.prefix, 'bin')
+    monkeypatch.setattr(sys, 'prefix', '/nonexistent')
+    assert os.path.realpath(child._python()) == base_python
+    monkeypatch.setattr(sys, 'base_prefix', '/nonexistent')
+    if executable != 'base':
+        with pytest.raises(exceptions.KeeperUnavailable, match='no Python'):
+            child._python()
+
+
 def test_without_kazoo_the_error_says_so(session, monkeypatch, caplog):
     find_spec = child.importlib.util.find_spec
     monkeypatch.setattr(
@@ -274,6 +307,25 @@ def test_a_keeper_is_started_once_there_is_a_descriptor(
     one = session()
     process.wait_until(lambda: one.keeper_pid, 5, 'a keeper')
     assert 'Too many open files' in caplog.text
+
+
+def test_a_keeper_that_cannot_die_is_not_waited_for(session, fake_keeper,
+                                                    monkeypatch, tmp_path):
+    monkeypatch.setattr(child, 'END_LIMIT', 0.2)
+    fake_keeper(greeting(tmp_path) + 'exec sleep 60')
+    one = session()
+    process.wait_until(lambda: one._greeted, 5, 'a keeper')
+    first = one._child._popen
+
+    def wait(timeout=None):
+        # As for a process in state D; with no limit it would be for ever.
+        time.sleep(60 if timeout is None else timeout)
+        raise subprocess.TimeoutExpired('keeper', timeout)
+
+    monkeypatch.setattr(first, 'wait', wait)
+    first.kill()
+    process.wait_until(lambda: one.keeper_pid not in (None, first.pid), 5,
+                       'another one')
 
 
 def test_the_supervisor_outlives_whatever_happens(session, monkeypatch,

@@ -22,6 +22,8 @@ import socket
 import struct
 import subprocess
 import sys
+import time
+import types
 
 import pytest
 
@@ -30,6 +32,10 @@ from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import view
 
+ROOT = str(pathlib.Path(__file__).parents[3])
+#: runs a keeper, and is its parent
+PARENT = ('import subprocess, sys; subprocess.run([sys.executable, "-c", '
+          'sys.argv[1]], stdout=subprocess.DEVNULL)')
 ANSWER = {'seq': 1, 'error': None, 'result': []}
 
 
@@ -308,19 +314,110 @@ class TestDoubts:
         assert doubts.due(1) is None
 
 
+class Registrar:
+    """Takes what is submitted."""
+
+    def __init__(self):
+        self.submitted = []
+
+    def __getattr__(self, name):
+        return name
+
+    def submit(self, *args):
+        self.submitted.append(args)
+
+
+class Poll:
+    """Waits on a clock of the test's, and ``late`` seconds more."""
+
+    def __init__(self, clock):
+        self._clock = clock
+        self.late = 0
+
+    def register(self, *args):
+        pass
+
+    modify = register
+
+    def poll(self, timeout):
+        self._clock.now += timeout / 1000 + self.late
+        return []
+
+
 class TestLoop:
 
-    def test_a_listing_that_waits_is_no_news_after_a_failed_one(self):
+    @pytest.fixture
+    def keeper(self):
         ours, theirs = socket.socketpair()
+        ours.settimeout(10)
         keeper = loop.Keeper(theirs)
         keeper._views['/g'] = frozenset()
-        keeper._from_registrar(
+        yield keeper, ours
+        ours.close()
+        theirs.close()
+
+    @staticmethod
+    def said(keeper):
+        """Return the messages that it hands to its parent now."""
+        keeper, ours = keeper
+        ours.setblocking(False)
+        decoder = protocol.Decoder(protocol.FROM_KEEPER)
+        messages = []
+        while True:
+            keeper._flush()
+            try:
+                messages += decoder.feed(ours.recv(65536))
+            except BlockingIOError:
+                return messages
+
+    @pytest.mark.parametrize('event', [
+        ('blind', {'path': '/g', 'reason': 'NoAuth'}),
+        ('state', {'state': 'suspended', 'ident': None, 'reason': ''})])
+    def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
+                                                          event):
+        keeper[0]._from_registrar(
             'view', {'path': '/g', 'members': frozenset('a')})
-        keeper._from_registrar('blind', {'path': '/g', 'reason': 'NoAuth'})
-        keeper._flush()
-        message, = protocol.Decoder(protocol.FROM_KEEPER).feed(
-            ours.recv(65536))
-        assert message['op'] == 'blind'
+        keeper[0]._from_registrar(*event)
+        assert [m['op'] for m in self.said(keeper)] == [event[0]]
+
+    def test_a_thousand_messages_wait_for_a_parent(self, keeper):
+        for number in range(1500):
+            keeper[0]._from_registrar('log', {'level': 20,
+                                              'text': str(number)})
+        assert [m['text'] for m in self.said(keeper)] == [
+            str(number) for number in range(500, 1500)]
+
+    @pytest.fixture
+    def hanging(self, keeper, monkeypatch):
+        """A keeper that gets no pulse of one membership: (it, clock)."""
+        clock = types.SimpleNamespace(now=1000.0)
+        keeper, _ = keeper
+        monkeypatch.setattr(keeper, '_monotonic', lambda: clock.now)
+        monkeypatch.setattr(keeper, '_poll', Poll(clock))
+        monkeypatch.setattr(keeper, '_registrar', Registrar())
+        keeper._on_join(id=1, seq=0, path='/g', host='a', data={},
+                        pulse_timeout=6, silent=0, node=None)
+        keeper._registrar.submitted.clear()
+        return keeper, clock
+
+    def test_a_parent_without_a_pulse_is_taken_away(self, hanging):
+        keeper, clock = hanging
+        assert keeper._serve() is True
+        assert keeper._registrar.submitted == [('want', 1, False)]
+        assert clock.now == 1006
+
+    def test_a_keeper_that_was_stopped_blames_nobody(self, hanging):
+        keeper, clock = hanging
+        keeper._poll.late = 60
+        assert keeper._serve() is True
+        # The machine was suspended. The parent has as long as it needs to
+        # come back, and not for ever.
+        assert keeper._registrar.submitted == []
+        keeper._poll.late = 0
+        stopped = clock.now
+        while not keeper._registrar.submitted:
+            assert keeper._serve() is True
+        assert clock.now - stopped == pytest.approx(3)
 
 
 class TestProcess:
@@ -339,6 +436,75 @@ class TestProcess:
         process.kill()
         process.wait()
 
+    @pytest.fixture
+    def odd_keeper(self):
+        """Run a keeper after some code; its parent is another process."""
+        started = []
+
+        def start(code):
+            ours, theirs = socket.socketpair()
+            ours.settimeout(20)
+            parent = subprocess.Popen([sys.executable, '-c', PARENT, (
+                code + '\nfrom nova_servicegroup.keeper import __main__\n'
+                '__main__.main()')], stdin=theirs.fileno())
+            theirs.close()
+            started.append((ours, parent))
+            return ours, parent
+
+        yield start
+        for ours, parent in started:
+            ours.close()
+            parent.kill()
+            parent.wait()
+
+    @pytest.mark.parametrize('pidfd', [
+        '', 'import os; del os.pidfd_open',
+        'import os\ndef refuse(pid):\n    raise PermissionError(13, "no")\n'
+        'os.pidfd_open = refuse'])
+    def test_it_ends_with_its_parent(self, odd_keeper, pidfd):
+        sock, parent = odd_keeper(pidfd)
+        sock.sendall(self.config(parent=parent.pid) + protocol.encode('ping'))
+        self.heard(sock, until='pong')
+        # There is nothing else to tell it: this end stays open.
+        began = time.monotonic()
+        parent.kill()
+        assert 'failed' not in [m['op'] for m in self.heard(sock)]
+        assert time.monotonic() - began < loop.POLL_PARENT + 1.5
+
+    @pytest.mark.parametrize('code', [
+        # In its main thread, before that, in the registrar, in kazoo.
+        'from nova_servicegroup.keeper import loop; '
+        'loop.Keeper._on_ping = lambda self: 1 / 0',
+        'from nova_servicegroup.keeper import loop; '
+        'loop.Keeper.__init__ = lambda *args: 1 / 0',
+        'from nova_servicegroup.keeper import registrar; '
+        'registrar.Registrar._pass = lambda self: 1 / 0',
+        'from kazoo.protocol import connection; '
+        'connection.ConnectionHandler.zk_loop = lambda self: 1 / 0'])
+    def test_what_ends_it_is_told(self, odd_keeper, code):
+        sock, parent = odd_keeper(code)
+        last, = protocol.Decoder(protocol.FROM_KEEPER).feed(sock.recv(65536))
+        if last['op'] == 'hello':
+            sock.sendall(self.config(parent=parent.pid)
+                         + protocol.encode('ping'))
+            *_, last = self.heard(sock)
+        assert last['op'] == 'failed'
+        assert 'ZeroDivisionError' in last['reason']
+
+    def test_old_copies_of_pythons_modules_are_not_taken(self, tmp_path):
+        (tmp_path / 'json.py').write_text('raise SystemExit')
+        ours, theirs = socket.socketpair()
+        ours.settimeout(20)
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'nova_servicegroup.keeper', 'test'],
+            stdin=theirs.fileno(), env=dict(os.environ, PYTHONPATH=(
+                os.pathsep.join([str(tmp_path), ROOT]))))
+        theirs.close()
+        assert ours.recv(1)
+        ours.close()
+        process.kill()
+        process.wait()
+
     @staticmethod
     def config(**changes):
         return protocol.encode('config', **dict({
@@ -347,14 +513,17 @@ class TestProcess:
             'security': {}, 'linger': 0, 'retry_interval': 5}, **changes))
 
     @staticmethod
-    def heard(sock):
+    def heard(sock, until=None):
+        """Return what it says before it ends, or up to an op."""
         decoder = protocol.Decoder(protocol.FROM_KEEPER)
         messages = []
-        while True:
+        while until is None or until not in [m['op'] for m in messages]:
             data = sock.recv(65536)
             if not data:
-                return messages
+                assert until is None, messages
+                break
             messages += decoder.feed(data)
+        return messages
 
     @pytest.mark.parametrize('said', [
         b'GET / HTTP/1.1\r\n\r\n', frame(b'{'), frame(b'{"op": "nonsense"}'),
@@ -388,11 +557,7 @@ class TestProcess:
     def test_it_says_that_it_lives(self, keeper):
         sock, process = keeper
         sock.sendall(self.config() + protocol.encode('ping'))
-        decoder = protocol.Decoder(protocol.FROM_KEEPER)
-        heard = []
-        while {'op': 'pong'} not in heard:
-            heard += decoder.feed(sock.recv(65536))
-        assert heard[0]['op'] == 'hello'
+        assert self.heard(sock, until='pong')[0]['op'] == 'hello'
 
     def test_it_hears_signals_that_its_parent_does_not(self):
         # The alarm that ends an orphan, for one.
