@@ -100,7 +100,7 @@ class Groups:
 
     def note(self, key, verdict):
         """Log the begin of a doubt about a group."""
-        if key in self.doubted or verdict.silence is None:
+        if verdict.silence is None or key in self.doubted:
             return
         self.doubted[key] = self._monotonic()
         silence = verdict.silence

@@ -69,9 +69,12 @@ def heartbeats(record, topic):
     from nova import objects
     objects.register_all()
     context = nova_context.get_admin_context(read_deleted='yes')
-    context.db_connection = getattr(
-        getattr(record, '_context', None), 'db_connection', None)
     try:
+        theirs = getattr(record, '_context', None)
+        if theirs is not None:
+            context.db_connection = getattr(theirs, 'db_connection', None)
+        elif _mapping_of(record) is not None:
+            nova_context.set_target_cell(context, _mapping_of(record))
         if objects.Service.indirection_api:
             return [service for service in
                     objects.ServiceList.get_all(context)
@@ -96,10 +99,47 @@ def _heartbeat_rows(context, topic):
 
 
 def cell_of(record):
-    """Return what tells the cell of a record from others, None if unknown."""
+    """Return what tells the cell of a record from others, None if unknown.
+
+    Asks the API database about a record that doesn't say it, once a process.
+
+    :raises ServiceGroupUnavailable: the API database doesn't answer
+    """
     context = getattr(record, '_context', None)
-    return (getattr(context, 'cell_uuid', None)
-            or getattr(context, 'db_connection', None))
+    if context is not None:
+        return (getattr(context, 'cell_uuid', None)
+                or getattr(context, 'db_connection', None))
+    mapping = _mapping_of(record)
+    return mapping and mapping.uuid
+
+
+def _mapping_of(record):
+    """Return the CellMapping of a record's host, None if there is none.
+
+    The scheduler's records are plain dicts, without the context that they
+    were read with.
+    """
+    host = record.get('host')
+    if host in _mappings or not _cells_are_known():
+        return _mappings.get(host)
+    from nova import context as nova_context
+    from nova import exception as nova_exception
+    from nova import objects
+    objects.register_all()
+    try:
+        _mappings[host] = objects.HostMapping.get_by_host(
+            nova_context.get_admin_context(), host).cell_mapping
+    except nova_exception.HostMappingNotFound:
+        return None
+    except Exception as e:
+        raise exception.ServiceGroupUnavailable(
+            cfg.CONF.servicegroup_driver,
+            'the API database does not answer (%s)' % type(e).__name__) from e
+    return _mappings[host]
+
+
+#: host -> CellMapping; hosts don't move between cells
+_mappings = {}
 
 
 def _cells_are_known():

@@ -153,20 +153,29 @@ class Driver(abc.ABC):
         return Failure(logging.ERROR,
                        'Unexpected error while reporting service status', True)
 
-    def verdict(self, record):
-        """Return the liveness.Verdict on the service of a record."""
-        topic, cell = record.get('topic'), self.cell_of(record)
+    def verdict(self, record, guarded=True):
+        """Return the liveness.Verdict on the service of a record.
+
+        :param guarded: doubt it if much of its group is silent, too
+        """
+        topic = record.get('topic')
+        # Nobody evacuates the others (conductors, schedulers).
+        guarded = guarded and topic == GUARDED
         rules = self.settings.rules
+        key = None
 
         def load():
             return self.load_group(record)
 
+        def group():
+            nonlocal key
+            key = topic, self.cell_of(record)
+            return self.groups.get(key, load)
+
         try:
             verdict = liveness.judge(
-                self.observe(record),
-                # Nobody evacuates the others (conductors, schedulers).
-                (lambda: self.groups.get((topic, cell), load))
-                if topic == GUARDED else None, self.now(), rules)
+                self.observe(record), group if guarded else None, self.now(),
+                rules)
         except exception.InvalidMember:
             # A record that nobody reports for.
             verdict = liveness.Verdict(liveness.State.DOWN,
@@ -176,7 +185,7 @@ class Driver(abc.ABC):
             verdict = liveness.Verdict(liveness.State.UNKNOWN,
                                        liveness.Reason.OUTAGE)
         if verdict.state is liveness.State.UNKNOWN:
-            self.groups.note((topic, cell), verdict)
+            self.groups.note(key, verdict)
         elif verdict.state is not liveness.State.UP:
             LOG.debug('Seems service %(binary)s on host %(host)s is down. '
                       'Last heartbeat was %(seen_at)s: %(reason)s.',
@@ -184,17 +193,27 @@ class Driver(abc.ABC):
                        'host': record.get('host'),
                        'seen_at': verdict.seen_at,
                        'reason': verdict.reason.value})
-        if self.groups.doubted:
-            self.groups.review((topic, cell), load, self.now(), rules)
+        if guarded and self.groups.doubted:
+            self._review(record, load)
         return verdict
+
+    def _review(self, record, load):
+        try:
+            self.groups.review((record.get('topic'), self.cell_of(record)),
+                               load, self.now(), self.settings.rules)
+        except exception.ServiceGroupUnavailable:
+            # Then it hasn't ended.
+            pass
 
     def answer(self, record, question):
         """Return True, False or None; see ``liveness.answer``."""
-        verdict = self.verdict(record)
-        told = liveness.answer(verdict, question, self.settings.outage_policy)
-        if told is None and Promise.PLACES_IN_DOUBT not in self.promises:
-            return False
-        return told
+        policy = self.settings.outage_policy
+        if (question is liveness.Question.MAY_PLACE and policy == 'safe'
+                and Promise.PLACES_IN_DOUBT not in self.promises):
+            # Who is silent is no candidate, whatever the others do.
+            verdict = self.verdict(record, guarded=False)
+            return verdict.state is liveness.State.UP
+        return liveness.answer(self.verdict(record), question, policy)
 
     def is_up(self, record):
         """Return whether Nova may not act as if the host were gone."""

@@ -57,7 +57,8 @@ class Fleet:
 
     def run(self, seconds, own_clock=0):
         """Let time pass; then the table is as the writers have left it."""
-        for self.now in range(self.now + 1, self.now + seconds + 1):
+        for _ in range(seconds):
+            self.now += 1
             for name in self.names:
                 if (self.now - self._phase[name]) % INTERVAL == 0 and (
                         name not in self.silent):

@@ -12,7 +12,10 @@
 
 """Nova's service list, of one cell and of many."""
 
+import types
+
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 from nova.objects import cell_mapping
 import pytest
@@ -79,3 +82,32 @@ def test_a_cell_that_does_not_answer_is_not_left_out(cells, silence):
     with pytest.raises(exception.ServiceGroupUnavailable,
                        match='the cell .*2 does not list'):
         inventory.list_services('compute')
+
+
+def test_the_cell_of_a_plain_dict_is_that_of_its_host(config, monkeypatch):
+    # As nova-scheduler has them: host_state.service is a dict.
+    asked = []
+
+    def get_by_host(context, host):
+        asked.append(host)
+        if host == 'new':
+            raise nova_exception.HostMappingNotFound(name=host)
+        return types.SimpleNamespace(
+            cell_mapping=types.SimpleNamespace(uuid='cell of ' + host))
+
+    monkeypatch.setattr(objects.HostMapping, 'get_by_host', get_by_host)
+    monkeypatch.setattr(inventory, '_mappings', {})
+    assert inventory.cell_of({'host': 'a'}) is None
+    config.config(group='api_database', connection='sqlite://')
+    for _ in range(2):
+        assert inventory.cell_of({'host': 'a'}) == 'cell of a'
+        assert inventory.cell_of({'host': 'new'}) is None
+    assert asked == ['a', 'new', 'new']
+
+
+def test_an_api_database_that_is_away_is_no_cell(config, monkeypatch):
+    monkeypatch.setattr(inventory, '_mappings', {})
+    config.config(group='api_database', connection='sqlite:////nowhere/x')
+    with pytest.raises(exception.ServiceGroupUnavailable,
+                       match='the API database does not answer'):
+        inventory.cell_of({'host': 'a'})
