@@ -23,7 +23,8 @@ ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
 export PBR_VERSION ?= 0.0.1.dev0
 endif
 
-.PHONY: help python packages venv demo test test-long fuzz soak lint \
+.PHONY: help python packages venv demo test test-long fault-table \
+	fuzz soak lint \
 	checkconfig genconfig docs releasenotes bench bench-mc bench-crash \
 	bench-zk bench-question clean
 
@@ -33,6 +34,7 @@ help:
 	@echo '                  (ARGS="-k zk" TESTS=path choose some of them,'
 	@echo '                  WORKERS=0 runs them one after the other)'
 	@echo 'make test-long    the tests that "make test" leaves out for their length'
+	@echo 'make fault-table  the table of faults in the documentation, from its tests'
 	@echo 'make fuzz         a million random inputs for what is read from outside'
 	@echo 'make soak         two thousand members of each driver, for MINUTES=20'
 	@echo 'make lint         ruff, and the H checks of hacking'
@@ -57,6 +59,10 @@ test: packages $(VENV)/installed
 
 test-long: packages $(VENV)/installed
 	$(PYTEST) -m long $(ARGS) $(TESTS)
+
+# The tests that show the faults of doc/source/faults.rst, the long ones too.
+fault-table: packages $(VENV)/installed
+	$(PYTEST) -m fault --fault-table doc/source/faults.rst $(ARGS) $(TESTS)
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -m nova_servicegroup.tests.fuzz $(ARGS)

@@ -1,0 +1,126 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Makes the fault table of the documentation from the tests that show it.
+
+A test of a fault says what it shows::
+
+    @pytest.mark.fault('zk', 'a host loses its network', readers='down ...',
+                       lasts='...', logged='...', ends='...')
+
+``pytest -m fault --fault-table doc/source/faults.rst`` runs these tests and
+writes one row for each mark whose tests have all passed; when one fails, the
+table is left as it was. What a test hands to the fixture ``record_property``
+as ``measured`` stands in its row.
+"""
+
+import collections
+
+FIELDS = ('readers', 'lasts', 'logged', 'ends')
+
+_HEAD = '''\
+====================
+Faults, as tested
+====================
+
+Made by ``make fault-table`` from the results of the tests that are named in
+the last column: %(faults)d faults, %(tests)d tests. "up" and "down" are what
+everything in Nova but the scheduler is told; the scheduler takes no host
+whose process has ended or that is silent. See :doc:`liveness` for the rules.
+
+.. list-table::
+   :header-rows: 1
+   :widths: 7 20 24 12 14 13 10
+
+   * - Driver
+     - Fault
+     - What readers say
+     - For how long
+     - What is logged
+     - What ends it
+     - Test
+'''
+
+
+def pytest_addoption(parser):
+    parser.addoption('--fault-table', metavar='FILE',
+                     help='write the fault table of the documentation')
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        'markers', 'fault(driver, fault, readers, lasts, logged, ends): '
+        'a row of the fault table')
+    path = config.getoption('--fault-table')
+    if path and not hasattr(config, 'workerinput'):
+        config.pluginmanager.register(_Writer(path))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for mark in item.iter_markers('fault'):
+            # In what reaches the process that reports, with xdist, too.
+            item.user_properties.append(('fault', row_of(mark)))
+
+
+def row_of(mark):
+    """Return the row of a mark, a dict of str."""
+    driver, fault = mark.args
+    if set(mark.kwargs) != set(FIELDS):
+        raise ValueError('the mark of the fault %r needs %s' % (
+            fault, ', '.join(FIELDS)))
+    return dict(mark.kwargs, driver=driver, fault=fault)
+
+
+class _Writer:
+    """Collects results and writes the table at the end of the run."""
+
+    def __init__(self, path):
+        self._path = path
+        self._rows = collections.defaultdict(set)    # row -> tests
+        self._measured = collections.defaultdict(list)
+        self._tests = set()
+        self._failed = False
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self._failed = True
+        if report.when != 'call' or not report.passed:
+            return
+        test = report.nodeid.partition('[')[0].rpartition('::')[2]
+        for name, value in report.user_properties:
+            if name == 'fault':
+                row = tuple(sorted(value.items()))
+                self._rows[row].add(test)
+                self._tests.add(report.nodeid)
+                self._measured[row] += [
+                    text for key, text in report.user_properties
+                    if key == 'measured']
+
+    def pytest_sessionfinish(self):
+        if self._failed or not self._rows:
+            return
+        with open(self._path, 'w') as table:
+            table.write(_HEAD % {'faults': len(self._rows),
+                                 'tests': len(self._tests)})
+            for row, tests in sorted(self._rows.items(), key=lambda r: (
+                    dict(r[0])['driver'], dict(r[0])['fault'])):
+                told = dict(row)
+                measured = '; '.join(sorted(set(self._measured[row])))
+                if measured:
+                    told['readers'] += ' (measured: %s)' % measured
+                cells = [told['driver'], told['fault'], *(
+                    told[field] for field in FIELDS)]
+                cells.append(', '.join('``%s``' % t for t in sorted(tests)))
+                table.write('   * - %s\n' % cells[0])
+                for cell in cells[1:]:
+                    table.write('     - %s\n' % cell)
