@@ -19,6 +19,7 @@ of its own and undone when the check fails.
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.metadata
 import importlib.util
@@ -78,6 +79,9 @@ if servicegroup.API is not api.API:
     sys.exit(*getattr(servicegroup, '_unlogged', [
         'nova.servicegroup.API is still that of Nova']))
 '''
+
+#: seconds; importing Nova takes some
+CHECK_LIMIT = 60
 
 #: what ``Tree.state`` may say
 INSTALLED = 'installed'
@@ -225,17 +229,25 @@ class Tree:
                     self.file, e.strerror)) from e
         for stale in self.file.parent.glob('__pycache__/__init__.*.pyc'):
             # Some builds compile without looking at the time of the source.
-            stale.unlink(missing_ok=True)
+            # Where it isn't ours to remove, the check tells if that matters.
+            with contextlib.suppress(OSError):
+                stale.unlink()
 
     def _check(self):
         """Return why the block has no effect, or None when it has."""
-        done = subprocess.run(
-            [self._python(), '-c', _CHECK, str(self.root)],
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [
-                str(self.root), os.environ.get('PYTHONPATH')]))),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            # python -c puts the current folder first on the path.
-            cwd=self.root)
+        try:
+            done = subprocess.run(
+                [self._python(), '-c', _CHECK, str(self.root)],
+                env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [
+                    str(self.root), os.environ.get('PYTHONPATH')]))),
+                stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                # python -c puts the current folder first on the path.
+                cwd=self.root, timeout=CHECK_LIMIT)
+        except subprocess.TimeoutExpired:
+            return '%s does not import it within %d s' % (
+                self._python(), CHECK_LIMIT)
+        except OSError as e:
+            return '%s cannot be run: %s' % (self._python(), e.strerror)
         if done.returncode == 0:
             return None
         return '%s says: %s' % (self._python(), done.stderr.strip()[-1500:])

@@ -245,6 +245,34 @@ def test_stale_bytecode_goes(file, run):
     assert not stale.exists()
 
 
+def test_bytecode_that_stays_does_not_stop_an_install(file, run):
+    pristine = file.read_bytes()
+    # Nobody may unlink a folder; nor a file in one that belongs to root.
+    (file.parent / '__pycache__' / '__init__.cpython-399.pyc').mkdir(
+        parents=True)
+    assert run('install')[0] == 0
+    assert run('status')[0] == 0
+    assert run('remove')[0] == 0
+    assert file.read_bytes() == pristine
+
+
+@pytest.mark.parametrize('python, reason', [
+    ('#!/bin/sh\nexec sleep 30\n', 'within 1 s'),
+    ('not a program', 'cannot be run: Exec format error')])
+def test_a_check_that_does_not_end_undoes_the_install(
+        file, run, tmp_path, monkeypatch, python, reason):
+    monkeypatch.setattr(dropin, 'CHECK_LIMIT', 1)
+    pristine = file.read_bytes()
+    program = tmp_path / 'python'
+    program.write_text(python)
+    program.chmod(0o755)
+    monkeypatch.setattr(dropin.Tree, '_python', lambda tree: str(program))
+    code, _, err = run('install')
+    assert code == 1
+    assert 'has no effect' in err and reason in err
+    assert file.read_bytes() == pristine
+
+
 def test_the_exported_patch_is_the_same_block(file, run, tmp_path):
     patch = process.program('patch', 'patch')
     pristine = file.read_bytes()
