@@ -67,7 +67,7 @@ fault-table: packages $(VENV)/installed
 fuzz: $(VENV)/installed
 	$(BIN)/python -m nova_servicegroup.tests.fuzz $(ARGS)
 
-soak: packages $(VENV)/installed
+soak: packages $(VENV)/installed-bench
 	$(BIN)/python bench/soak.py --minutes $(MINUTES) $(ARGS)
 
 lint: $(VENV)/installed
@@ -126,6 +126,11 @@ $(VENV)/installed: pyproject.toml setup.py setup.cfg requirements.txt \
 	@echo 'Installing Nova and what the tests need into $(VENV).'
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 		-r test-requirements.txt -e .
+	@touch $@
+
+$(VENV)/installed-bench: bench/requirements.txt $(VENV)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+		-r bench/requirements.txt
 	@touch $@
 
 $(VENV)/installed-doc: doc/requirements.txt $(VENV)/installed

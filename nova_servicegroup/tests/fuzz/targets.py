@@ -36,6 +36,8 @@ from dogpile.cache import api as dogpile_api
 from kazoo import exceptions as kazoo_exc
 from kazoo import hosts as kazoo_hosts
 from kazoo.protocol import states
+# Whose options the drivers read.
+import nova.conf  # noqa: F401
 from oslo_config import cfg
 from oslo_utils import timeutils
 
