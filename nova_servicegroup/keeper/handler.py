@@ -16,6 +16,7 @@ import errno
 import os
 import select
 import socket
+import threading
 
 from kazoo.handlers import threading as kazoo_threading
 
@@ -85,6 +86,49 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
             if ready[0]:
                 self._unheard = None
         return ready
+
+
+class Resolver:
+    """Looks names up for a client, and goes on with what it knows.
+
+    kazoo asks for the addresses of all servers whenever it has tried them in
+    vain, and waits: a name service that is slow just then costs the session.
+
+    :param resolve: kazoo's own method
+    :param limit: seconds to wait for it once there are addresses
+    """
+
+    def __init__(self, resolve, limit):
+        self._resolve = resolve
+        self._limit = limit
+        self._known = []
+        self._thread = None
+
+    def __call__(self):
+        """Return a list of (name, IP address, port), as kazoo does."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._look_up, name='resolver', daemon=True)
+            self._thread.start()
+        self._thread.join(self._limit if self._known else None)
+        return list(self._known)
+
+    def _look_up(self):
+        self._known = self._resolve() or self._known
+
+
+def resolve_in_time(client, timeout):
+    """Give a client a Resolver.
+
+    kazoo keeps the method to itself (2.7 to 2.11 have it). One without it
+    asks as it likes.
+
+    :param timeout: of the session, seconds
+    """
+    resolve = getattr(client._connection, '_expand_client_hosts', None)
+    if resolve is not None:
+        client._connection._expand_client_hosts = Resolver(
+            resolve, timeout * SHARE)
 
 
 def _check(error):

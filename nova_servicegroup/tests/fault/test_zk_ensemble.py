@@ -15,7 +15,9 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 
 from kazoo import exceptions as kazoo_exc
@@ -27,6 +29,7 @@ from nova_servicegroup.evzookeeper import child
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import membership
 from nova_servicegroup import exception
+from nova_servicegroup.keeper import security as keeper_security
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import process
 
@@ -540,6 +543,44 @@ def test_nobody_listens(session):
 def test_a_name_that_does_not_resolve(session):
     with pytest.raises(exceptions.NotConnected):
         session('nowhere.invalid:2181', timeout=1.5)
+
+
+def test_a_slow_name_service_costs_no_session(ensemble, monkeypatch):
+    resolve, slow, lost = socket.getaddrinfo, [], threading.Event()
+
+    def getaddrinfo(host, *args, **kwargs):
+        if slow and host == 'localhost':
+            # As long as a resolver tries, and no answer in the end.
+            time.sleep(10)
+            raise socket.gaierror(socket.EAI_AGAIN, 'Try again')
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
+    client = keeper_security.Security().client(
+        ensemble.address.replace(process.LOOPBACK, 'localhost'), 10)
+    client.start(30)
+    try:
+        client.create('/slow-names', ephemeral=True)
+        session = client.client_id
+        client.add_listener(lambda state: state == 'LOST' and lost.set())
+        slow.append(True)
+        # Names are looked up anew when no server of the list answers.
+        ensemble.kill()
+        process.wait_until(lambda: not client.connected, 5, 'the loss')
+        time.sleep(1)
+        ensemble.start()
+        process.wait_until(lambda: client.connected, 8, 'its return')
+        assert client.client_id == session
+        assert client.exists('/slow-names')
+        assert not lost.is_set()
+        # It isn't asked by one thread after the other.
+        assert len([thread for thread in threading.enumerate()
+                    if thread.name == 'resolver']) <= 1
+    finally:
+        slow.clear()
+        client.stop()
+        client.close()
+        ensemble.start()
 
 
 def test_one_bad_address_among_good_ones(ensemble, session):
