@@ -97,20 +97,30 @@ class DbDriver(base.Driver):
         return None if last is None else self.now() - last.timestamp()
 
     def is_up(self, record):
-        # The scheduler asks a thousand times per request; the long way is for
-        # those that may be down, and while there is a doubt to be ended.
+        return self._is_surely_up(record) or super().is_up(record)
+
+    def updated_time(self, record):
+        if self._is_surely_up(record):
+            return record.updated_at
+        return super().updated_time(record)
+
+    def _is_surely_up(self, record):
+        """Return True for whom there is no need to go the long way.
+
+        The scheduler asks a thousand times per request. While there is a
+        doubt, the long way finds its end.
+        """
         try:
             last = record.last_seen_up
-            ended = report_count.is_last(record.report_count)
+            count = record.report_count
             age = (self.utcnow() - last.replace(tzinfo=None)).total_seconds()
-        except (AttributeError, TypeError):
-            return super().is_up(record)
-        if (abs(age) <= self.settings.service_down_time
-                and last.tzinfo in (None, base.UTC)
-                and not ended
-                and not self.groups.doubted):
-            return True
-        return super().is_up(record)
+            return (abs(age) <= self.settings.service_down_time
+                    and last.tzinfo in (None, base.UTC)
+                    and not report_count.is_last(count)
+                    and not self.groups.doubted)
+        except Exception:
+            # A dict, a record without all columns, a time in another form.
+            return False
 
     def observe(self, record):
         last_seen_up = record.get('last_seen_up')
@@ -182,6 +192,14 @@ class DbDriver(base.Driver):
                 % (record.binary, record.host, membership.interval, kind,
                    error))
         return super().explain(error, membership)
+
+
+def _count_of(record):
+    """Return a record's report_count, None for one that was read without."""
+    try:
+        return record.get('report_count')
+    except Exception:
+        return None
 
 
 def _kind_of(error):

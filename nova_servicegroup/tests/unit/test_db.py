@@ -18,6 +18,7 @@ import types
 
 from kombu import exceptions as kombu_exc
 from nova import exception as nova_exception
+from nova import objects
 from nova.servicegroup.drivers import db as in_tree_db
 from oslo_db import exception as db_exc
 import oslo_messaging as messaging
@@ -156,6 +157,13 @@ class TestDbDriver(contract.DriverContract):
         assert world.driver().is_up(record) is True
 
     # As in-tree, where a difference has no reason
+
+    def test_a_record_that_was_read_without_its_count_is_judged(self, world):
+        for age, up in ((1, True), (60, False)):
+            record = objects.Service(
+                host='h', topic='conductor', last_seen_up=timeutils.utcnow()
+                - datetime.timedelta(seconds=age))
+            assert world.driver().is_up(record) is up
 
     @pytest.mark.parametrize('name', contract.TIME_FORMS)
     def test_updated_time_is_the_records_own(self, world, name):
