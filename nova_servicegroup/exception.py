@@ -25,6 +25,7 @@ try:
     # put the instance into ERROR (nova/conductor/manager.py).
     _Unavailable = nova_exception.ComputeServiceUnavailable
 except ImportError:
+    nova_exception = None
     _Unavailable = Exception
 
 
@@ -47,7 +48,9 @@ class NovaShapeError(ServiceGroupError, RuntimeError):
 class ServiceGroupUnavailable(_Unavailable):
     """The driver can't tell whether a service is up.
 
-    Inside Nova it is a ``ComputeServiceUnavailable``.
+    Inside Nova it is a ``ComputeServiceUnavailable``, and whoever gets it by
+    RPC gets one of those, with the same text. Nova shows the text to tenants:
+    name no host in it.
 
     :param driver: the driver's name, str
     :param reason: what kept it from answering, str
@@ -58,3 +61,11 @@ class ServiceGroupUnavailable(_Unavailable):
                          'temporarily unavailable: %s' % (driver, reason))
         self.driver = driver
         self.reason = reason
+
+
+if nova_exception is not None:
+    # oslo.messaging sends the names of the class and of its module, and at
+    # the other end, where this package need not be installed, Nova lets it
+    # make objects of nova.exception only. Tracebacks show __qualname__.
+    ServiceGroupUnavailable.__module__ = _Unavailable.__module__
+    ServiceGroupUnavailable.__name__ = _Unavailable.__name__
