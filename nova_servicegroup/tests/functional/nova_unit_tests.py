@@ -1,0 +1,55 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A script: unit tests of the Nova that runs it.
+
+``python nova_unit_tests.py RESULT NAME...`` runs the tests of modules or
+classes, or single ones, and writes what came of them to the file RESULT, as
+JSON. Neither of the usual programs serves: stestr imports all of nova.tests
+to run a few modules, and at their end Nova's tests take away what pytest
+looks for then.
+"""
+
+import json
+import sys
+import unittest
+
+
+class Result(unittest.TestResult):
+    """Keeps the ids of all tests, and what those that failed said."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = []
+
+    def startTest(self, test):  # noqa: N802
+        super().startTest(test)
+        self.ran.append(test.id())
+
+    def as_dict(self):
+        failed = {test.id(): text for test, text in
+                  self.errors + self.failures}
+        failed.update((test.id(), 'unexpected success')
+                      for test in self.unexpectedSuccesses)
+        return {'ran': self.ran, 'failed': failed,
+                'skipped': {test.id(): why for test, why in self.skipped}}
+
+
+def main(path, names):
+    result = Result()
+    unittest.defaultTestLoader.loadTestsFromNames(names).run(result)
+    with open(path, 'w') as f:
+        json.dump(result.as_dict(), f)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], sys.argv[2:])
