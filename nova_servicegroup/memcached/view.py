@@ -410,7 +410,7 @@ class View:
                 continue
             if newest is None or sight.stamp > newest.stamp:
                 newest = sight
-            if sight.looked - sight.changed <= down_time:
+            if not sight.left and sight.looked - sight.changed <= down_time:
                 alive = sight
         host = entry.host
         if newest is None:

@@ -160,6 +160,16 @@ def _seconds(number):
     return float(number)
 
 
+def _token(token):
+    # Other workers of the host write it again: it must be what they can.
+    if type(token) is not str or not _TOKEN.fullmatch(token):
+        raise Unreadable('%.50r is no worker' % (token,))
+    return token
+
+
+_TOKEN = re.compile('[0-9a-f-]{1,32}')
+
+
 class _CachedValue(tuple):
     """Stands for dogpile's class of this name while unpickling."""
 
@@ -181,7 +191,7 @@ def _from_value(value):
     if type(workers) is not dict:
         raise Unreadable('its workers are %s' % type(workers).__name__)
     return Beat(stamp, payload, {
-        token: _seconds(number) for token, number in workers.items()})
+        _token(token): _seconds(number) for token, number in workers.items()})
 
 
 class _Unpickler(pickle.Unpickler):
@@ -251,7 +261,7 @@ def _usual():
         rb'\(dp11\nVct\np12\n' + number + rb'sVv\np13\n'
         rb'I%d\n' % dogpile_region.value_version +
         rb's(?:Vworkers\np14\n\(dp15\n'
-        rb'((?:V[0-9a-f-]{1,64}\np[0-9]{1,4}\n'
+        rb'((?:V[0-9a-f-]{1,32}\np[0-9]{1,4}\n'
         rb'F-?[0-9.e+]{1,32}\ns)*)s)?'
         rb'tp[0-9]{1,4}\ntp[0-9]{1,4}\nRp[0-9]{1,4}\n\.')
 

@@ -159,7 +159,10 @@ class Wire:
 
     def make(self, chaos):
         flags = 1
-        data = chaos.bytes_like(self.corpus, self.tokens)
+        if chaos.often(0.2):
+            data = chaos.bytes_like([self._pickled(chaos)], self.tokens)
+        else:
+            data = chaos.bytes_like(self.corpus, self.tokens)
         if chaos.often(0.1):
             flags, data = 9, zlib.compress(data)
             if chaos.often(0.5):
@@ -167,6 +170,19 @@ class Wire:
         if chaos.often(0.05):
             flags = chaos.choice((None, 0, 2, 3, 8, 9, 10 ** 9))
         return flags, data
+
+    def _pickled(self, chaos):
+        """Return a value that is sound as a pickle, and odd inside."""
+        metadata = {'ct': NOW_STAMP, 'v': 2, 'workers': {'1f-00aa': NOW_STAMP}}
+        if chaos.often(0.5):
+            metadata = chaos.dict_like([metadata])
+        if chaos.often(0.5):
+            odd = chaos.choice((
+                chaos.text_like(['1f-00aa']), 'a' * chaos.randrange(16000),
+                None, 7, 1.5, NOW, ('1f-00aa',)))
+            metadata['workers'] = {odd: NOW_STAMP, '2f-00bb': NOW_STAMP}
+        return pickle.dumps(dogpile_api.CachedValue(
+            chaos.choice((NOW, NOW, None, chaos.thing())), metadata), 0)
 
     def check(self, value):
         try:
@@ -176,7 +192,11 @@ class Wire:
         moment = in_tree(*value)
         assert beat.moment == moment, (beat, moment)
         assert math.isfinite(beat.stamp)
-        assert all(math.isfinite(n) for n in beat.workers.values())
+        # A writer takes the other workers over into its own value.
+        workers = {**beat.workers, '2f-00cc': NOW_STAMP + 10 ** 12}
+        ours = wire.encode(NOW_STAMP, NOW, workers)
+        assert wire.decode(1, ours).workers.items() <= workers.items()
+        assert in_tree(1, ours).replace(tzinfo=None) == NOW
 
 
 class _Plain(pickle.Unpickler):
@@ -237,7 +257,7 @@ class Heartbeats:
             monotonic=clock.monotonic, utcnow=clock.utcnow)
         reader = view.View(store, driver.settings, clock.monotonic,
                            clock.utcnow)
-        looked = [False, False]
+        seen = {}
         evidence = False
         for passed, values in looks:
             clock.now += passed
@@ -247,7 +267,10 @@ class Heartbeats:
             for index, value in enumerate(values):
                 if value == 'lost':
                     continue
-                first, looked[index] = not looked[index], True
+                first, before = index not in seen, seen.get(index)
+                seen[index] = value
+                if value == before:
+                    continue
                 with contextlib.suppress(wire.Unreadable, TypeError):
                     moment = wire.decode(*value).moment
                     if moment is not None:

@@ -15,16 +15,19 @@
 import datetime
 import os
 import pathlib
+import pickle
 import pty
 import re
 import subprocess
 import sys
 
+from dogpile.cache import api as dogpile_api
 import pytest
 
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import registrar
+from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fuzz import targets
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -32,12 +35,21 @@ FUZZ = [sys.executable, '-m', 'nova_servicegroup.tests.fuzz']
 NORTH = datetime.timezone(datetime.timedelta(hours=14))
 KEY = targets.Talk.keys[0].encode()
 
+BEAT = 1, wire.encode(targets.NOW_STAMP, targets.NOW, {})
+LEFT = 1, wire.encode(targets.NOW_STAMP, None, {})
+
 
 def record(**fields):
     return targets._Record(dict({
         'host': 'c1', 'topic': 'compute', 'binary': 'nova-compute',
         'created_at': None, 'updated_at': None, 'last_seen_up': None},
         **fields))
+
+
+def odd_workers(token):
+    stamp = targets.NOW_STAMP
+    return pickle.dumps(dogpile_api.CachedValue(None, {
+        'ct': stamp, 'v': 2, 'workers': {token: stamp}}), 0)
 
 
 def to_keeper(op, **changes):
@@ -52,6 +64,12 @@ def to_keeper(op, **changes):
     # Answers to "get" with the token of "gets", and the other way round.
     ('talk', ('get', [b'VALUE %s 1 1 77\r\nx\r\nEND\r\n' % KEY], 100)),
     ('talk', ('gets', [b'VALUE %s 1 1\r\nx\r\nEND\r\n' % KEY], 100)),
+    # Workers that made the next heartbeat of another one unreadable.
+    ('wire', (1, odd_workers(targets.NOW))),
+    ('wire', (1, odd_workers('a' * 16200))),
+    # An old heartbeat on one server, and "it left" of that moment on another.
+    ('heartbeats', [(61, ['lost', LEFT]), (10, [BEAT, (1, b'noise')]),
+                    (1, [BEAT, LEFT])]),
     # Times that are none, or none in UTC.
     ('records', record(updated_at=5)),
     ('records', record(last_seen_up=b'2026-02-03')),
