@@ -127,7 +127,7 @@ class DbDriver(base.Driver):
         return self._member(
             record.get('host'), last_seen_up,
             None if last_seen_up else record.get('created_at'),
-            record.get('report_count'), self.now())
+            _count_of(record), self.now())
 
     def _member(self, host, last_seen_up, created_at, count, now):
         try:

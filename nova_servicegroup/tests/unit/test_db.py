@@ -161,7 +161,8 @@ class TestDbDriver(contract.DriverContract):
     def test_a_record_that_was_read_without_its_count_is_judged(self, world):
         for age, up in ((1, True), (60, False)):
             record = objects.Service(
-                host='h', topic='conductor', last_seen_up=timeutils.utcnow()
+                host='h', topic='conductor', binary='nova-conductor',
+                last_seen_up=timeutils.utcnow()
                 - datetime.timedelta(seconds=age))
             assert world.driver().is_up(record) is up
 
