@@ -315,8 +315,11 @@ def answers_in(answers, start, end):
         yield max(at, start), state, told
 
 
-def judge(members, answers, ended, slack, down_time):
-    """Return the false transitions of one reader, a list of dicts."""
+def judge(members, answers, began, ended, slack, down_time):
+    """Return the false transitions of one reader, a list of dicts.
+
+    :param began: from when on its answers count, monotonic
+    """
     false = []
     for host, history in members.history.items():
         for (at, what), (until, _) in zip(
@@ -326,6 +329,7 @@ def judge(members, answers, ended, slack, down_time):
             else:
                 expected = 'not up'
                 after = at + slack + promised(members, what, down_time)
+            after = max(after, began)
             if after >= until:
                 continue
             wrong = [(when, state, told) for when, state, told in answers_in(
@@ -475,7 +479,7 @@ def assess(arguments, groups, readers, samples, seconds, began, ended, done,
         false, transitions, doubted = [], 0, 0
         for members in groups:
             if members.driver == reader.driver:
-                false += judge(members, answers, ended, slack,
+                false += judge(members, answers, began, ended, slack,
                                arguments.down_time)
         for host in answers:
             late = [entry for entry in answers[host] if entry[0] > began]
@@ -487,7 +491,9 @@ def assess(arguments, groups, readers, samples, seconds, began, ended, done,
             'passes': passes, 'answers': passes * hosts,
             'longest_pass_s': round(longest, 2),
             'transitions': transitions, 'doubted': doubted,
-            'false_transitions': len(false)}
+            'false_transitions': len(false),
+            'false_states': dict(collections.Counter(
+                entry['state'] for entry in false))}
         result['false_transitions'] += [
             dict(entry, reader=reader.name) for entry in false[:100]]
     result['processes'] = judge_usage(samples.samples, seconds)
@@ -525,7 +531,9 @@ def report(result):
           ['reader', 'answers', 'changed answers', 'of these "unknown"',
            'false', 'longest pass'],
           [[name, '{:,}'.format(r['answers']), r['transitions'],
-            r['doubted'], r['false_transitions'],
+            r['doubted'], ' '.join(
+                [str(r['false_transitions'])]
+                + ['%s: %d' % item for item in r['false_states'].items()]),
             '%.2f s' % r['longest_pass_s']]
            for name, r in result['readers'].items()])
     table('What the processes used, and gained after the warm-up',

@@ -246,17 +246,17 @@ class Writer:
 
 def read(driver, hosts, options, database, pause, output):
     conf = configuration(options)
-    asked = api.API(conf=conf)
     if database:
         context = open_database(database)
         from nova import objects
 
-    def records():
+    def records(group=TOPIC):
         if database:
             return objects.ServiceList.get_all(context)
         return [{'host': host, 'topic': TOPIC, 'binary': 'nova-' + TOPIC,
                  'updated_at': None} for host in hosts]
 
+    asked = api.API(conf=conf, inventory=records)
     said = {}
     passes, longest = 0, 0
     with open(output, 'w', buffering=1) as file:

@@ -33,7 +33,7 @@ def soak():
         sys.modules.pop('soak', None)
 
 
-def judged(soak, history, answers, driver='mc', ended=1000):
+def judged(soak, history, answers, driver='mc', began=0, ended=1000):
     """Return what is false about the one member of a driver.
 
     :param history: (at, what) of the member
@@ -43,7 +43,8 @@ def judged(soak, history, answers, driver='mc', ended=1000):
     members.history['a'] = history
     heard = {'a': [(at, *answer) for at, answer in answers]}
     return [(entry['expected'], entry['state'])
-            for entry in soak.judge(members, heard, ended, SLACK, DOWN_TIME)]
+            for entry in soak.judge(
+                members, heard, began, ended, SLACK, DOWN_TIME)]
 
 
 @pytest.mark.parametrize('answers, false', [
@@ -60,7 +61,7 @@ def test_a_member_that_is_there_is_up(soak, answers, false):
     if not answers:
         members = soak.Members('mc', ['a'])
         members.history['a'] = [(0, 'joined')]
-        found = soak.judge(members, {}, 1000, SLACK, DOWN_TIME)
+        found = soak.judge(members, {}, 0, 1000, SLACK, DOWN_TIME)
         assert found[0]['state'] == 'never asked'
         return
     assert judged(soak, [(0, 'joined')], answers) == false
@@ -79,6 +80,15 @@ def test_one_that_ended_is_not_up_when_it_is_promised(
     # Back before anybody had to notice: nobody has to.
     history[2] = (103, 'joined')
     assert judged(soak, history, [(1, UP)], driver) == []
+
+
+def test_what_a_reader_said_before_it_began_does_not_count(soak):
+    answers = [(50, DOUBT), (70, UP)]
+    assert judged(soak, [(0, 'joined')], answers) == [('up', 'unknown')]
+    assert judged(soak, [(0, 'joined')], answers, began=80) == []
+    # If it still stands then, it does.
+    assert judged(soak, [(0, 'joined')], answers, began=60) == [
+        ('up', 'unknown')]
 
 
 def test_growth_is_told_from_noise_and_from_a_warm_up(soak):
