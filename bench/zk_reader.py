@@ -105,8 +105,8 @@ def read_by_keeper(port, path):
 
     class Monitor(membership.MembershipMonitor):
 
-        def seen(self, joined, left):
-            super().seen(joined, left)
+        def seen(self, joined, left, fates, founded):
+            super().seen(joined, left, fates, founded)
             first = diary._last is None
             diary.seen(joined, left)
             if first:

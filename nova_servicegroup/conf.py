@@ -292,25 +292,10 @@ at most, whatever this is.
 Seconds for which a process's first question waits for the first listing.
 
 The first question about a group starts the process's session and its view of
-the group, which takes about a fifth of a second. While there is no view, the
-answer is "unknown" and ``[servicegroup] outage_policy`` decides. Later
-questions never wait.
-"""),
-    cfg.FloatOpt(
-        'rejoin_grace',
-        default=0.0,
-        min=0,
-        help="""
-Seconds for which a membership outlives its process, to hide a restart.
-
-Only with ``[servicegroup] leave_on_stop = false``. A service that is back
-within this time was never seen to be away; one that was killed is seen as
-down that much later, too. systemd must leave the keeper process alone for
-this: ``KillMode=process``.
-
-Related options:
-
-* ``[servicegroup] leave_on_stop``
+the group, which takes about a fifth of a second. If a host is missing then and
+nothing tells why, a new process waits for half of ``recv_timeout`` whether it
+comes back. While nothing is known, ``[servicegroup] outage_policy`` decides.
+Later questions never wait.
 """),
     cfg.StrOpt(
         'auth_scheme',

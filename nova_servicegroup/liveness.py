@@ -23,6 +23,7 @@ clock, the same for all members of a group.
 
 import bisect
 import enum
+import math
 import typing
 
 
@@ -188,7 +189,8 @@ class Group:
                    bisect.bisect_left(self._lasts, start))
 
     def _is_late(self, member, now):
-        return abs(now - member.last) >= self.late_after
+        return member.last != math.inf and (
+            abs(now - member.last) >= self.late_after)
 
 
 def judge(member, group, now, rules):

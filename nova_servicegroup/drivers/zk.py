@@ -35,6 +35,7 @@ For the operator:
   see contrib/systemd.
 """
 
+import datetime
 import functools
 import importlib.metadata
 import logging
@@ -63,8 +64,28 @@ OPEN = (
 
 #: seconds; a pulse only goes to the keeper and back
 PULSE_TIMEOUT = 2.0
+#: seconds between looks of a reader that has just begun
+FIRST_PAUSE = 0.05
 #: seconds a start waits for ZooKeeper before it goes on without
 JOIN_TIMEOUT = 5.0
+
+
+#: the directory of the records, beside those of the groups; no topic quotes
+#: to this
+RECORDS = '@last'
+
+_ENDS = {end.name.lower(): end for end in liveness.End}
+
+
+def _moment(seconds):
+    """Return seconds since 1970 as an aware UTC datetime; None if it is none.
+
+    What others wrote into a record may be any number.
+    """
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 class ZooKeeperDriver(base.Driver):
@@ -106,27 +127,67 @@ class ZooKeeperDriver(base.Driver):
     def observe(self, record):
         group, host = self.key(record)
         view = self._view(group)
-        if not self._stands(view):
-            return liveness.Member(host, None, doubt=Reason.OUTAGE)
+        member = self._member(view, host)
+        # A process that has just begun, nova-manage for one, waits until those
+        # that are missing had the time to come back.
+        while member.doubt is Reason.RETURNING and view.age < (
+                self.conf.zookeeper.first_listing_timeout):
+            time.sleep(FIRST_PAUSE)
+            member = self._member(view, host)
+        return member
+
+    def _member(self, view, host):
+        # The members again: whoever joined meanwhile is in one of the two.
         nodes = view.members.get(host)
-        if nodes:
-            return liveness.Member(host, math.inf, True, reason=Reason.PRESENT,
-                                   seen_at=max(nodes.values()))
-        gone = view.gone.get(host)
+        fate = None if nodes else view.fates.get(host)
+        nodes = nodes or view.members.get(host)
+        if nodes and self._stands(view):
+            return self._present(view, host, nodes)
+        if not view.fresh:
+            return liveness.Member(host, None, doubt=Reason.OUTAGE)
+        if fate is not None:
+            return self._missing(host, fate)
+        # What was lost with all of the store's memory looks as if it had
+        # never been, until all had the time to join again.
+        young = view.founded is not None and (
+            self.now() - view.founded < self.settings.rules.outage_grace)
+        empty = not (view.members or view.fates)
         return liveness.Member(
-            host, gone and gone.timestamp(), seen_at=gone,
-            reason=Reason.NEVER if gone is None else Reason.GONE)
+            host, None, reason=Reason.NEVER,
+            doubt=Reason.UNSEEN if young or empty else None)
+
+    def _present(self, view, host, nodes):
+        gap = view.gaps.get(host)
+        return liveness.Member(
+            host, math.inf, True, gap=gap and liveness.Gap(*gap),
+            reason=Reason.PRESENT, seen_at=max(nodes.values()))
+
+    def _missing(self, host, fate):
+        """Return the Member of a host that has no node."""
+        end = _ENDS.get(fate.state)
+        doubt = None
+        if not fate.sure and (end is None or self.now() - fate.last
+                              >= self.settings.rules.restart_grace):
+            # An old record may be of an incarnation before the last one.
+            doubt = Reason.RETURNING
+        return liveness.Member(
+            host, fate.last, end=end, doubt=doubt, reason=Reason.GONE,
+            seen_at=_moment(fate.last))
 
     def load_group(self, record):
         view = self._view(self.key(record)[0])
-        members = [liveness.Member(host, math.inf, True)
-                   for host in list(view.members)]
-        members += [liveness.Member(host, gone.timestamp())
-                    for host, gone in list(view.gone.items())]
+        if not view.fresh:
+            raise exception.ServiceGroupUnavailable(self.name, view.reason)
+        members = [self._present(view, host, nodes)
+                   for host, nodes in list(view.members.items())]
+        members += [self._missing(host, fate)
+                    for host, fate in list(view.fates.items())]
+        # That this reader's own session lives shows that the path works.
         return liveness.Group(members, 0, path_seen=math.inf)
 
     def now(self):
-        return time.time()
+        # In ZooKeeper's time: no other host's clock decides.
+        return self.monotonic() + self._session.ahead
 
     def recorded_time(self, record):
         try:
@@ -136,7 +197,9 @@ class ZooKeeperDriver(base.Driver):
         view = self._view(group)
         if host in view.members and self._stands(view):
             return base.as_aware(self.utcnow())
-        times = (view.gone.get(host), base.changed_at(record))
+        fate = view.fates.get(host)
+        times = (fate and _moment(fate.last),
+                 base.changed_at(record))
         return max((t for t in times if t is not None), default=None)
 
     def publish(self, membership):
@@ -151,14 +214,15 @@ class ZooKeeperDriver(base.Driver):
         znodes[key] = znode = zk_membership.Membership(
             self._session, self._path(membership.group), membership.member,
             data=self._about(membership), async_mode=True,
-            pulse_timeout=self.settings.service_down_time)
+            pulse_timeout=self.settings.service_down_time,
+            records=self._records(membership.group))
         znode.rejoin(timeout=min(JOIN_TIMEOUT, membership.interval / 2))
 
     def withdraw(self, membership, end, timeout):
         znode = self.shared('znodes', dict).pop(
             (membership.member, membership.group), None)
         if znode is not None:
-            znode.leave(timeout)
+            znode.leave(timeout, how=end.name.lower())
 
     def explain(self, error, membership):
         if isinstance(error, zk_exc.ZooKeeperException):
@@ -188,13 +252,16 @@ class ZooKeeperDriver(base.Driver):
             LOG.warning(OPEN)
         return evzookeeper.ZKSession(
             options.address, recv_timeout=options.recv_timeout,
-            retry_interval=options.sg_retry_interval, **security)
+            retry_interval=options.sg_retry_interval,
+            clock='%s/%s/@clock' % (options.sg_prefix, RECORDS), **security)
 
     def _view(self, group):
         """Return the view of a group, waiting for its first listing once."""
         view = self._views[os.getpid(), group] = self.shared(
             ('view', group), lambda: zk_membership.MembershipMonitor(
-                self._session, self._path(group)))
+                self._session, self._path(group),
+                records=self._records(group),
+                bound=self.settings.rules.outage_grace))
         view.wait(self.conf.zookeeper.first_listing_timeout)
         return view
 
@@ -208,6 +275,14 @@ class ZooKeeperDriver(base.Driver):
 
     def _path(self, group):
         return '%s/%s' % (self.conf.zookeeper.sg_prefix, names.quote(group))
+
+    def _records(self, group):
+        """Return the directory of a group's records, None without."""
+        if group != base.GUARDED:
+            # Of the others a host may have many processes.
+            return None
+        return '%s/%s/%s' % (self.conf.zookeeper.sg_prefix, RECORDS,
+                             names.quote(group))
 
     def _about(self, membership):
         return {'host': membership.member,

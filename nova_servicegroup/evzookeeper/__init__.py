@@ -123,21 +123,25 @@ class ZKSession:
     :param tls: dict of ca_file, cert_file, key_file, key_password (paths and
         str, or None) and check_hostname (bool); None: without TLS
     :param open_reading: others may read what this session makes
-    :param linger: seconds that memberships outlive this process
     :param retry_interval: longest pause between attempts, seconds
+    :param clock: path of a node that readers write to learn ZooKeeper's
+        time; None: this machine's is taken for it
     :raises BadAddress: ``host`` can't be one
     :raises NotConnected: ``timeout`` is over
     """
 
     def __init__(self, host, timeout=None, recv_timeout=10000, ident=None,
-                 auth=None, tls=None, open_reading=True, linger=0,
-                 retry_interval=5):
+                 auth=None, tls=None, open_reading=True, retry_interval=5,
+                 clock=None):
         self._config = {
             'version': protocol.VERSION, 'hosts': check_address(host),
             'session_timeout': recv_timeout / 1000,
             'security': {'auth': auth, 'tls': tls,
                          'open_reading': open_reading},
-            'linger': linger, 'retry_interval': retry_interval}
+            'retry_interval': retry_interval, 'clock': clock}
+        #: seconds by which ZooKeeper's time (since 1970) is ahead of
+        #: ``time.monotonic()``
+        self.ahead = time.time() - time.monotonic()
         self._ident = ident
         self._pid = os.getpid()
         self._retry_interval = retry_interval
@@ -152,8 +156,8 @@ class ZKSession:
         self._requests = {}
         self._numbers = itertools.count(1)
         self._members = {}      # id -> Membership
-        self._leaving = {}      # id -> join message of one that left, until
-                                # it is known that its node is gone
+        self._leaving = {}      # id -> (join message of one that left, how),
+                                # until it is known that its node is gone
         self._monitors = {}     # path -> MembershipMonitor
         self._changing = threading.RLock()
         _sessions.add(self)
@@ -253,16 +257,19 @@ class ZKSession:
                     number, member))
         return number
 
-    def remove_member(self, number, timeout):
+    def remove_member(self, number, timeout, how):
         """Take a membership's node away; raises as ``ask``.
 
         Whatever is raised: this keeper goes on trying, and so does the next.
+
+        :param how: what its record says then, 'left' or 'stopped'
         """
         with self._changing:
             # It can't be told to hang any more.
-            self._leaving[number] = dict(self._join_message(
+            message = dict(self._join_message(
                 number, self._members.pop(number)), pulse_timeout=None)
-        self.ask('leave', timeout, seq=number, id=number)
+            self._leaving[number] = message, how
+        self.ask('leave', timeout, seq=number, id=number, how=how)
 
     def add_monitor(self, monitor):
         with self._changing:
@@ -271,7 +278,7 @@ class ZKSession:
                                  % monitor.path)
             self._monitors[monitor.path] = monitor
             if self._greeted:
-                self._send_quietly('watch', path=monitor.path, known=[])
+                self._send_quietly('watch', **monitor.description())
 
     def remove_monitor(self, monitor):
         with self._changing:
@@ -350,16 +357,16 @@ class ZKSession:
                 self._ident[0], self._ident[1].hex()], **self._config)
             for number, member in self._members.items():
                 keeper.send('join', **self._join_message(number, member))
-            for number, message in self._leaving.items():
+            for number, (message, how) in self._leaving.items():
                 if message['node'] is not None:
                     keeper.send('join', **message)
-                    keeper.send('leave', seq=number, id=number)
-            for path, monitor in self._monitors.items():
-                keeper.send('watch', path=path, known=monitor.known())
+                    keeper.send('leave', seq=number, id=number, how=how)
+            for monitor in self._monitors.values():
+                keeper.send('watch', **monitor.description())
             self._greeted = True
 
     def _join_message(self, number, member):
-        return dict(member.description(), id=number, seq=0)
+        return dict(member.description(), id=number)
 
     def _send(self, op, **fields):
         if self._child is None or not self._greeted:
@@ -407,7 +414,10 @@ class ZKSession:
             if monitor is not None and op == 'blind':
                 monitor.blinded(message['reason'])
             elif monitor is not None and self._state == CONNECTED:
-                monitor.seen(message['joined'], message['left'])
+                monitor.seen(message['joined'], message['left'],
+                             message['fates'], message['founded'])
+        elif op == 'clock':
+            self.ahead = message['ahead']
         return None
 
     def _take_state(self, op, state, ident, reason):

@@ -16,8 +16,10 @@ import datetime
 import logging
 import threading
 import time
+import typing
 
 from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.keeper.fates import BACK
 from nova_servicegroup.keeper import names
 
 LOG = logging.getLogger(__name__)
@@ -38,14 +40,17 @@ class Membership:
     :param pulse_timeout: take the node away when ``refresh`` wasn't called
         for so many seconds: the process hangs. None: never
     :param timeout: seconds to wait for the node
+    :param records: path of a directory in which a record says how the member
+        ended; None: nothing says so
     :raises ZooKeeperException: unless ``async_mode``, it hasn't joined in
         time; it goes on trying until ``leave``
     """
 
     def __init__(self, session, basepath, name, data=None, async_mode=False,
-                 pulse_timeout=None, timeout=5.0):
+                 pulse_timeout=None, timeout=5.0, records=None):
         self._session = session
         self._path = basepath
+        self._records = records
         self._name = name
         self._data = dict(data or {})
         self._pulse_timeout = pulse_timeout
@@ -93,17 +98,20 @@ class Membership:
             raise
         return True
 
-    def leave(self, timeout=1.5):
+    def leave(self, timeout=1.5, how='left'):
         """Take the node away; tell whether it was seen to go in time.
 
         Even when not, it goes as soon as ZooKeeper can be told, and with the
         process at the latest.
+
+        :param how: what the record says then: 'left', or 'stopped' for a
+            process that is about to end
         """
         number, self._number = self._number, None
         if number is None:
             return True
         try:
-            self._session.remove_member(number, timeout)
+            self._session.remove_member(number, timeout, how)
         except exceptions.ZooKeeperException as e:
             LOG.warning('%s may still be seen in %s for a while, and until '
                         'this process ends at most: %s', self._name,
@@ -122,7 +130,8 @@ class Membership:
     # What the session calls.
 
     def description(self):
-        return {'path': self._path, 'host': self._name, 'data': self._data,
+        return {'path': self._path, 'records': self._records,
+                'host': self._name, 'data': self._data,
                 'pulse_timeout': self._pulse_timeout, 'node': self._last_node,
                 # Who hangs doesn't gain time by another keeper.
                 'silent': time.monotonic() - self._refreshed_at}
@@ -142,11 +151,30 @@ class Membership:
         return '%s; the session is %s' % (self._reason, self._session.why())
 
 
+class Fate(typing.NamedTuple):
+    """What is known of a member that has no node.
+
+    :param state: 'stopped', 'left', 'killed' or 'hung' if it ended by what
+        its own keeper wrote; 'missed'; or 'lost' if readers agree that it is
+    :param last: its last sign of life, or when it was first missed, seconds
+        since 1970 in ZooKeeper's time
+    :param sure: its time to come back is over, or how it ended was seen from
+        here
+    """
+
+    state: str
+    last: float
+    sure: bool
+
+
 class MembershipMonitor:
     """The members of a group as seen from here, kept up to date.
 
     :param session: a ZKSession
     :param basepath: path of the group's directory
+    :param records: path of the directory of its records, None without
+    :param bound: seconds after which those who come back no longer prolong
+        the time that others have to
     :param cb_func: called with the names of all members (None when the view
         went stale) after each change, in a thread of the session; must not
         block
@@ -154,16 +182,23 @@ class MembershipMonitor:
     """
 
     def __init__(self, session, basepath, cb_func=None, utcnow=None,
-                 monotonic=time.monotonic):
+                 monotonic=time.monotonic, records=None, bound=600):
         self.path = basepath
+        self._records = records
+        self._bound = bound
         self._session = session
         self._callback = cb_func
         self._utcnow = utcnow or _utcnow
         self._monotonic = monotonic
         #: host -> {node: since when it was seen, aware UTC datetime}
         self.members = {}
-        #: host -> when it was seen to go
-        self.gone = {}
+        #: host -> Fate of those that have no node
+        self.fates = {}
+        #: host -> (from, to) of those that are back: when they were missing,
+        #: in ZooKeeper's time
+        self.gaps = {}
+        #: when the directory of the records was made, in ZooKeeper's time
+        self.founded = None
         #: whether ``members`` is what ZooKeeper holds
         self.fresh = False
         #: monotonic time since when it isn't; None before the first listing
@@ -179,8 +214,12 @@ class MembershipMonitor:
         :param timeout: seconds, counted from when the monitor was made: who
             asks later doesn't wait at all
         """
-        return self._listed.wait(
-            max(0, self._made_at + timeout - time.monotonic()))
+        return self._listed.wait(max(0, timeout - self.age))
+
+    @property
+    def age(self):
+        """Seconds since the monitor was made."""
+        return time.monotonic() - self._made_at
 
     def get_all(self):
         """Return the names of the members, from memory, as a set.
@@ -210,19 +249,32 @@ class MembershipMonitor:
 
     # What the session calls, always from one thread.
 
-    def known(self):
-        """Return the nodes that this view holds, as a list."""
-        return [node for nodes in list(self.members.values())
-                for node in nodes]
+    def description(self):
+        """Return what a new keeper is told. It tells all fates anew."""
+        self.fates, self.gaps = {}, {}
+        return {'path': self.path, 'records': self._records,
+                'bound': self._bound,
+                'known': [node for nodes in list(self.members.values())
+                          for node in nodes]}
 
-    def seen(self, joined, left):
+    def seen(self, joined, left, fates, founded):
+        # Readers take no lock. So that they find a host in one place at
+        # least, it is put where it is now before it is taken from the other.
         now = self._utcnow()
         for node in joined:
             host = names.host(node)
             if host is not None:
-                # Replaced, not changed: readers take no lock.
                 self.members[host] = {**self.members.get(host, {}), node: now}
-                self.gone.pop(host, None)
+        for quoted, told in fates.items():
+            host = names.unquote(quoted)
+            if told is None or told[0] == BACK:
+                self.fates.pop(host, None)
+            else:
+                self.fates[host] = Fate(*told)
+            if told is not None and told[0] == BACK:
+                self.gaps[host] = tuple(told[1:])
+            else:
+                self.gaps.pop(host, None)
         for node in left:
             host = names.host(node)
             rest = {other: since
@@ -230,8 +282,9 @@ class MembershipMonitor:
                     if other != node}
             if rest:
                 self.members[host] = rest
-            elif self.members.pop(host, None) is not None:
-                self.gone[host] = now
+            else:
+                self.members.pop(host, None)
+        self.founded = founded
         self.fresh = True
         self.stale_since = None
         self._listed.set()

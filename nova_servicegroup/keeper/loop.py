@@ -31,6 +31,10 @@ POLL_PARENT = 0.5
 OWN_DELAY = 1.0
 #: seconds; poll() takes no more than 24 days
 LONGEST_WAIT = 86400
+#: seconds that a parent may take from closing its descriptors to its end
+ENDING = 0.3
+#: flag in /proc/PID/stat of a thread that ends
+_PF_EXITING = 0x4
 #: messages that wait for a parent that doesn't listen; older ones are lost
 BACKLOG = 1000
 
@@ -69,15 +73,15 @@ class Keeper:
         self._registrar = None
         self._pulses = {}
         self._connected = False
-        self._linger = 0
+        self._how = None     # the proven end of the parent, for its record
         self._parent = None
         self._pidfd = None
         self._poll = select.poll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._posted = collections.deque()
         self._messages = collections.deque(maxlen=BACKLOG)
-        self._views = {}     # path -> names the parent was told
-        self._pending = {}   # path -> names to tell
+        self._views = {}     # path -> (names, fates) the parent was told
+        self._pending = {}   # path -> (names, fates, founded) to tell
         self._out = b''
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -130,12 +134,9 @@ class Keeper:
             self._from_registrar(*self._posted.popleft())
         # Whatever was said before the parent died is still heard.
         alive = self._hear() if self._sock.fileno() in ready else True
-        if self._lifeline in ready or self._pidfd in ready or (
-                self._parent is not None and self._pidfd is None and
-                os.getppid() != self._parent):
-            alive = False
-        if not alive:
-            return self._orphaned()
+        if not alive or self._lifeline in ready or self._has_ended():
+            self._how = self._how or self._wait_for_end()
+            return False
         self._check_pulses(late)
         return True
 
@@ -155,7 +156,7 @@ class Keeper:
             for message in self._decoder.feed(data):
                 op = message.pop('op')
                 if op == 'close':
-                    self._linger = 0
+                    self._how = 'stopped'
                     return False
                 if (self._registrar is None) != (op == 'config'):
                     raise protocol.ProtocolError('%s out of turn' % op)
@@ -168,7 +169,6 @@ class Keeper:
                 'the package was changed under a running service; restart '
                 'the service' % (version, protocol.VERSION))
         self._parent = parent
-        self._linger = config['linger']
         try:
             self._pidfd = os.pidfd_open(parent)
             self._poll.register(self._pidfd, select.POLLIN)
@@ -186,11 +186,11 @@ class Keeper:
         kazoo_log.propagate = False
         self._registrar.start()
 
-    def _on_join(self, id, seq, path, host, data, pulse_timeout, silent,
+    def _on_join(self, id, path, records, host, data, pulse_timeout, silent,
                  node):
         self._pulses[id] = _Pulse(pulse_timeout, self._monotonic() - silent)
-        self._registrar.submit(self._registrar.join, id, path, host, data,
-                               node, seq)
+        self._registrar.submit(self._registrar.join, id, path, records, host,
+                               data, node)
 
     def _on_pulse(self, id, seq):
         pulse = self._pulses.get(id)
@@ -203,7 +203,7 @@ class Keeper:
                 self._log(logging.WARNING, 'The process of the membership %s '
                           'gives signs of life again; its node comes back.',
                           id)
-                self._registrar.submit(self._registrar.want, id, True)
+                self._registrar.submit(self._registrar.live, id)
             error = None
             if not self._connected:
                 error = 'the connection to ZooKeeper is away'
@@ -215,13 +215,14 @@ class Keeper:
     def _on_ping(self):
         self._messages.append(('pong', {}))
 
-    def _on_leave(self, id, seq):
+    def _on_leave(self, id, seq, how):
         self._pulses.pop(id, None)
-        self._registrar.submit(self._registrar.leave, id, seq)
+        self._registrar.submit(self._registrar.leave, id, how, seq)
 
-    def _on_watch(self, path, known):
-        self._views[path] = frozenset(known)
-        self._registrar.submit(self._registrar.watch, path, known)
+    def _on_watch(self, path, records, bound, known):
+        self._views[path] = frozenset(known), {}
+        self._registrar.submit(self._registrar.watch, path, records, bound,
+                               known)
 
     def _on_details(self, seq, path, host):
         self._registrar.submit(self._registrar.details, seq, path, host)
@@ -245,7 +246,8 @@ class Keeper:
                 self._log(logging.ERROR, 'No sign of life from the process '
                           'of the membership %s for %.1f s; taking its node '
                           'away.', member_id, now - pulse.seen)
-                self._registrar.submit(self._registrar.want, member_id, False)
+                self._registrar.submit(self._registrar.hang, member_id,
+                                       now - pulse.seen)
 
     def _log(self, level, text, *args):
         self._messages.append(('log', {'level': level, 'text': text % args}))
@@ -254,7 +256,8 @@ class Keeper:
 
     def _from_registrar(self, op, fields):
         if op == 'view':
-            self._pending[fields['path']] = fields['members']
+            self._pending[fields['path']] = (
+                fields['members'], fields['fates'], fields['founded'])
             return
         if op == 'state':
             self._connected = fields['state'] == 'connected'
@@ -295,21 +298,44 @@ class Keeper:
         if self._messages:
             op, fields = self._messages.popleft()
             return protocol.encode(op, **fields)
-        for path, members in self._pending.items():
+        for path, (members, fates, founded) in self._pending.items():
             del self._pending[path]
-            told, self._views[path] = self._views[path], members
+            told, told_fates = self._views[path]
+            self._views[path] = members, fates
+            changes = dict.fromkeys(told_fates.keys() - fates.keys())
+            changes.update((host, fate) for host, fate in fates.items()
+                           if told_fates.get(host) != fate)
             return protocol.encode('view', path=path,
                                    joined=sorted(members - told),
-                                   left=sorted(told - members))
+                                   left=sorted(told - members),
+                                   fates=changes, founded=founded)
         return b''
 
     # The end.
 
-    def _orphaned(self):
-        """Wait out the grace for a restart, if there is one."""
-        if self._linger and self._registrar is not None:
-            time.sleep(self._linger)
+    def _has_ended(self):
+        """Tell whether it is proven that the parent's process has ended."""
+        if self._parent is None:
+            return False
+        if os.getppid() != self._parent:
+            return True
+        if self._pidfd is not None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            return bool(poll.poll(0))
         return False
+
+    def _wait_for_end(self):
+        """Return 'killed' once the parent has ended, None if it has not.
+
+        That its descriptors are closed is no proof: exec closes them, too.
+        """
+        deadline = self._monotonic() + ENDING
+        while not (self._has_ended() or _is_ending(self._parent)):
+            if self._parent is None or self._monotonic() > deadline:
+                return None
+            time.sleep(0.001)
+        return 'killed'
 
     def _tell_failure(self, reason):
         try:
@@ -325,7 +351,27 @@ class Keeper:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT)
         if self._registrar is not None:
-            self._registrar.close()
+            self._registrar.close(self._how)
+
+
+def _is_ending(pid):
+    """Tell whether all threads of a process are about to end.
+
+    The kernel marks them before it frees the memory, which takes as long as
+    all the rest, and nothing brings them back.
+    """
+    if pid is None:
+        return False
+    try:
+        for thread in os.listdir('/proc/%d/task' % pid):
+            with open('/proc/%d/task/%s/stat' % (pid, thread)) as stat:
+                flags = stat.read().rpartition(')')[2].split()[6]
+            if not int(flags) & _PF_EXITING:
+                return False
+    except (OSError, ValueError, IndexError):
+        # Gone meanwhile, or hidden: the pidfd tells.
+        return False
+    return True
 
 
 class _LastWarning(logging.Handler):

@@ -39,11 +39,14 @@ def node(host, token):
 def host(name):
     """Return the host that a node stands for, None if it is none of ours."""
     match = _NODE.match(name)
-    if match is None:
-        return None
+    return None if match is None else unquote(match[1])
+
+
+def unquote(quoted):
+    """Return the text of which ``quote`` makes this; None if there is none."""
     try:
-        found = parse.unquote(match[1], errors='surrogatepass')
+        found = parse.unquote(quoted, errors='surrogatepass')
     except UnicodeDecodeError:
         return None
     # Only one spelling of a host is ours.
-    return found if quote(found) == match[1] else None
+    return found if quote(found) == quoted else None

@@ -25,7 +25,7 @@ import struct
 
 #: raised whenever the messages change: a keeper started from a newer package
 #: than its parent runs says so instead of guessing
-VERSION = 3
+VERSION = 4
 
 _NAMES = [str]
 
@@ -43,18 +43,24 @@ FROM_PARENT = {
     # security: what keeper.security.Security takes.
     'config': {'version': int, 'parent': int, 'hosts': str,
                'session_timeout': _NUMBER, 'ident': (list, type(None)),
-               'security': dict, 'linger': _NUMBER,
-               'retry_interval': _NUMBER},
+               'security': dict, 'retry_interval': _NUMBER,
+               # A node that is written to learn ZooKeeper's time.
+               'clock': _OPTIONAL_STR},
     # Be a member; node is the name that an earlier keeper gave it, if any,
-    # silent the time since its last pulse.
-    'join': {'id': int, 'seq': int, 'path': str, 'host': str, 'data': dict,
-             'pulse_timeout': (int, float, type(None)), 'silent': _NUMBER,
-             'node': _OPTIONAL_STR},
+    # silent the time since its last pulse. records: the directory that has a
+    # record of the host, if any.
+    'join': {'id': int, 'path': str, 'records': _OPTIONAL_STR, 'host': str,
+             'data': dict, 'pulse_timeout': (int, float, type(None)),
+             'silent': _NUMBER, 'node': _OPTIONAL_STR},
     # The parent lives. Answered by what is known of the membership.
     'pulse': {'id': int, 'seq': int},
-    'leave': {'id': int, 'seq': int},
-    # List and watch a directory. known: names that the parent believes in.
-    'watch': {'path': str, 'known': _NAMES},
+    # how: 'stopped' or 'left', for the record.
+    'leave': {'id': int, 'seq': int, 'how': str},
+    # List and watch a directory and, if there are any, its members' records.
+    # bound: seconds after which nothing prolongs anybody's time to come back.
+    # known: names that the parent believes in.
+    'watch': {'path': str, 'records': _OPTIONAL_STR, 'bound': _NUMBER,
+              'known': _NAMES},
     'details': {'seq': int, 'path': str, 'host': str},
     # Does the keeper live? Answered by a pong.
     'ping': {},
@@ -73,7 +79,13 @@ FROM_KEEPER = {
     'member': {'id': int, 'node': _OPTIONAL_STR, 'reason': str},
     # Names that came to a watched directory and that went since the last
     # one (since known, at first). Without any it says: still as it was.
-    'view': {'path': str, 'joined': _NAMES, 'left': _NAMES},
+    # fates: changes of what keeper.fates.Fates tells, null for what isn't
+    # told any more. founded: when the records' directory was made, seconds
+    # since 1970 in ZooKeeper's time; null if there is none.
+    'view': {'path': str, 'joined': _NAMES, 'left': _NAMES, 'fates': dict,
+             'founded': (int, float, type(None))},
+    # How far ZooKeeper's time (seconds since 1970) is ahead of the monotonic.
+    'clock': {'ahead': _NUMBER},
     # A watched directory that can't be listed, and why.
     'blind': {'path': str, 'reason': str},
     'answer': {'seq': int, 'error': _OPTIONAL_STR, 'result': [list]},

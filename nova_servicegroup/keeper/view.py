@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What a keeper believes of one directory, and how often it asks."""
+"""How often a keeper lists a directory, and which nodes it looks at."""
 
 import itertools
 
@@ -26,14 +26,6 @@ LOOKS = 200
 #: nodes a second that are looked at when there were more: a hundred readers
 #: of 10,000 members shall not ask a million questions at once
 LOOKS_PER_SECOND = 20
-#: seconds for which nobody is taken for dead after an outage, at most
-LONGEST_HOLD = 60
-#: seconds more that a member may need to come back, for each in its group:
-#: servers take some thousand sessions a second, and a fleet waits its turn
-TURN = 0.001
-#: more hosts than this, and this part of all, don't die in an outage: they
-#: are not back yet
-MANY, MANY_PART = 10, 0.1
 
 
 class Pace:
@@ -108,69 +100,3 @@ class Doubts:
             self._looks = min(LOOKS, self._looks + LOOKS_PER_SECOND * (
                 now - self._counted_at))
         self._counted_at = now
-
-
-class View:
-    """The members of a directory, as far as listings are to be believed.
-
-    After the connection was away, a member that a listing lacks need not be
-    dead. When the whole ensemble was away, living members come back one after
-    the other: their nodes are there at first, for the servers give every
-    session its full time again, but those of a large fleet that come too late
-    for that lose them and make others. If it was wiped, all do. So whoever was
-    believed in before is held until all have had the time to come, while there
-    still are some that come, and while many are missing.
-
-    :param known: names believed in before this keeper began
-    """
-
-    def __init__(self, known=()):
-        self.members = frozenset(known)
-        self._held = frozenset()
-        self._missing = self._late = False
-        self._hold = 0
-        self._until = 0
-        self._longest = 0
-
-    def reconnected(self, now, hold):
-        """Begin to hold who is believed in.
-
-        :param now: monotonic time
-        :param hold: seconds that a living member alone may need to come
-        """
-        hold += TURN * len(self.members)
-        self._held = self.members
-        self._late = True
-        self._hold = hold
-        self._until = now + hold
-        self._longest = now + max(hold, LONGEST_HOLD)
-
-    def listed(self, names, now):
-        """Take a listing; return the names that are now believed in."""
-        names = frozenset(names)
-        # Who went after nearly all had been back did not come late.
-        were_late, self._late = self._late, self._many_missing(names)
-        if now < self._until:
-            still_coming = not names <= self.members
-        else:
-            still_coming = were_late and self._late
-        if still_coming:
-            self._until = min(now + self._hold, self._longest)
-        if now >= self._until:
-            self._held = frozenset()
-        self._missing = not self._held <= names
-        self.members = names | self._held
-        return self.members
-
-    def _many_missing(self, names):
-        """Tell whether more than a few of the held hosts have no node."""
-        if not self._held:
-            return False
-        held = {name.partition('@')[0] for name in self._held}
-        missing = held - {name.partition('@')[0] for name in names}
-        return len(missing) > max(MANY, MANY_PART * len(held))
-
-    @property
-    def review_at(self):
-        """When to list again because somebody is held, or None."""
-        return self._until if self._missing else None

@@ -46,3 +46,24 @@ def reader(config, ensemble):
     yield make
     for driver in made:
         driver._session.close()
+
+
+@pytest.fixture
+def begin(reader):
+    """Make a reader as another process has one: it shares nothing.
+
+    ``begin(option=value)``: options of [zookeeper].
+    """
+    def make(**options):
+        driver, own = reader(**options), {}
+        driver.settings.refresh()
+
+        def shared(kind, make):
+            if kind not in own:
+                own[kind] = make()
+            return own[kind]
+
+        driver.shared = shared
+        return driver
+
+    return make

@@ -19,6 +19,9 @@ import time
 import pytest
 
 from nova_servicegroup.drivers import zk
+from nova_servicegroup.liveness import Question
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
 from nova_servicegroup.tests import contract
 from nova_servicegroup.tests.fixtures import member
 from nova_servicegroup.tests.fixtures import process
@@ -51,13 +54,19 @@ class ZooKeeperWorld(contract.World):
         settings = self._driver.settings
         settings.refresh()
         settings.service_down_time *= SECOND
-        settings.outage_grace *= SECOND
+        settings.rules = settings.rules._replace(
+            down_time=settings.rules.down_time * SECOND,
+            restart_grace=settings.rules.restart_grace * SECOND,
+            # The group is older than this.
+            outage_grace=0)
         return self._driver
 
-    def service(self, host, group=contract.GROUP):
+    def service(self, host, group=None):
+        group = group or contract.GROUP
         return contract.FakeService(host, group, self.record(host, group))
 
-    def record(self, host, group=contract.GROUP):
+    def record(self, host, group=None):
+        group = group or contract.GROUP
         return {'host': host, 'topic': group, 'binary': 'nova-' + group,
                 'updated_at': None, 'last_seen_up': None, 'created_at': None}
 
@@ -65,6 +74,8 @@ class ZooKeeperWorld(contract.World):
         time.sleep(seconds * SECOND + 0.1)
 
     def settle(self):
+        # A reader is there from the begin.
+        self._driver.is_up(self.record('host1'))
         time.sleep(0.2)
 
     def break_store(self):
@@ -107,17 +118,30 @@ def world(config, server, tmp_path):
 
 
 class TestZooKeeperDriver(contract.DriverContract):
+    """As computes, whose ends are recorded."""
+
+    @pytest.fixture(autouse=True)
+    def _group(self, monkeypatch, world):
+        monkeypatch.setattr(contract, 'GROUP', 'compute')
+        with world.server.client() as client:
+            # A group that nobody is in yet knows nothing.
+            client.ensure_path('%s/@last/compute/other' % (
+                world.config.conf.zookeeper.sg_prefix))
+            client.set('%s/@last/compute/other' % (
+                world.config.conf.zookeeper.sg_prefix),
+                b'{"token":"0123456789abcdef","state":"left"}')
 
     def test_a_killed_process_is_down_within_a_second(self, world):
         driver = world.driver()
-        assert driver.is_up(world.record('host1')) is False
+        record = world.record('host1')
+        assert driver.answer(record, Question.MAY_PLACE) is False
         with member.Member(
                 world.directory, 'host1', world.server.address,
                 prefix=world.config.conf.zookeeper.sg_prefix) as other:
             other.wait_joined()
-            process.wait_until(lambda: driver.is_up(world.record('host1')),
-                               1, 'host1 up')
+            process.wait_until(lambda: driver.is_up(record), 1, 'host1 up')
             other.kill()
             process.wait_until(
-                lambda: not driver.is_up(world.record('host1')), 1,
-                'host1 down')
+                lambda: driver.answer(record, Question.MAY_PLACE) is False,
+                1, 'host1 down')
+        assert driver.verdict(record)[:2] == (State.ENDED, Reason.KILLED)

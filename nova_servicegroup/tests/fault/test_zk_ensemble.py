@@ -28,13 +28,26 @@ from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import child
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import membership
-from nova_servicegroup import exception
 from nova_servicegroup.keeper import security as keeper_security
+from nova_servicegroup.liveness import Question
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import process
 
 DIRECTORY = '/servicegroups/compute'
+RECORDS = '/servicegroups/@last/compute'
 HOSTS = ('h0', 'h1', 'h2', 'h3')
+
+
+def join(session, host, **how):
+    return membership.Membership(session, DIRECTORY, host, records=RECORDS,
+                                 **how)
+
+
+def placed(driver, record):
+    """Return whether the scheduler is told that a host is up."""
+    return driver.answer(record, Question.MAY_PLACE) is True
 
 
 @pytest.fixture
@@ -56,7 +69,7 @@ def session(ensemble):
 @pytest.fixture
 def members(session):
     """Four members, each with its own session."""
-    made = [membership.Membership(session(), DIRECTORY, host, timeout=10)
+    made = [join(session(), host, timeout=10)
             for host in HOSTS]
     yield made
 
@@ -68,7 +81,7 @@ def everybody(reader, members, config):
     driver = reader()
     driver.settings.refresh()
     for host in HOSTS:
-        process.wait_until(lambda: driver.is_up(answers.record(host)), 5,
+        process.wait_until(lambda: placed(driver, answers.record(host)), 5,
                            '%s up' % host)
     watches = [answers.Answers(driver, host, interval=0.02)
                for host in HOSTS]
@@ -153,19 +166,25 @@ def test_who_died_while_the_ensemble_was_away_is_down_in_time(
     assert [watch.given for watch in everybody[1:]] == [[True]] * 3
 
 
-def test_after_the_grace_nobody_knows(ensemble, members, everybody, config):
-    config.config(group='servicegroup', outage_grace=1)
-    everybody[0]._driver.settings.refresh()
+def test_after_a_while_nobody_knows(ensemble, members, everybody, config):
+    config.config(service_down_time=2)
+    driver = everybody[0]._driver
+    driver.settings.refresh()
+
+    def verdicts():
+        return {driver.verdict(answers.record(host))[:2] for host in HOSTS}
+
     ensemble.kill()
-    unknown = exception.ServiceGroupUnavailable
+    time.sleep(0.5)
+    assert verdicts() == {(State.UP, Reason.PRESENT)}
     process.wait_until(
-        lambda: all(watch.given == [True, unknown] for watch in everybody),
-        10, 'nobody knows')
+        lambda: verdicts() == {(State.UNKNOWN, Reason.OUTAGE)}, 5,
+        'nobody knows')
     ensemble.start()
     all_back(members)
     process.wait_until(
-        lambda: all(watch.given == [True, unknown, True]
-                    for watch in everybody), 10, 'all are up')
+        lambda: verdicts() == {(State.UP, Reason.PRESENT)}, 10, 'all are up')
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
 
 
 def test_the_ensemble_is_wiped(ensemble, members, everybody):
@@ -198,23 +217,23 @@ def test_a_deleted_node_comes_back_by_itself(ensemble, members, reader):
     driver = reader()
     one = members[0]
     node = one.node
-    assert driver.is_up(answers.record('h0')) is True
+    assert placed(driver, answers.record('h0')) is True
     with ensemble.client() as client:
         client.delete('%s/%s' % (DIRECTORY, node))
     process.wait_until(lambda: one.node not in (None, node), 2,
                        'a new node')
-    process.wait_until(lambda: driver.is_up(answers.record('h0')), 1, 'up')
+    process.wait_until(lambda: placed(driver, answers.record('h0')), 1, 'up')
 
 
 def test_a_fork_after_first_use(ensemble, members, reader):
     """The child sees, makes its own session, and harms nobody's."""
     driver = reader()
-    assert driver.is_up(answers.record('h0')) is True
+    assert placed(driver, answers.record('h0')) is True
     keeper, result = driver._session.keeper_pid, os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            up = driver.is_up(answers.record('h0')) is True
+            up = placed(driver, answers.record('h0')) is True
             own = driver._session.keeper_pid not in (None, keeper)
             driver._session.close()
             os.write(result[1], b'fine' if up and own else b'bad')
@@ -234,14 +253,14 @@ def test_a_fork_after_first_use(ensemble, members, reader):
 def test_a_fork_in_c_freezes_no_view(ensemble, members, reader):
     """As uWSGI forks: without Python's hooks."""
     driver = reader()
-    assert driver.is_up(answers.record('h0')) is True
+    assert placed(driver, answers.record('h0')) is True
     told, result = os.pipe(), os.pipe()
     pid = ctypes.PyDLL(None).fork()
     if pid == 0:
         signal.alarm(30)
         os.read(told[0], 1)
-        up = driver.is_up(answers.record('h0'))
-        others = driver.is_up(answers.record('h1'))
+        up = placed(driver, answers.record('h0'))
+        others = placed(driver, answers.record('h1'))
         driver._session.close()
         os.write(result[1], b'%s %s' % (str(up).encode(),
                                         str(others).encode()))
@@ -271,48 +290,47 @@ def test_readers_see_a_change_among_a_thousand(ensemble, session, reader):
         others = [membership.MembershipMonitor(session(), DIRECTORY)
                   for _ in range(3)]
         process.wait_until(
-            lambda: driver.is_up(answers.record('m999')) and all(
+            lambda: placed(driver, answers.record('m999')) and all(
                 len(other.members) == 1000 for other in others), 10,
             'all know all')
         times = []
         for number in range(20):
             host = 'm%d' % number
             one = answers.record(host)
-            assert driver.is_up(one) is True
+            assert placed(driver, one) is True
             began = time.monotonic()
             client.delete(path % (host, number))
             process.wait_until(
-                lambda: not (driver.is_up(one) or any(
+                lambda: not (placed(driver, one) or any(
                     host in other.members for other in others)),
                 2, 'down for all', interval=0.001)
             times.append(time.monotonic() - began)
-            assert driver.is_up(answers.record('m500')) is True
+            assert placed(driver, answers.record('m500')) is True
             # Longer than the pause between listings.
             time.sleep(0.1)
     # Of those that met no other load on this machine.
     assert sorted(times)[5] < 0.05, times
     process.wait_until(
-        lambda: not driver.is_up(answers.record('m500')), 3, 'm500 down')
+        lambda: not placed(driver, answers.record('m500')), 3, 'm500 down')
 
 
 def test_updated_time_is_now_or_when_it_went(reader, session):
     driver = reader()
-    one = membership.Membership(session(), DIRECTORY, 'timely', timeout=10)
+    one = join(session(), 'timely', timeout=10)
     record = answers.record('timely')
-    process.wait_until(lambda: driver.is_up(record), 5, 'up')
+    process.wait_until(lambda: placed(driver, record), 5, 'up')
     first = driver.updated_time(record)
     time.sleep(0.2)
     second = driver.updated_time(record)
     assert second > first
     one.leave()
-    process.wait_until(lambda: not driver.is_up(record), 5, 'down')
+    process.wait_until(lambda: not placed(driver, record), 5, 'down')
     went = driver.updated_time(record)
     assert went >= second
     time.sleep(0.2)
     assert driver.updated_time(record) == went
     record['updated_at'] = '2100-01-01T00:00:00.000000'
     assert driver.updated_time(record).year == 2100
-    assert driver.updated_time(answers.record('never')) is None
 
 
 def test_monitors_tell_of_changes(session):
@@ -348,15 +366,15 @@ def test_a_chroot_and_a_prefix_are_made(ensemble, session):
 def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
     driver = reader()
 
-    def join(boot_id):
-        return membership.Membership(
-            session(recv_timeout=1000), DIRECTORY, 'twin', timeout=5,
+    def twin(boot_id):
+        return join(
+            session(recv_timeout=1000), 'twin', timeout=5,
             data={'host': 'twin', 'boot_id': boot_id, 'pid': 7})
 
-    one = [join('boot-a')]
+    one = [twin('boot-a')]
     # Its own search finds nobody: it must be told by who comes later.
     time.sleep(4)
-    one += [join('boot-b'), join('boot-a')]
+    one += [twin('boot-b'), twin('boot-a')]
     boot_ids = sorted(data['boot_id'] for _, data, _ in
                       driver.member_details(answers.record('twin')))
     assert boot_ids == ['boot-a', 'boot-a', 'boot-b']
@@ -385,10 +403,10 @@ def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
     '%2E', 'x' * 255, 'ü' * 127, '-', '\u202e', 'a\tb'])
 def test_any_host_name_will_do(session, reader, host):
     driver = reader()
-    one = membership.Membership(session(), DIRECTORY, host, timeout=5)
-    process.wait_until(lambda: driver.is_up(answers.record(host)), 5, 'up')
+    one = join(session(), host, timeout=5)
+    process.wait_until(lambda: placed(driver, answers.record(host)), 5, 'up')
     one.leave()
-    process.wait_until(lambda: not driver.is_up(answers.record(host)), 5,
+    process.wait_until(lambda: not placed(driver, answers.record(host)), 5,
                        'down')
 
 
@@ -405,11 +423,11 @@ def test_foreign_nodes_are_no_members(ensemble, session, reader, caplog):
         # Garbage for data makes no difference: the session counts.
         client.create(DIRECTORY + '/odd@0123456789abcdef', b'\xff\x00{',
                       ephemeral=True)
-        process.wait_until(lambda: driver.is_up(answers.record('odd')), 5,
+        process.wait_until(lambda: placed(driver, answers.record('odd')), 5,
                            'odd up')
         for host in ('ghost', '', 'ghost@x', '@'):
             if host:
-                assert driver.is_up(answers.record(host)) is False
+                assert placed(driver, answers.record(host)) is False
         (_, data, _), = driver.member_details(answers.record('odd'))
         assert data == {}
         assert driver.member_details(answers.record('ghost')) == []
@@ -428,13 +446,13 @@ def test_a_restored_backup_is_no_fleet(ensemble, session, reader):
                 '%s/%s@0123456789abcdef' % (DIRECTORY, host))
                 for host in hosts]:
             request.get(10)
-        membership.Membership(session(), DIRECTORY, 'real', timeout=5)
+        join(session(), 'real', timeout=5)
         driver = reader()
-        assert driver.is_up(answers.record('real'))
+        assert placed(driver, answers.record('real'))
         process.wait_until(
-            lambda: not any(driver.is_up(answers.record(host))
+            lambda: not any(placed(driver, answers.record(host))
                             for host in hosts), 5, 'all down')
-        assert driver.is_up(answers.record('real'))
+        assert placed(driver, answers.record('real'))
 
 
 def test_an_acl_that_forbids_us(ensemble, session, reader, config):
@@ -444,8 +462,8 @@ def test_an_acl_that_forbids_us(ensemble, session, reader, config):
             membership.Membership(session(), '/locked/compute', 'a',
                                   timeout=3)
         driver = reader(sg_prefix='/locked', first_listing_timeout=1.0)
-        with pytest.raises(exception.ServiceGroupUnavailable):
-            driver.is_up(answers.record('a'))
+        assert driver.verdict(answers.record('a'))[:2] == (
+            State.UNKNOWN, Reason.OUTAGE)
         with pytest.raises(kazoo_exc.NoNodeError):
             client.get_children('/locked/compute')
         # It is tried again now and then, not over and over.
@@ -472,7 +490,7 @@ def test_an_acl_that_lets_us_join_and_not_read(ensemble, session, caplog):
 def test_who_leaves_under_a_new_keeper_has_left(ensemble, session):
     """Before that keeper knows the node of the one that was killed."""
     one = session()
-    member = membership.Membership(one, DIRECTORY, 'quick', timeout=5)
+    member = join(one, 'quick', timeout=5)
     before = one.keeper_pid
     os.kill(before, signal.SIGKILL)
     process.wait_until(lambda: one.keeper_pid not in (None, before)
@@ -487,8 +505,8 @@ def test_who_leaves_under_a_new_keeper_has_left(ensemble, session):
 def test_who_leaves_while_there_is_no_keeper_leaves(ensemble, session,
                                                     monkeypatch, tmp_path):
     one = session()
-    member = membership.Membership(one, DIRECTORY, 'unkept', timeout=5)
-    other = membership.Membership(one, DIRECTORY, 'staying', timeout=5)
+    member = join(one, 'unkept', timeout=5)
+    other = join(one, 'staying', timeout=5)
     slow = tmp_path / 'python'
     slow.write_text('#!/bin/sh\nsleep 1\nexec %s "$@"\n' % sys.executable)
     slow.chmod(0o755)
@@ -530,7 +548,7 @@ def test_a_server_that_is_no_zookeeper(session, tmp_path):
         server.wait_ready(lambda: process.listening(port), 10)
         one = session('127.0.0.1:%d' % port)
         with pytest.raises(exceptions.NotJoined):
-            membership.Membership(one, DIRECTORY, 'a', timeout=6)
+            join(one, 'a', timeout=6)
         assert one.keeper_pid is not None
         assert not one.is_connected()
 

@@ -16,6 +16,7 @@ Time limits here are what an operator may rely on even on a loaded machine;
 bench/ measures what is usual.
 """
 
+import functools
 import os
 import pathlib
 import signal
@@ -26,11 +27,17 @@ import time
 
 import pytest
 
+from nova_servicegroup.liveness import Question
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import member
 from nova_servicegroup.tests.fixtures import process
 
 MODES = [member.THREADING, member.EVENTLET]
+
+#: what the scheduler is told over and over
+Answers = functools.partial(answers.Answers, question=Question.MAY_PLACE)
 
 #: seconds: much less than a session lasts, even on a loaded machine
 SOON = 2
@@ -62,9 +69,16 @@ def alive(pid):
 
 
 def wait_answer(driver, host, answer, timeout):
+    """Wait until the scheduler is told so."""
     process.wait_until(
-        lambda: driver.is_up(answers.record(host)) is answer, timeout,
+        lambda: driver.answer(answers.record(host), Question.MAY_PLACE)
+        is answer, timeout,
         '%s %s' % (host, 'up' if answer else 'down'), interval=0.002)
+
+
+def verdict(driver, host):
+    """Return (state, reason)."""
+    return driver.verdict(answers.record(host))[:2]
 
 
 def owner(driver, host):
@@ -86,6 +100,9 @@ def test_a_killed_process_is_down_at_once(start, reader, mode):
         times.append(time.monotonic() - began)
         process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
                            'the end of the keeper')
+        assert verdict(driver, 'killed') == (State.ENDED, Reason.KILLED)
+        # Nobody evacuates its host for that.
+        assert driver.is_up(answers.record('killed')) is True
     assert statistics.median(times) < 0.5, times
 
 
@@ -118,7 +135,7 @@ def test_a_short_freeze_is_invisible(start, reader, mode):
     one = start('frozen', mode=mode, down_time=9, recv_timeout=2000)
     wait_answer(driver, 'frozen', True, 5)
     session = owner(driver, 'frozen')
-    with answers.Answers(driver, 'frozen') as seen:
+    with Answers(driver, 'frozen') as seen:
         one.freeze()
         time.sleep(4)
         one.thaw()
@@ -163,7 +180,7 @@ def test_a_hung_process_gains_nothing_by_another_keeper(start, reader):
     wait_answer(driver, 'revived', False, 6)
     before = one.keeper_pid
     os.kill(before, signal.SIGKILL)
-    with answers.Answers(driver, 'revived') as seen:
+    with Answers(driver, 'revived') as seen:
         process.wait_until(lambda: one.keeper_pid not in (None, before), 3,
                            'another keeper')
         time.sleep(1)
@@ -177,7 +194,7 @@ def test_a_busy_hub_is_invisible(start, reader):
     one = start('busy', mode=member.EVENTLET, busy=1.5, down_time=10)
     wait_answer(driver, 'busy', True, 5)
     session = owner(driver, 'busy')
-    with answers.Answers(driver, 'busy') as seen:
+    with Answers(driver, 'busy') as seen:
         time.sleep(8)
     assert seen.given == [True]
     assert owner(driver, 'busy') == session
@@ -189,7 +206,7 @@ def test_a_blocked_hub_is_invisible(start, reader):
     start('blocked', mode=member.EVENTLET, block=(0.5, 4), down_time=9,
           recv_timeout=2000)
     wait_answer(driver, 'blocked', True, 5)
-    with answers.Answers(driver, 'blocked') as seen:
+    with Answers(driver, 'blocked') as seen:
         time.sleep(5.5)
     assert seen.given == [True]
 
@@ -200,7 +217,7 @@ def test_a_killed_keeper_is_replaced_unseen(start, reader, mode):
     one = start('kept', mode=mode, recv_timeout=2000)
     wait_answer(driver, 'kept', True, 5)
     session = owner(driver, 'kept')
-    with answers.Answers(driver, 'kept') as seen:
+    with Answers(driver, 'kept') as seen:
         for _ in range(3):
             before = one.keeper_pid
             os.kill(before, signal.SIGKILL)
@@ -276,22 +293,6 @@ def test_a_stop_in_order_is_seen_at_once(start, reader):
                        'the end of the keeper')
 
 
-def test_a_grace_hides_a_restart(start, reader):
-    driver = reader()
-    grace = {'servicegroup': {'leave_on_stop': False},
-             'zookeeper': {'rejoin_grace': 4.0}}
-    one = start('graceful', **grace)
-    wait_answer(driver, 'graceful', True, 5)
-    with answers.Answers(driver, 'graceful') as seen:
-        one.signal(signal.SIGTERM)
-        one.wait(5)
-        time.sleep(0.5)
-        start('graceful', **grace)
-        time.sleep(4)
-    assert seen.given == [True]
-    assert not alive(one.keeper_pids[0])
-
-
 def test_a_restart_meets_no_ghost(start, reader):
     """Parent and keeper are killed: the node stays until its session ends."""
     driver = reader()
@@ -300,7 +301,7 @@ def test_a_restart_meets_no_ghost(start, reader):
     os.kill(one.keeper_pid, signal.SIGSTOP)
     one.kill()
     os.kill(one.keeper_pids[0], signal.SIGKILL)
-    with answers.Answers(driver, 'reborn') as seen:
+    with Answers(driver, 'reborn') as seen:
         began = time.monotonic()
         start('reborn')
         process.wait_until(
@@ -320,7 +321,7 @@ def test_a_stuck_keeper_is_replaced_unseen(start, reader, mode):
     one = start('doubled', mode=mode, interval=30, down_time=90)
     wait_answer(driver, 'doubled', True, 5)
     stuck, session = one.keeper_pid, owner(driver, 'doubled')
-    with answers.Answers(driver, 'doubled') as seen:
+    with Answers(driver, 'doubled') as seen:
         os.kill(stuck, signal.SIGSTOP)
         process.wait_until(lambda: one.keeper_pid not in (None, stuck), 5,
                            'another keeper')

@@ -545,10 +545,12 @@ class _Empty(_Dictionaries):
 class _Session:
     """Stands for a ZKSession: an empty listing of everything."""
 
+    ahead = 0
+
     def add_monitor(self, monitor):
         self.monitor = monitor
         monitor._listed.set()
-        monitor.seen([], [])
+        monitor.seen([], [], {}, None)
 
 
 class Addresses:
@@ -591,19 +593,20 @@ class Addresses:
 CONFIG = {'version': protocol.VERSION, 'parent': os.getppid(),
           'hosts': 'h1:2181', 'session_timeout': 4.0, 'ident': None,
           'security': {'auth': None, 'tls': None, 'open_reading': True},
-          'linger': 0, 'retry_interval': 5}
+          'retry_interval': 5, 'clock': None}
 _NODES = [names.node(host, TOKEN) for host in HOSTS]
 _FROM_PARENT = [
     dict(CONFIG, op='config'),
     dict(CONFIG, op='config', ident=[2 ** 62, '00ff' * 8]),
-    {'op': 'join', 'id': 1, 'seq': 2, 'path': PATH, 'host': 'c1',
+    {'op': 'join', 'id': 1, 'path': PATH, 'records': None, 'host': 'c1',
      'data': {'host': 'c1', 'pid': 7}, 'pulse_timeout': 60, 'silent': 0.5,
      'node': None},
-    {'op': 'join', 'id': 1, 'seq': 2, 'path': PATH, 'host': 'c1',
+    {'op': 'join', 'id': 1, 'path': PATH, 'records': '/r', 'host': 'c1',
      'data': {}, 'pulse_timeout': None, 'silent': 0, 'node': _NODES[0]},
     {'op': 'pulse', 'id': 1, 'seq': 3},
-    {'op': 'leave', 'id': 1, 'seq': 4},
-    {'op': 'watch', 'path': PATH, 'known': _NODES},
+    {'op': 'leave', 'id': 1, 'seq': 4, 'how': 'stopped'},
+    {'op': 'watch', 'path': PATH, 'records': '/r', 'bound': 600,
+     'known': _NODES},
     {'op': 'details', 'seq': 5, 'path': PATH, 'host': 'c1'},
     {'op': 'ping'}, {'op': 'close'}]
 _FROM_KEEPER = [
@@ -613,8 +616,12 @@ _FROM_KEEPER = [
      'reason': ''},
     {'op': 'state', 'state': 'suspended', 'ident': None, 'reason': 'lost'},
     {'op': 'member', 'id': 1, 'node': _NODES[0], 'reason': ''},
-    {'op': 'view', 'path': PATH, 'joined': _NODES, 'left': []},
-    {'op': 'view', 'path': PATH, 'joined': [], 'left': _NODES[:2]},
+    {'op': 'view', 'path': PATH, 'joined': _NODES, 'left': [], 'fates': {
+        'c9': ['killed', 10 ** 9, True], 'c1': ['back', 1, 2.5]},
+     'founded': 10 ** 9},
+    {'op': 'view', 'path': PATH, 'joined': [], 'left': _NODES[:2], 'fates': {
+        'c9': None, 'c1': ['missed', 10 ** 9, False]}, 'founded': None},
+    {'op': 'clock', 'ahead': 10 ** 9},
     {'op': 'blind', 'path': PATH, 'reason': 'NoAuthError'},
     {'op': 'answer', 'seq': 1, 'error': None, 'result': [
         [_NODES[0], {'pid': 7}, {'owner': 5, 'created_ms': 10 ** 12}]]},
@@ -697,8 +704,8 @@ class _Keeper(loop.Keeper):
         os.eventfd_write(self._wake, 1)
         return super()._serve()
 
-    def _orphaned(self):
-        return False
+    def _wait_for_end(self):
+        return None
 
     def _close(self):
         """Without the alarm that would end this process."""
@@ -718,12 +725,12 @@ class _Registrar(registrar.Registrar):
 
     def start(self):
         self._connect()
-        self._state_changed(self._client, states.KazooState.CONNECTED,
+        self._state_changed(self.client, states.KazooState.CONNECTED,
                             states.KeeperState.CONNECTED, (5, b'x'))
         self._pass()
 
     def _connect(self):
-        self._client = self.ensemble
+        self.client = self.ensemble
 
     def submit(self, method, *args):
         method(*args)
@@ -757,9 +764,13 @@ class _Ensemble:
     def get_async(self, path, watch=None):
         return _Result(self.nodes.get(path, kazoo_exc.NoNodeError()))
 
-    def get_children_async(self, path, watch=None):
-        return _Result([name[len(path) + 1:] for name in self.nodes
-                        if name.startswith(path + '/')])
+    def get_children_async(self, path, watch=None, include_data=False):
+        found = [name[len(path) + 1:] for name in self.nodes
+                 if name.startswith(path + '/')]
+        return _Result((found, self._stat(0)) if include_data else found)
+
+    def transaction(self):
+        return _Transaction(self)
 
     def sync_async(self, path):
         return _Result(path)
@@ -780,6 +791,27 @@ class _Ensemble:
             return _Result(kazoo_exc.NoNodeError())
         self.put(path, data, self.nodes[path][1].ephemeralOwner)
         return _Result(self.nodes[path][1])
+
+
+class _Transaction:
+    """Requests that are made together; here, one after the other."""
+
+    def __init__(self, ensemble):
+        self._ensemble = ensemble
+        self._made = []
+
+    def create(self, path, data, acl=None, ephemeral=False):
+        self._made.append(self._ensemble.create_async(path, data, acl,
+                                                      ephemeral))
+
+    def set_data(self, path, data, version=-1):
+        self._made.append(self._ensemble.set_async(path, data, version))
+
+    def delete(self, path):
+        self._made.append(self._ensemble.delete_async(path))
+
+    def commit_async(self):
+        return _Result([request._value for request in self._made])
 
 
 class _Result:
@@ -826,8 +858,8 @@ class Znodes:
                 joined = sorted(fields['members'] - told)
                 left = sorted(told - fields['members'])
                 told = fields['members']
-                op, fields = 'view', {'path': PATH, 'joined': joined,
-                                      'left': left}
+                op, fields = 'view', dict(fields, joined=joined, left=left)
+                del fields['members']
             decoder = protocol.Decoder(protocol.FROM_KEEPER)
             for message in decoder.feed(protocol.encode(op, **fields)):
                 session.take(message)
@@ -837,8 +869,8 @@ class Znodes:
         one = _Registrar(CONFIG, post, monotonic=clock.monotonic,
                          jitter=lambda low, high: low)
         one.start()
-        one.submit(one.watch, PATH, [])
-        one.submit(one.join, 1, PATH, 'c1', {'boot_id': 'x'}, None, 1)
+        one.submit(one.watch, PATH, None, 600, [])
+        one.submit(one.join, 1, PATH, None, 'c1', {'boot_id': 'x'}, None)
         own, = (path for path in one.ensemble.nodes if '@' in path)
         for listing in listings:
             for path in list(one.ensemble.nodes):

@@ -343,7 +343,8 @@ def test_the_supervisor_outlives_whatever_happens(session, monkeypatch,
 def test_a_view_counts_while_there_is_a_connection(session, fake_keeper,
                                                    tmp_path):
     def view(node):
-        return protocol.encode('view', path='/g', joined=[node], left=[])
+        return protocol.encode('view', path='/g', joined=[node], left=[],
+                               fates={}, founded=None)
 
     def state(state):
         return protocol.encode('state', state=state, reason='', ident=[

@@ -91,7 +91,8 @@ class TestProtocol:
         members = ['compute-%05d.rack-07.region-one.example.org@%016x' % (n, n)
                    for n in range(25000)]
         encoded = protocol.encode('view', path='/servicegroups/compute',
-                                  joined=members, left=[])
+                                  joined=members, left=[], fates={},
+                                  founded=None)
         decoder = protocol.Decoder(protocol.FROM_KEEPER)
         message, = decoder.feed(encoded)
         assert message['joined'] == members
@@ -118,116 +119,6 @@ class TestNames:
         'ü@0123456789abcdef'])
     def test_other_nodes_are_nobodys(self, node):
         assert names.host(node) is None
-
-
-class TestView:
-
-    def test_listings_are_believed(self):
-        one = view.View()
-        assert one.listed(['a', 'b'], 1) == {'a', 'b'}
-        assert one.listed(['b', 'c'], 2) == {'b', 'c'}
-        assert one.listed([], 3) == set()
-        assert one.review_at is None
-
-    def test_who_is_missing_after_an_outage_is_held_for_a_time(self):
-        one = view.View()
-        one.listed(['a', 'b', 'c'], 1)
-        one.reconnected(4, hold=6)
-        assert one.listed(['a'], 5) == {'a', 'b', 'c'}
-        assert one.review_at == pytest.approx(10, abs=0.1)
-        assert one.listed(['a', 'b'], 6) == {'a', 'b', 'c'}
-        assert one.listed(['a'], 9.9) == {'a', 'b', 'c'}
-        assert one.listed(['a'], 10.1) == {'a'}
-        assert one.review_at is None
-
-    def test_a_session_that_runs_out_after_an_outage_is_held_too(self):
-        # Its node is there at first, as its time begins anew.
-        one = view.View()
-        one.listed(['a', 'b'], 1)
-        one.reconnected(4, hold=6)
-        assert one.listed(['a', 'b'], 4) == {'a', 'b'}
-        assert one.review_at is None
-        assert one.listed(['a'], 8) == {'a', 'b'}
-        assert one.review_at == pytest.approx(10, abs=0.1)
-        assert one.listed(['a', 'b2'], 9) == {'a', 'b', 'b2'}
-        assert one.listed(['a', 'b2'], 15.1) == {'a', 'b2'}
-
-    def test_all_are_held_while_some_still_come_back(self):
-        one = view.View()
-        one.listed(['a', 'b', 'c'], 1)
-        one.reconnected(4, hold=6)
-        assert one.listed(['a2'], 9) == {'a', 'a2', 'b', 'c'}
-        assert one.listed(['a2', 'b2'], 14) == {'a', 'a2', 'b', 'b2', 'c'}
-        assert one.review_at == pytest.approx(20, abs=0.1)
-        assert one.listed(['a2', 'b2'], 19) == {'a', 'a2', 'b', 'b2', 'c'}
-        assert one.listed(['a2', 'b2'], 20.1) == {'a2', 'b2'}
-
-    def test_many_are_not_dead_but_late(self):
-        every = node_names(100)
-        one = view.View()
-        one.listed(every, 1)
-        one.reconnected(4, hold=6)
-        for now in (5, 10, 16, 50, 63):
-            assert one.listed(node_names(89), now) == every
-        assert one.review_at == 64
-        assert one.listed(node_names(89), 64) == node_names(89)
-
-    def test_a_large_fleet_has_more_time(self):
-        every = node_names(10000)
-        one = view.View()
-        one.listed(every, 1)
-        one.reconnected(4, hold=6)
-        assert one.listed(node_names(9995), 19) == every
-        assert one.listed(node_names(9995), 21) == node_names(9995)
-
-    def test_many_die_after_all_were_back(self):
-        one = view.View()
-        one.listed(node_names(100), 1)
-        one.reconnected(4, hold=6)
-        one.listed(node_names(100), 5)
-        assert one.listed(node_names(10), 11) == node_names(10)
-
-    def test_a_few_are_not_waited_for(self):
-        one = view.View()
-        one.listed(node_names(100), 1)
-        one.reconnected(4, hold=6)
-        # They have other nodes now; nine hosts have none.
-        back = {name[:-1] + 'f' for name in node_names(91)}
-        one.listed(back, 9)
-        assert one.review_at == pytest.approx(15, abs=0.2)
-        assert one.listed(back, 15.2) == back
-
-    def test_nobody_is_held_for_ever(self):
-        one = view.View()
-        one.listed(['a'], 1)
-        one.reconnected(4, hold=6)
-        for now in range(5, 64):
-            assert 'a' in one.listed(['b%d' % now], now)
-        assert one.review_at == 64
-        assert one.listed(['b64'], 64) == {'b64'}
-
-    def test_an_empty_listing_after_an_outage_is_not_believed(self):
-        one = view.View()
-        one.listed(['a', 'b'], 1)
-        one.reconnected(4, hold=6)
-        assert one.listed([], 5) == {'a', 'b'}
-        assert one.listed([], 11) == set()
-
-    def test_when_the_time_is_over_a_death_is_a_death(self):
-        one = view.View()
-        one.listed(['a'], 1)
-        one.reconnected(4, hold=6)
-        assert one.listed(['a', 'b'], 5) == {'a', 'b'}
-        assert one.review_at is None
-        assert one.listed(['b'], 12) == {'b'}
-
-    def test_a_second_outage_starts_the_time_anew(self):
-        one = view.View(known=['a'])
-        one.reconnected(4, hold=6)
-        assert one.listed([], 9) == {'a'}
-        one.reconnected(14, hold=6)
-        assert one.listed([], 15) == {'a'}
-        assert one.listed([], 20.1) == set()
 
 
 class TestPace:
@@ -351,7 +242,7 @@ class TestLoop:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         keeper = loop.Keeper(theirs)
-        keeper._views['/g'] = frozenset()
+        keeper._views['/g'] = frozenset(), {}
         yield keeper, ours
         ours.close()
         theirs.close()
@@ -376,7 +267,8 @@ class TestLoop:
     def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
                                                           event):
         keeper[0]._from_registrar(
-            'view', {'path': '/g', 'members': frozenset('a')})
+            'view', {'path': '/g', 'members': frozenset('a'), 'fates': {},
+                     'founded': None})
         keeper[0]._from_registrar(*event)
         assert [m['op'] for m in self.said(keeper)] == [event[0]]
 
@@ -395,7 +287,7 @@ class TestLoop:
         monkeypatch.setattr(keeper, '_monotonic', lambda: clock.now)
         monkeypatch.setattr(keeper, '_poll', Poll(clock))
         monkeypatch.setattr(keeper, '_registrar', Registrar())
-        keeper._on_join(id=1, seq=0, path='/g', host='a', data={},
+        keeper._on_join(id=1, path='/g', records=None, host='a', data={},
                         pulse_timeout=6, silent=0, node=None)
         keeper._registrar.submitted.clear()
         return keeper, clock
@@ -403,7 +295,7 @@ class TestLoop:
     def test_a_parent_without_a_pulse_is_taken_away(self, hanging):
         keeper, clock = hanging
         assert keeper._serve() is True
-        assert keeper._registrar.submitted == [('want', 1, False)]
+        assert keeper._registrar.submitted == [('hang', 1, 6)]
         assert clock.now == 1006
 
     def test_a_keeper_that_was_stopped_blames_nobody(self, hanging):
@@ -510,7 +402,8 @@ class TestProcess:
         return protocol.encode('config', **dict({
             'version': protocol.VERSION, 'parent': os.getpid(),
             'hosts': '127.0.0.1:1', 'session_timeout': 4, 'ident': None,
-            'security': {}, 'linger': 0, 'retry_interval': 5}, **changes))
+            'security': {}, 'retry_interval': 5,
+            'clock': None}, **changes))
 
     @staticmethod
     def heard(sock, until=None):

@@ -23,6 +23,7 @@ from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 import pytest
 
+from nova_servicegroup.keeper import member
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import registrar
 
@@ -104,11 +105,11 @@ class World:
         self.posted = []
         self.registrar = registrar.Registrar({
             'hosts': 'h:1', 'session_timeout': 4, 'retry_interval': 5,
-            'security': {}, 'ident': None},
+            'security': {}, 'ident': None, 'clock': None},
             lambda op, **fields: self.posted.append(dict(fields, op=op)),
             lambda: self.now, lambda low, high: high)
         self.client = Client()
-        monkeypatch.setattr(self.registrar._security, 'client',
+        monkeypatch.setattr(self.registrar.security, 'client',
                             lambda *args: self.client)
         self.registrar._connect()
 
@@ -128,12 +129,13 @@ class World:
         self.turn()
 
     def join(self, host='host1'):
-        self.registrar.submit(self.registrar.join, 1, GROUP, host, {}, None,
-                              0)
+        self.registrar.submit(self.registrar.join, 1, GROUP, None, host, {},
+                              None)
         self.turn()
 
     def watch(self):
-        self.registrar.submit(self.registrar.watch, GROUP, [])
+        self.registrar.submit(self.registrar.watch, GROUP, None, 600,
+                              [])
         self.turn()
 
     def told(self, op):
@@ -209,7 +211,7 @@ def test_a_session_that_changes_while_it_joins_gets_one_node(world):
     world.turn(1)
     assert world.owners() == [2]
     assert world.told('member')[-1]['node'] is not None
-    world.registrar.submit(world.registrar.leave, 1, 9)
+    world.registrar.submit(world.registrar.leave, 1, 'left', 9)
     world.turn()
     assert world.owners() == []
 
@@ -225,7 +227,7 @@ def test_who_deletes_a_node_at_once_is_not_fought(world):
 
     world.client.before = delete
     world.join()
-    assert world.client.requests.count('create') == registrar.ATTEMPTS
+    assert world.client.requests.count('create') == member.ATTEMPTS
     world.client.before = None
     world.turn(registrar.RETRY)
     assert world.owners() == [1]

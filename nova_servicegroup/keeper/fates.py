@@ -1,0 +1,190 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What became of the hosts of a group that have no node.
+
+Beside what a listing shows stands the record of each missing host, where the
+group has records. This is the part that needs no ZooKeeper: it is told what
+was listed and read, and says what is to be read and written next.
+"""
+
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import record as records
+
+#: what is told of a host that is there: it was missing, and from when to when
+BACK = 'back'
+
+
+class _Missing:
+    """A host without a node.
+
+    :param first: when it was first missed, in ZooKeeper's time
+    :param seen: {token: since when} of its nodes that were seen here
+    """
+
+    def __init__(self, first, seen):
+        self.first = self.last = first
+        self.seen = seen
+        self.state = records.MISSED
+        self.record = None
+        #: its time to come back is over, or how it ended was seen from here
+        self.sure = False
+        self.read = False
+
+
+class Fates:
+    """The missing hosts of a group.
+
+    Hosts are named as in their nodes, percent-encoded.
+
+    :param returns: a Returns
+    :param has_records: the group has records
+    """
+
+    def __init__(self, returns, has_records):
+        self.returns = returns
+        self._has_records = has_records
+        self._names = frozenset()
+        self._present = {}      # host -> {token: since when}
+        self._missing = {}      # host -> _Missing
+        self._gaps = {}         # host -> (missed at, back at)
+        #: hosts whose records are to be read
+        self.unread = set()
+        self._unconfirmed = {}  # host -> monotonic time when it was read
+        #: host -> Record of those that are missed, and nobody wrote it yet
+        self.unwritten = {}
+
+    def listed(self, listed, began, now, time):
+        """Take a listing, a frozenset of the names of members' nodes.
+
+        :param began: when it was begun, monotonic
+        :param now: monotonic
+        :param time: now in ZooKeeper's time, seconds since 1970
+        """
+        for name in listed - self._names:
+            host, _, token = name.partition('@')
+            self._present.setdefault(host, {})[token] = time
+            missing = self._missing.pop(host, None)
+            if missing is not None:
+                self._back(host, missing, now, time)
+        for name in self._names - listed:
+            host, _, token = name.partition('@')
+            seen = self._present.get(host, {})
+            if any('%s@%s' % (host, other) in listed for other in seen):
+                del seen[token]
+            elif seen:
+                del self._present[host]
+                self._gone(host, seen, now, time)
+        self._names = listed
+        for host, read_at in list(self._unconfirmed.items()):
+            if began >= read_at:
+                del self._unconfirmed[host]
+                self.unwritten[host] = self._missing[host].record
+        for host in self.returns.over(began):
+            self._missing[host].sure = True
+
+    def _back(self, host, missing, now, time):
+        self.returns.returned(host, now)
+        self.unread.discard(host)
+        self._unconfirmed.pop(host, None)
+        self.unwritten.pop(host, None)
+        if missing.record is not None and missing.record.state in (
+                records.MISSED, records.LOST):
+            self._gaps[host] = missing.record.last, time
+
+    def _gone(self, host, seen, now, time):
+        self._missing[host] = _Missing(time, seen)
+        self._gaps.pop(host, None)
+        if self._has_records:
+            self.unread.add(host)
+        else:
+            self.returns.missed(host, now)
+
+    def recorded(self, hosts, time):
+        """Take the names of all records: whose host has no node is missing."""
+        for host in hosts:
+            if host not in self._present and host not in self._missing and \
+                    names.unquote(host) is not None:
+                self._missing[host] = _Missing(time, {})
+        # Watches end with a connection.
+        self.unread.update(self._missing)
+
+    def changed(self, host):
+        """The record of a host was changed or deleted."""
+        if host in self._missing:
+            self.unread.add(host)
+            self.unwritten.pop(host, None)
+            self._unconfirmed.pop(host, None)
+
+    def was_read(self, host, record, now, time):
+        """Take the Record of a host, None if there is none that is sound.
+
+        :param now: monotonic time when it was asked for
+        :param time: the same in ZooKeeper's time
+        """
+        self.unread.discard(host)
+        missing = self._missing.get(host)
+        if missing is None:
+            if record is not None and record.gap and host in self._present:
+                self._gaps.setdefault(host, record.gap)
+            return
+        before, missing.record = missing.record, record
+        known, missing.read = missing.read, True
+        if record is None and known:
+            # What was known still is.
+            return
+        if record is None and not missing.seen:
+            del self._missing[host]
+            return
+        # Nobody else than the last incarnation's own keeper tells its end.
+        told = record is not None and record.state != records.JOINED and (
+            not missing.seen or record.token in missing.seen
+            or record.written > max(missing.seen.values()))
+        if known and (before is None or before.token != record.token):
+            # It was back, unseen from here, and is missing again.
+            known, missing.first = False, time
+        missing.state = record.state if told else records.MISSED
+        missing.last = record.last if told else missing.first
+        if missing.state == records.LOST or (
+                missing.state in records.ENDS and missing.seen):
+            missing.sure = True
+            self.returns.forget(host)
+        elif not known:
+            missing.sure = False
+            self.returns.missed(host, now)
+        if record is not None and record.state == records.JOINED:
+            self._unconfirmed[host] = now
+
+    @property
+    def wants_listing(self):
+        """Someone joined while the record was read, or is to be missed."""
+        return bool(self._unconfirmed)
+
+    def present(self):
+        """Return the hosts that have nodes, as a list."""
+        return list(self._present)
+
+    def silent_since(self):
+        """Return when the last one fell silent, None if nobody is."""
+        return max((missing.last for missing in self._missing.values()
+                    if missing.state not in records.ENDS), default=None)
+
+    def told(self):
+        """Return what the parent is to know.
+
+        :returns: {host: [state, last sign of life, sure] of who is missing,
+            [BACK, from, to] of who was}
+        """
+        told = {host: [BACK, *gap] for host, gap in self._gaps.items()}
+        told.update((host, [missing.state, missing.last, missing.sure])
+                    for host, missing in self._missing.items())
+        return told

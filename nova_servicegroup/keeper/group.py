@@ -1,0 +1,291 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A group that the parent wants to see: its listing and its records."""
+
+import functools
+import itertools
+import logging
+import math
+import random
+
+from kazoo import exceptions as kazoo_exc
+from kazoo.protocol import states
+
+from nova_servicegroup.keeper import fates
+from nova_servicegroup.keeper import record as records
+from nova_servicegroup.keeper import returns
+from nova_servicegroup.keeper import security
+from nova_servicegroup.keeper import view
+
+#: seconds after which a directory is listed even if nothing was heard of it
+SAFETY_CHECK = 120
+#: records that are read or written at a time
+READS, WRITES = 200, 20
+#: seconds between such writes, so that readers who miss the same members
+#: leave some to each other
+WRITE_PAUSE = 0.1
+#: seconds for which a silence calls for looking who came back from it
+RECENT = 3600
+#: owners of nodes that belong to no session: persistent nodes, containers
+NO_SESSION = (0, -0x8000000000000000)
+
+
+class Group:
+    """A directory that the parent wants to see.
+
+    :param link: the Registrar: connection, clock, and way to the parent
+    :param path: of the directory, as the parent calls it
+    :param chroot: what comes before all paths
+    :param records_path: of the directory of its records, None without
+    :param bound: seconds after which nothing prolongs the time to come back
+    :param known: names that the parent believes in
+    """
+
+    def __init__(self, link, path, chroot, records_path, bound, known):
+        self._name = path
+        self.path = chroot + path
+        self._link = link
+        self._records_path = records_path and chroot + records_path
+        self._watch = functools.partial(link.submit, self._directory_changed)
+        self._doubts = view.Doubts()
+        self._pace = view.Pace()
+        self._fates = fates.Fates(
+            returns.Returns(0, 0, bound), records_path is not None)
+        if known:
+            now = link.monotonic()
+            self._fates.listed(frozenset(known), now, now, link.time(now))
+        self._listed = frozenset()
+        self._founded = None
+        self._synced = False    # this connection's server isn't behind
+        self._recorded = False  # the records' names were listed
+        self._look_back = True  # records of the living weren't read yet
+        self._living = []       # whose records are to be read for that
+        self._dirty = True
+        self._list_at = 0       # not before
+        self._not_before = 0
+        self._safety_at = 0
+        self._write_at = 0
+        self._warned = False
+
+    def connected(self, now):
+        """There is a connection, maybe to another server."""
+        self._dirty = True
+        self._synced = self._recorded = False
+        self._list_at = 0
+        waits = self._fates.returns
+        waits.together = self._link.timeout
+        waits.rejoin = max(self._link.timeout / 2,
+                           2 * security.RECONNECT_MAX_DELAY)
+        waits.connected(now)
+
+    def disconnected(self, now):
+        self._fates.returns.disconnected(now)
+
+    def delay(self, until):
+        """The connection is slow: do nothing before."""
+        self._not_before = until
+
+    def due(self, now):
+        """Return when there is something to do."""
+        return max(self._not_before, min(
+            self._list_due(now), self._chores_due(now)))
+
+    def _list_due(self, now):
+        if self._dirty:
+            return self._list_at
+        due = self._safety_at
+        silent = self._fates.returns.due(now)
+        if silent is not None:
+            due = min(due, silent)
+        return max(due, self._list_at)
+
+    def _chores_due(self, now):
+        if self._fates.unread or self._living:
+            return now
+        due = self._doubts.due(now)
+        due = math.inf if due is None else due
+        return min(due, self._write_at) if self._fates.unwritten else due
+
+    def look(self):
+        """Do what is due; blocks for answers of ZooKeeper."""
+        now = self._link.monotonic()
+        if now < self.due(now):
+            return
+        try:
+            if now >= self._list_due(now):
+                self._look_at_all(now)
+            else:
+                self._look_closer()
+            self._read()
+            if now >= self._write_at:
+                self._write_missed(now)
+        except self._link.DISCONNECTED:
+            self._dirty = True
+            raise
+        except kazoo_exc.KazooException as e:
+            self._dirty = True
+            self._list_at = now + self._link.retry_interval
+            self._link.post('blind', path=self._name,
+                            reason=self._link.rights.reason(self.path, e))
+            return
+        self._link.post('view', path=self._name,
+                        members=self._listed - self._doubts.foreign,
+                        fates=self._fates.told(), founded=self._founded)
+
+    # The listing.
+
+    def _look_at_all(self, began):
+        # Before it: a change that comes after it counts again.
+        self._dirty = False
+        silent_at = self._fates.returns.due(began)
+        if silent_at is not None and began >= silent_at:
+            # A server that is behind knows nothing of who came back.
+            self._synced = False
+        if began >= self._safety_at:
+            self._recorded = False
+        self._listed = self._list()
+        self._doubts.listed(self._listed)
+        self._look_closer()
+        now = self._link.monotonic()
+        time = self._link.time(now)
+        self._fates.listed(self._listed - self._doubts.foreign, began, now,
+                           time)
+        if not self._recorded and self._records_path is not None:
+            self._fates.recorded(self._list_records(), time)
+            self._recorded = True
+        self._list_at = now + self._pace.pause(len(self._listed), now)
+        self._safety_at = now + self._link.jitter(0.5, 1) * SAFETY_CHECK
+
+    def _list(self):
+        children = functools.partial(
+            self._link.client.get_children_async, self.path,
+            watch=self._watch)
+        if not self._synced:
+            # Who joined before we looked must be there.
+            self._link.get(self._link.client.sync_async(self.path))
+            self._synced = True
+        try:
+            return frozenset(self._link.get(children()))
+        except kazoo_exc.NoNodeError:
+            self._link.make_directory(self.path)
+            return frozenset(self._link.get(children()))
+
+    def _look_closer(self):
+        """Look at some nodes: who owns them?"""
+        requests = [
+            (name, self._link.client.exists_async(
+                '%s/%s' % (self.path, name)))
+            for name in self._doubts.next(self._link.monotonic())]
+        gone, owned, foreign = set(), set(), set()
+        for name, request in requests:
+            stat = self._link.get(request)
+            if stat is None:
+                gone.add(name)
+            elif stat.ephemeralOwner in NO_SESSION:
+                foreign.add(name)
+            else:
+                owned.add(name)
+        self._listed -= gone
+        self._doubts.looked(owned, foreign)
+        if foreign:
+            self._dirty = True
+        if self._doubts.foreign and not self._warned:
+            self._warned = True
+            self._link.log(logging.WARNING, (
+                'There are nodes in %s that are no memberships, %r for one; '
+                'they are ignored.' % (
+                    self.path, min(self._doubts.foreign))))
+
+    def _directory_changed(self, event):
+        # Events about the session come here too; a new one lists anyway.
+        if event.type != states.EventType.NONE:
+            self._dirty = True
+
+    # The records.
+
+    def _list_records(self):
+        """Return the names of all records."""
+        children = functools.partial(
+            self._link.client.get_children_async, self._records_path,
+            include_data=True)
+        try:
+            try:
+                found, stat = self._link.get(children())
+            except kazoo_exc.NoNodeError:
+                self._link.make_directory(self._records_path)
+                found, stat = self._link.get(children())
+        except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
+            self._link.log(logging.WARNING, (
+                'The records in %s cannot be read, so nobody is told how '
+                'members ended: %s' % (self._records_path, e)))
+            return []
+        self._founded = stat.ctime / 1000
+        return found
+
+    def _read(self):
+        """Read the records of some of the missing."""
+        now = self._link.monotonic()
+        time = self._link.time(now)
+        hosts = list(itertools.islice(self._fates.unread, READS))
+        requests = [(host, self._ask(host, functools.partial(
+            self._link.submit, self._record_changed, host)))
+            for host in hosts]
+        silent = self._fates.silent_since()
+        if self._look_back and silent is not None and time - silent < RECENT:
+            # Who came back before this began tells whether others may.
+            self._look_back = False
+            self._living = self._fates.present()
+        living, self._living = self._living[:READS], self._living[READS:]
+        requests += [(host, self._ask(host)) for host in living]
+        for host, request in requests:
+            record = None
+            try:
+                record = records.parse(*self._link.get(request))
+            except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
+                pass
+            self._fates.was_read(host, record, now, time)
+        if self._fates.wants_listing:
+            self._dirty = True
+
+    def _ask(self, host, watch=None):
+        return self._link.client.get_async(
+            '%s/%s' % (self._records_path, host), watch=watch)
+
+    def _record_changed(self, host, event):
+        if event.type != states.EventType.NONE:
+            self._fates.changed(host)
+
+    def _write_missed(self, now):
+        """Write down that some members are missed, if nobody else did."""
+        hosts = list(self._fates.unwritten)
+        hosts = random.sample(hosts, min(WRITES, len(hosts)))
+        requests = []
+        for host in hosts:
+            record = self._fates.unwritten.pop(host)
+            requests.append((host, record, self._link.client.set_async(
+                '%s/%s' % (self._records_path, host), records.missed(record),
+                record.version)))
+        for host, record, request in requests:
+            try:
+                stat = self._link.get(request)
+            except (kazoo_exc.BadVersionError, kazoo_exc.NoNodeError):
+                self._fates.changed(host)
+            except kazoo_exc.NoAuthError:
+                # What was seen here has to do.
+                pass
+            else:
+                if stat.czxid != record.created:
+                    # That was another one; its keeper mends it.
+                    self._fates.changed(host)
+        if requests:
+            self._write_at = now + self._link.jitter(0.5, 1) * WRITE_PAUSE

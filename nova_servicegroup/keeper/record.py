@@ -1,0 +1,152 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the record of a host says: which incarnation is meant, how it ended.
+
+Each host of the group ``compute`` has one persistent node beside its
+ephemeral one, ``<prefix>/@last/compute/<host>``. The keeper of a member writes
+that its member joined, was stopped, left, was killed or hangs; readers write
+only that it is missed, or that they agree that it is lost. A member's node
+beats every record. Others may write records too, so they are read strictly:
+what isn't sound says nothing.
+
+Times are ZooKeeper's own, those of the node's changes. No host's clock has a
+part in them.
+"""
+
+import json
+import math
+import re
+import typing
+
+JOINED = 'joined'
+MISSED = 'missed'
+LOST = 'lost'
+#: the process ended, and its own keeper says so
+ENDS = frozenset(['stopped', 'left', 'killed', 'hung'])
+STATES = ENDS | {JOINED, MISSED, LOST}
+
+#: bytes; ours have a hundred
+MAX_SIZE = 1024
+_TOKEN = re.compile(r'[0-9a-f]{16}\Z')
+#: milliseconds since 1970; what a signed 64-bit number holds
+_LATEST = 2 ** 63 - 1
+
+
+class Record(typing.NamedTuple):
+    """A record as it was read.
+
+    :param token: of the incarnation that it is about, as in its node's name
+    :param state: one of STATES
+    :param last: the last sign of life: when it ended or was first missed,
+        seconds since 1970; for a joined one when that was written
+    :param gap: (when it was first missed, when it was back), seconds since
+        1970, of its last silence; None if there is none
+    :param written: when the node was last changed, seconds since 1970
+    :param version: of the node, to write on condition of
+    :param created: zxid of the node's creation: versions of another node
+        of this path mean nothing
+    """
+
+    token: str
+    state: str
+    last: float
+    gap: tuple | None
+    written: float
+    version: int
+    created: int
+
+    @property
+    def ended(self):
+        return self.state in ENDS
+
+
+def parse(raw, stat):
+    """Return the Record of a node's data and stat; None if it is none."""
+    try:
+        data = json.loads(raw) if len(raw) <= MAX_SIZE else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    token, state = data.get('token'), data.get('state')
+    if not isinstance(token, str) or not _TOKEN.match(token) or \
+            not isinstance(state, str) or state not in STATES:
+        return None
+    age, since, gap = data.get('age', 0), data.get('since'), data.get('gap')
+    if isinstance(age, bool) or not isinstance(age, (int, float)) or \
+            not math.isfinite(age) or age < 0:
+        return None
+    if gap is not None:
+        if not isinstance(gap, list) or len(gap) != 2:
+            return None
+        # Null is the time of this very write.
+        gap = [stat.mtime if end is None else end for end in gap]
+    if not all(map(_is_time, [*(gap or ()), stat.mtime if since is None
+                              else since])):
+        return None
+    last = stat.mtime / 1000 - age
+    if state in (MISSED, LOST) and since is not None:
+        last = since / 1000
+    return Record(token, state, last,
+                  gap and (gap[0] / 1000, gap[1] / 1000),
+                  stat.mtime / 1000, stat.version, stat.czxid)
+
+
+def _is_time(value):
+    return (isinstance(value, int) and not isinstance(value, bool)
+            and 0 <= value <= _LATEST)
+
+
+def joined(token, before):
+    """Return the data of a record for a member that joins.
+
+    :param before: the Record that there was, or None
+    """
+    gap = _gap(before)
+    if before is not None and before.state in (MISSED, LOST):
+        gap = [_ms(before.last), None]
+    return _encode(token, JOINED, gap)
+
+
+def ended(token, state, age, before):
+    """Return the data for a member whose process ended.
+
+    :param state: one of ENDS
+    :param age: seconds since its last sign of life
+    """
+    return _encode(token, state, _gap(before), age=round(age, 3))
+
+
+def missed(before):
+    """Return the data for a member that is missed from now on."""
+    return _encode(before.token, MISSED, _gap(before))
+
+
+def lost(before):
+    """Return the data for a missed member that readers agree is lost."""
+    return _encode(before.token, LOST, _gap(before), since=_ms(before.last))
+
+
+def _gap(before):
+    return before and before.gap and [_ms(time) for time in before.gap]
+
+
+def _ms(seconds):
+    return max(0, round(seconds * 1000))
+
+
+def _encode(token, state, gap, **more):
+    data = dict(more, token=token, state=state)
+    if gap:
+        data['gap'] = gap
+    return json.dumps(data, separators=(',', ':')).encode()

@@ -1,0 +1,233 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is made of listings and records, without ZooKeeper."""
+
+import pytest
+
+from nova_servicegroup.keeper import fates
+from nova_servicegroup.keeper import record
+from nova_servicegroup.keeper import returns
+
+REJOIN = 2
+#: what ZooKeeper's clock is ahead
+AHEAD = 1000
+TOKENS = {letter: letter * 16 for letter in 'abcdef'}
+
+
+def told_by(token, state, last, written=None, gap=None):
+    return record.Record(TOKENS[token], state, last, gap, written or last, 1,
+                         1)
+
+
+class Reader:
+    """A Fates, and the listings and records that it is given."""
+
+    def __init__(self, has_records=True):
+        waits = returns.Returns(REJOIN, 4, 600)
+        waits.connected(0)
+        self.fates = fates.Fates(waits, has_records)
+        self.now = 0
+
+    def list(self, now, *nodes):
+        """Nodes are a host and the letter of a token, as 'h1 a'."""
+        self.now = now
+        self.fates.listed(frozenset('%s@%s' % (
+            node.split()[0], TOKENS[node.split()[1]]) for node in nodes),
+            now, now, AHEAD + now)
+
+    def read(self, host, record, now=None):
+        self.now = self.now if now is None else now
+        self.fates.was_read(host, record, self.now, AHEAD + self.now)
+
+    def told(self, host):
+        return self.fates.told().get(host)
+
+
+@pytest.fixture
+def reader():
+    reader = Reader()
+    reader.list(1, 'h1 a', 'h2 b')
+    return reader
+
+
+def test_who_is_there_needs_no_record(reader):
+    assert reader.fates.unread == set()
+    assert reader.fates.told() == {}
+    assert reader.fates.silent_since() is None
+
+
+def test_proof_that_is_seen_counts_at_once(reader):
+    reader.list(5, 'h2 b')
+    assert reader.fates.unread == {'h1'}
+    assert reader.told('h1') == ['missed', AHEAD + 5, False]
+    reader.read('h1', told_by('a', 'killed', AHEAD + 4.9))
+    assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
+    assert reader.fates.unread == set()
+    assert not reader.fates.unwritten
+
+
+def test_who_died_unseen_in_between_is_proven_too(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('c', 'killed', AHEAD + 4.9))
+    assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
+
+
+def test_an_old_end_says_nothing_of_a_later_incarnation(reader):
+    """An old plug-in joined after a new one left, and wrote no record."""
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('c', 'left', AHEAD - 100))
+    assert reader.told('h1') == ['missed', AHEAD + 5, False]
+    reader.list(7.1, 'h2 b')
+    assert reader.told('h1') == ['missed', AHEAD + 5, True]
+    assert not reader.fates.unwritten
+
+
+def test_silence_is_told_after_a_rejoin_time(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('a', 'joined', AHEAD + 1))
+    assert reader.fates.wants_listing
+    assert not reader.fates.unwritten
+    reader.list(5.1, 'h2 b')
+    assert not reader.fates.wants_listing
+    assert reader.fates.unwritten.keys() == {'h1'}
+    # Somebody wrote it.
+    reader.fates.changed('h1')
+    assert not reader.fates.unwritten
+    reader.read('h1', told_by('a', 'missed', AHEAD + 5.2))
+    assert reader.told('h1') == ['missed', AHEAD + 5.2, False]
+    reader.list(6.9, 'h2 b')
+    assert reader.told('h1') == ['missed', AHEAD + 5.2, False]
+    reader.list(7.0, 'h2 b')
+    assert reader.told('h1') == ['missed', AHEAD + 5.2, True]
+
+
+def test_a_late_write_of_the_silence_does_not_prolong_it(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('a', 'joined', AHEAD + 1))
+    reader.list(7.1, 'h2 b')
+    assert reader.told('h1') == ['missed', AHEAD + 5, True]
+    reader.read('h1', told_by('a', 'missed', AHEAD + 7.2))
+    assert reader.told('h1') == ['missed', AHEAD + 7.2, True]
+
+
+def test_who_joins_while_its_record_is_read_is_not_missed(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('c', 'joined', AHEAD + 5))
+    reader.list(5.1, 'h2 b', 'h1 c')
+    assert not reader.fates.unwritten
+    assert reader.fates.told() == {}
+
+
+def test_who_is_back_had_a_gap(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('a', 'missed', AHEAD + 5.2))
+    reader.list(9, 'h2 b', 'h1 c')
+    assert reader.told('h1') == [fates.BACK, AHEAD + 5.2, AHEAD + 9]
+    # Whoever was killed and restarted wasn't silent.
+    reader.list(20, 'h1 c')
+    reader.read('h2', told_by('b', 'killed', AHEAD + 20))
+    reader.list(21, 'h1 c', 'h2 d')
+    assert reader.told('h2') is None
+
+
+def test_a_new_reader_knows_from_records():
+    reader = Reader()
+    reader.list(1, 'h1 a')
+    reader.fates.recorded(['h1', 'killed', 'lost', 'missed', '%zz'],
+                          AHEAD + 1)
+    assert reader.fates.unread == {'killed', 'lost', 'missed'}
+    reader.read('killed', told_by('b', 'killed', 500))
+    reader.read('lost', told_by('b', 'lost', 600))
+    reader.read('missed', told_by('b', 'missed', 700))
+    assert reader.fates.told() == {'killed': ['killed', 500, False],
+                                   'lost': ['lost', 600, True],
+                                   'missed': ['missed', 700, False]}
+    reader.list(3.1, 'h1 a')
+    assert reader.fates.told() == {'killed': ['killed', 500, True],
+                                   'lost': ['lost', 600, True],
+                                   'missed': ['missed', 700, True]}
+    reader.read('h1', told_by('a', 'joined', 900, gap=(800, 900)))
+    assert reader.told('h1') == [fates.BACK, 800, 900]
+
+
+def test_what_is_no_record_is_silence(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', None)
+    reader.list(7.1, 'h2 b')
+    assert reader.told('h1') == ['missed', AHEAD + 5, True]
+
+
+def test_a_deleted_record_changes_nothing_for_who_knew_it(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('a', 'killed', AHEAD + 5))
+    reader.fates.changed('h1')
+    reader.read('h1', None)
+    assert reader.told('h1') == ['killed', AHEAD + 5, True]
+
+
+def test_a_record_that_was_deleted_before_it_was_read_is_nobodys():
+    reader = Reader()
+    reader.fates.recorded(['x'], AHEAD)
+    reader.read('x', None)
+    assert reader.fates.told() == {}
+    assert reader.fates.unread == set()
+
+
+def test_after_a_reconnect_what_did_not_change_stands(reader):
+    reader.list(5)
+    reader.read('h1', told_by('a', 'missed', AHEAD + 5))
+    reader.read('h2', told_by('b', 'missed', AHEAD + 5))
+    reader.list(7.1)
+    reader.fates.returns.disconnected(8)
+    reader.fates.returns.connected(50)
+    reader.list(50)
+    reader.fates.recorded(['h1', 'h2'], AHEAD + 50)
+    assert reader.fates.unread == {'h1', 'h2'}
+    reader.read('h1', told_by('a', 'missed', AHEAD + 5))
+    # This one was back meanwhile.
+    reader.read('h2', told_by('c', 'joined', AHEAD + 40))
+    assert reader.told('h1') == ['missed', AHEAD + 5, True]
+    assert reader.told('h2') == ['missed', AHEAD + 50, False]
+    reader.list(52.1)
+    assert reader.told('h2') == ['missed', AHEAD + 50, True]
+
+
+def test_a_record_that_is_repaired_late_tells_how_it_ended(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('a', 'joined', AHEAD + 1))
+    reader.list(7.1, 'h2 b')
+    reader.read('h1', told_by('a', 'hung', AHEAD - 50, written=AHEAD + 8))
+    assert reader.told('h1') == ['hung', AHEAD - 50, True]
+
+
+def test_a_host_is_there_while_one_of_its_nodes_is(reader):
+    reader.list(2, 'h1 a', 'h1 c', 'h2 b')
+    reader.list(3, 'h1 c', 'h2 b')
+    assert reader.fates.told() == {}
+    reader.list(4, 'h1 c', 'h1 d', 'h2 b')
+    reader.list(5, 'h2 b')
+    assert reader.fates.unread == {'h1'}
+    reader.read('h1', told_by('d', 'killed', AHEAD + 5))
+    assert reader.told('h1') == ['killed', AHEAD + 5, True]
+
+
+def test_a_group_without_records_waits_alone():
+    reader = Reader(has_records=False)
+    reader.list(1, 'h1 a')
+    reader.list(5)
+    assert reader.fates.unread == set()
+    assert reader.told('h1') == ['missed', AHEAD + 5, False]
+    reader.list(7.1)
+    assert reader.told('h1') == ['missed', AHEAD + 5, True]
+    reader.list(8, 'h1 b')
+    assert reader.fates.told() == {}

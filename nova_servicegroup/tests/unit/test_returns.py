@@ -1,0 +1,131 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How long the missing have to come back, with a clock that is set."""
+
+import pytest
+
+from nova_servicegroup.keeper import returns
+
+REJOIN, TOGETHER, BOUND = 2, 4, 600
+
+
+@pytest.fixture
+def one():
+    one = returns.Returns(REJOIN, TOGETHER, BOUND)
+    one.connected(0)
+    return one
+
+
+def test_who_is_missed_has_a_rejoin_time(one):
+    assert one.due(5) is None
+    one.missed('a', 10)
+    assert 'a' in one
+    assert one.due(11) == 12
+    assert one.over(11.9) == []
+    assert one.over(12) == ['a']
+    assert one.due(12) is None
+    assert 'a' not in one
+
+
+def test_who_is_missed_later_gives_the_others_time(one):
+    """The sessions of hosts that are cut off together end one by one."""
+    one.missed('a', 10)
+    one.missed('b', 11.5)
+    assert one.over(13.4) == []
+    assert sorted(one.over(13.5)) == ['a', 'b']
+
+
+def test_who_dies_later_than_a_session_lasts_changes_nothing(one):
+    one.missed('a', 10)
+    for number in range(20):
+        one.missed('b%d' % number, 11.9 + number)
+    assert 'a' in one.over(17)
+
+
+def test_a_return_gives_the_others_time(one):
+    for host in 'abc':
+        one.missed(host, 10)
+    one.returned('a', 11.9)
+    assert one.over(12) == []
+    assert one.due(12) == pytest.approx(13.9)
+    one.returned('b', 13.8)
+    assert one.over(15.7) == []
+    assert one.over(15.8) == ['c']
+
+
+def test_the_return_of_one_missed_at_another_time_changes_nothing(one):
+    one.missed('old', 3)
+    one.missed('a', 10)
+    one.returned('old', 11.9)
+    assert one.over(12) == ['a']
+
+
+def test_each_host_prolongs_a_time_once(one):
+    one.missed('dead', 10)
+    for number in range(40):
+        one.missed('flaps', 10.1 + number)
+        one.returned('flaps', 10.6 + number)
+        if 'dead' in one.over(10.7 + number):
+            break
+    assert number < 4
+
+
+def test_nothing_prolongs_a_time_beyond_the_bound(one):
+    now = 10
+    for number in range(2000):
+        one.missed('h%d' % number, 10)
+    for number in range(1, 2000):
+        now += 1
+        one.returned('h%d' % number, now)
+        if 'h0' in one.over(now):
+            break
+    assert BOUND < now < BOUND + 20
+
+
+def test_all_have_a_rejoin_time_after_a_reconnect(one):
+    one.missed('a', 10)
+    one.disconnected(11.9)
+    assert one.due(12) is None
+    assert one.over(70) == []
+    one.connected(80)
+    assert one.due(80) == 82
+    assert one.over(81.9) == []
+    assert one.over(82) == ['a']
+
+
+def test_a_flapping_connection_prolongs_it_to_three_times(one):
+    one.missed('a', 10)
+    now = connected = 10
+    while not one.over(now):
+        one.disconnected(now)
+        now += 5
+        one.connected(now)
+        now += 0.9
+        connected += 0.9
+        assert connected < 30
+    assert connected - 10 == pytest.approx(3 * REJOIN, abs=1)
+
+
+def test_who_need_not_be_waited_for_is_forgotten(one):
+    one.missed('a', 10)
+    one.missed('b', 10)
+    one.forget('a')
+    one.forget('a')
+    one.returned('a', 11)
+    assert one.over(12) == ['b']
+
+
+def test_who_is_missed_twice_waits_from_the_first_time(one):
+    one.missed('a', 10)
+    one.missed('a', 11)
+    assert one.over(12) == ['a']
