@@ -168,7 +168,14 @@ class Cell:
             host.start(self.now)
 
     def stop_most(self):
-        """A planned stop of 60 %, and their start after a while."""
+        """A planned stop of 60 %, and their start after a while.
+
+        Not beside a death: who was stopped stays in the counts of those that
+        are silent, so that nothing that is done to one host turns another
+        one down.
+        """
+        if not all(host.powered for host in self.hosts):
+            return
         stopped = [h for h in self.hosts if h.runs][:len(self.hosts) * 6 // 10]
         for host in stopped:
             host.stop(self.now)
