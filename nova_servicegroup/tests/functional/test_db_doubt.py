@@ -88,8 +88,7 @@ class Watch:
 
 
 def signs(cloud):
-    """Return {host: sign} as nova-manage shows them, whatever it exits with.
-    """
+    """Return {host: sign} as nova-manage shows it, whatever its exit code."""
     try:
         lines = cloud.manage('service', 'list')
     except process.NotReady as e:
