@@ -134,12 +134,15 @@ class Cell:
         """Nobody is heard for a while; then they come back one by one.
 
         The time between two returns is shorter than service_down_time, and
-        all are back within the grace: who takes longer is believed dead.
+        all are back within the grace: who takes longer is believed dead. So
+        is who is away for service_down_time when most were not even late.
         """
-        back = self.now + seconds
         order = list(self.hosts)
         self.random.shuffle(order)
         step = min(spread, DOWN_TIME / 3, (GRACE - 3 * INTERVAL) / len(order))
+        if seconds + step * len(order) + INTERVAL > DOWN_TIME:
+            seconds = max(seconds, DOWN_TIME)
+        back = self.now + seconds
         for number, host in enumerate(order):
             host.cut_off_until = back + number * step
         self.outage_until = max(h.cut_off_until for h in order) + INTERVAL
