@@ -24,7 +24,6 @@ part in them.
 """
 
 import json
-import math
 import re
 import typing
 
@@ -38,8 +37,8 @@ STATES = ENDS | {JOINED, MISSED, LOST}
 #: bytes; ours have a hundred
 MAX_SIZE = 1024
 _TOKEN = re.compile(r'[0-9a-f]{16}\Z')
-#: milliseconds since 1970; what a signed 64-bit number holds
-_LATEST = 2 ** 63 - 1
+#: milliseconds since 1970; up to here a float tells them all apart
+_LATEST = 2 ** 53
 
 
 class Record(typing.NamedTuple):
@@ -84,7 +83,7 @@ def parse(raw, stat):
         return None
     age, since, gap = data.get('age', 0), data.get('since'), data.get('gap')
     if isinstance(age, bool) or not isinstance(age, (int, float)) or \
-            not math.isfinite(age) or age < 0:
+            not 0 <= age <= _LATEST:
         return None
     if gap is not None:
         if not isinstance(gap, list) or len(gap) != 2:
@@ -142,7 +141,7 @@ def _gap(before):
 
 
 def _ms(seconds):
-    return max(0, round(seconds * 1000))
+    return min(_LATEST, max(0, round(seconds * 1000)))
 
 
 def _encode(token, state, gap, **more):

@@ -20,6 +20,7 @@ so an input is the same on every day.
 import contextlib
 import datetime
 import io
+import json
 import logging
 import math
 import os
@@ -53,6 +54,7 @@ from nova_servicegroup.evzookeeper import membership
 from nova_servicegroup.keeper import loop
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
+from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import registrar
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Question
@@ -69,6 +71,7 @@ HOSTS = ('c1', 'compute-0017.rack-4.example.org', 'a/b', '...', 'grüße',
          'a@b', '%41')
 TOKEN = '0123456789abcdef'
 PATH = '/servicegroups/compute'
+RECORDS = '/servicegroups/@last/compute'
 
 
 class Formatted(logging.Handler):
@@ -594,6 +597,7 @@ CONFIG = {'version': protocol.VERSION, 'parent': os.getppid(),
           'hosts': 'h1:2181', 'session_timeout': 4.0, 'ident': None,
           'security': {'auth': None, 'tls': None, 'open_reading': True},
           'retry_interval': 5, 'clock': None}
+_QUOTED = [names.quote(host) for host in HOSTS] + ['@clock', 'c9']
 _NODES = [names.node(host, TOKEN) for host in HOSTS]
 _FROM_PARENT = [
     dict(CONFIG, op='config'),
@@ -825,8 +829,45 @@ class _Result:
         return self._value
 
 
+class Ends:
+    """Records of how a member ended: whatever is no record is none."""
+
+    name = 'ends'
+    weight = 10
+    corpus = [json.loads(data) for data in (
+        records.joined(TOKEN, None),
+        records.joined(TOKEN, records.Record(
+            TOKEN, 'missed', 9e8, (8e8, 8.1e8), 1e9, 1, 1)),
+        records.ended(TOKEN, 'killed', 3.25, None),
+        records.ended(TOKEN, 'hung', 60, None),
+        records.missed(records.Record(TOKEN, 'joined', 9e8, None, 1e9, 1, 1)),
+        records.lost(records.Record(TOKEN, 'missed', 9e8, None, 1e9, 1, 1)))]
+    tokens = [b'"killed"', b'"left"', b'"joined"', b'null', b'[null,null]',
+              b'1' + b'0' * 400, b'1e999', b'NaN', b'[1,2]', b'"since":1']
+
+    def make(self, chaos):
+        return chaos.json_like(self.corpus, self.tokens), chaos.choice((
+            0, 1, 10 ** 12, 2 ** 63 - 1))
+
+    def check(self, value):
+        raw, mtime = value
+        found = records.parse(raw, types.SimpleNamespace(
+            mtime=mtime, version=3, czxid=4))
+        if found is None:
+            return
+        assert found.state.encode() in raw and found.token.encode() in raw
+        assert math.isfinite(found.last)
+        assert found.gap is None or all(map(math.isfinite, found.gap))
+        # Whoever takes it over writes what can be read.
+        for data in (records.joined(TOKEN, found), records.missed(found),
+                     records.ended(TOKEN, 'killed', 1, found),
+                     records.lost(found)):
+            assert records.parse(data, types.SimpleNamespace(
+                mtime=10 ** 12, version=3, czxid=4)) is not None, data
+
+
 class Znodes:
-    """Names, owners and data in a group's directory, as a reader sees it."""
+    """Names, owners, data and records of a group, as a reader sees them."""
 
     name = 'znodes'
     weight = 4
@@ -837,15 +878,18 @@ class Znodes:
             {'boot_id': None}, {}]
 
     def make(self, chaos):
-        listings = []
+        looks = []
         for _ in range(chaos.randint(1, 3)):
-            listings.append({
+            looks.append(({
                 chaos.text_like(Names.corpus).replace('/', ''): (
                     chaos.json_like(self.data), chaos.choice(self.owners))
-                for _ in range(chaos.randrange(5))})
-        return listings
+                for _ in range(chaos.randrange(5))}, {
+                chaos.text_like(_QUOTED).replace('/', ''): (
+                    chaos.json_like(Ends.corpus, Ends.tokens))
+                for _ in range(chaos.randrange(4))}))
+        return looks
 
-    def check(self, listings):
+    def check(self, looks):
         clock = _clocks()
         session = _ParentSession()
         driver = _zk_driver(session, clock)
@@ -866,18 +910,25 @@ class Znodes:
                 if op == 'answer':
                     _details(monitor, message)
 
-        one = _Registrar(CONFIG, post, monotonic=clock.monotonic,
+        one = _Registrar(dict(CONFIG, clock=RECORDS + '/@clock'), post,
+                         monotonic=clock.monotonic,
                          jitter=lambda low, high: low)
         one.start()
-        one.submit(one.watch, PATH, None, 600, [])
-        one.submit(one.join, 1, PATH, None, 'c1', {'boot_id': 'x'}, None)
-        own, = (path for path in one.ensemble.nodes if '@' in path)
-        for listing in listings:
+        one.submit(one.watch, PATH, RECORDS, 600, [])
+        one.submit(one.join, 1, PATH, RECORDS, 'c1', {'boot_id': 'x'}, None)
+        own, = (path for path in one.ensemble.nodes
+                if path.startswith(PATH + '/'))
+        ended = ''
+        for listing, ends in looks:
             for path in list(one.ensemble.nodes):
-                if path.startswith(PATH + '/') and path != own:
+                if path.startswith((PATH + '/', RECORDS + '/')) and (
+                        path != own):
                     del one.ensemble.nodes[path]
             for name, (data, owner) in listing.items():
                 one.ensemble.put('%s/%s' % (PATH, name), data, owner)
+            for name, data in ends.items():
+                one.ensemble.put('%s/%s' % (RECORDS, name), data, 0)
+            ended += repr(ends)
             # Longer than any pause, so everything is looked at anew.
             for _ in range(3):
                 clock.now += 300
@@ -888,10 +939,19 @@ class Znodes:
             owned = {name for name, (_, owner) in listing.items()
                      if name in owned or owner not in (0, -2 ** 63)}
             alive = {'c1', *map(names.host, owned)}
-            for host in {*HOSTS, *map(names.host, listing)} - {None}:
-                if driver.verdict({'topic': 'compute', 'host': host,
-                                   'updated_at': None}).state is State.UP:
+            for host in {*HOSTS, *map(names.host, listing),
+                         *map(names.unquote, ends)} - {None, ''}:
+                asked = _api(driver)
+                record = {'topic': 'compute', 'host': host,
+                          'updated_at': None}
+                verdict = asked.verdict(record)
+                asked.service_is_up(record)
+                asked.get_updated_time(record)
+                if verdict.state is State.UP:
                     assert host in alive, host
+                if verdict.reason.name in liveness.End.__members__:
+                    # Somebody said so.
+                    assert verdict.reason.name.lower() in ended
 
 
 def _zk_driver(session, clock):
@@ -913,7 +973,8 @@ class _Driver(zk.ZooKeeperDriver):
 
     def monitor(self, group):
         found = self.shared(('view', group), lambda: (
-            membership.MembershipMonitor(self._session, self._path(group))))
+            membership.MembershipMonitor(self._session, self._path(group),
+                                         records=RECORDS)))
         # Not to wait for a listing that may never come.
         found._made_at = float('-inf')
         return found
@@ -1033,5 +1094,5 @@ class FromKeeper:
         member.leave()
 
 
-TARGETS = (Names, Wire, Heartbeats, Talk, Records, Addresses, Znodes,
+TARGETS = (Names, Wire, Heartbeats, Talk, Records, Addresses, Ends, Znodes,
            ToKeeper, FromKeeper)
