@@ -34,6 +34,7 @@ from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import zk
 from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import membership
+from nova_servicegroup.liveness import Question
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import certificates
 from nova_servicegroup.tests.fixtures import member as member_process
@@ -378,14 +379,18 @@ def test_without_an_identity_one_warning_says_what_may_happen(
                   sg_prefix='/naked')
     driver, another = zk.ZooKeeperDriver(), zk.ZooKeeperDriver()
     dead = answers.record('dead-host')
-    assert driver.is_up(dead) is another.is_up(dead) is False
+
+    def placed(driver):
+        return driver.answer(dead, Question.MAY_PLACE) is True
+
+    assert placed(driver) is placed(another) is False
     try:
         # What it says is true.
         with world.ensemble.client(**world.stranger) as stranger:
             node = stranger.create('/naked/compute/' + NODE, ephemeral=True)
-            process.wait_until(lambda: driver.is_up(dead), 5, 'a dead host up')
+            process.wait_until(lambda: placed(driver), 5, 'a dead host up')
             stranger.delete(node)
-            process.wait_until(lambda: not driver.is_up(dead), 5, 'the other')
+            process.wait_until(lambda: not placed(driver), 5, 'the other')
             stranger.set_acls('/naked/compute', security.CREATOR_ALL_ACL)
     finally:
         driver._session.close()
