@@ -158,7 +158,7 @@ class Driver(abc.ABC):
 
         :param guarded: doubt it if much of its group is silent, too
         """
-        topic = record.get('topic')
+        topic = record.get('topic', None)
         # Nobody evacuates the others (conductors, schedulers).
         guarded = guarded and topic == GUARDED
         rules = self.settings.rules
@@ -189,8 +189,8 @@ class Driver(abc.ABC):
         elif verdict.state is not liveness.State.UP:
             LOG.debug('Seems service %(binary)s on host %(host)s is down. '
                       'Last heartbeat was %(seen_at)s: %(reason)s.',
-                      {'binary': record.get('binary'),
-                       'host': record.get('host'),
+                      {'binary': record.get('binary', None),
+                       'host': record.get('host', None),
                        'seen_at': verdict.seen_at,
                        'reason': verdict.reason.value})
         if guarded and self.groups.doubted:
@@ -199,8 +199,8 @@ class Driver(abc.ABC):
 
     def _review(self, record, load):
         try:
-            self.groups.review((record.get('topic'), self.cell_of(record)),
-                               load, self.now(), self.settings.rules)
+            self.groups.review((GUARDED, self.cell_of(record)), load,
+                               self.now(), self.settings.rules)
         except exception.ServiceGroupUnavailable:
             # Then it hasn't ended.
             pass

@@ -123,10 +123,10 @@ class DbDriver(base.Driver):
             return False
 
     def observe(self, record):
-        last_seen_up = record.get('last_seen_up')
+        last_seen_up = record.get('last_seen_up', None)
         return self._member(
-            record.get('host'), last_seen_up,
-            None if last_seen_up else record.get('created_at'),
+            record.get('host', None), last_seen_up,
+            None if last_seen_up else record.get('created_at', None),
             _count_of(record), self.now())
 
     def _member(self, host, last_seen_up, created_at, count, now):
@@ -197,7 +197,7 @@ class DbDriver(base.Driver):
 def _count_of(record):
     """Return a record's report_count, None for one that was read without."""
     try:
-        return record.get('report_count')
+        return record.get('report_count', None)
     except Exception:
         return None
 

@@ -103,18 +103,7 @@ NOT_IN_THE_TABLE = named('api.openstack.compute.test_services', *(
 NO_DATABASE = named('servicegroup.test_db_servicegroup.DBServiceGroupTestCase',
                     'test_is_up')
 
-# Nova's objects raise for what they weren't made with: here the topic, by
-# which the db driver tells computes from others, and Nova's doesn't.
-WITHOUT_TOPIC = (
-    named('compute.test_api.ComputeAPIUnitTestCase', 'test_host_statuses')
-    | named('conductor.test_conductor.ConductorTaskAPITestCase',
-            'test_cache_images_failed_compute')
-    | named('scheduler.test_manager.SchedulerManagerTestCase',
-            'test_discover_hosts',
-            'test_discover_hosts_duplicate_host_mapping',
-            'test_discover_hosts_not_leader'))
-
-KNOWN = INSIDE | NOT_IN_THE_TABLE | NO_DATABASE | WITHOUT_TOPIC
+KNOWN = INSIDE | NOT_IN_THE_TABLE | NO_DATABASE
 
 
 @pytest.fixture(scope='module')
