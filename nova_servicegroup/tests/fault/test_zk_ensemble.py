@@ -110,6 +110,13 @@ def test_the_directory_shows_the_members(ensemble, members):
 
 # The ensemble
 
+@pytest.mark.fault(
+    'zk',
+    'the leader is killed',
+    readers='as before',
+    lasts='-',
+    logged='WARNING where the connection is lost for a moment',
+    ends='the election')
 def test_the_leader_is_killed(ensemble, members, everybody):
     leader = ensemble.leader
     leader.kill()
@@ -120,6 +127,13 @@ def test_the_leader_is_killed(ensemble, members, everybody):
     assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
 
 
+@pytest.mark.fault(
+    'zk',
+    'one server of three after the other is restarted',
+    readers='as before',
+    lasts='-',
+    logged='WARNING at the loss, INFO at the return',
+    ends='-')
 def test_each_server_is_restarted(ensemble, members, everybody):
     ensemble.restart_each()
     all_back(members)
@@ -127,6 +141,13 @@ def test_each_server_is_restarted(ensemble, members, everybody):
     assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
 
 
+@pytest.mark.fault(
+    'zk',
+    'one server of three is frozen',
+    readers='as before',
+    lasts='-',
+    logged='WARNING at the loss, INFO at the return',
+    ends='another server')
 def test_a_server_is_frozen(ensemble, members, everybody):
     server = ensemble.leader
     server.freeze()
@@ -138,6 +159,13 @@ def test_a_server_is_frozen(ensemble, members, everybody):
 
 
 @pytest.mark.parametrize('away', [2, 9], ids=['shorter', 'longer'])
+@pytest.mark.fault(
+    'zk',
+    'the whole ensemble stopped or killed, for seconds',
+    readers='as before',
+    lasts='-',
+    logged='WARNING at the loss, INFO at the return',
+    ends='its return')
 def test_the_ensemble_is_away(ensemble, members, everybody, away):
     """For shorter and for longer than a session; the grace is longer."""
     ensemble.kill()
@@ -154,6 +182,13 @@ def test_the_ensemble_is_away(ensemble, members, everybody, away):
     assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
 
 
+@pytest.mark.fault(
+    'zk',
+    'a host dies while the ensemble is away',
+    readers='up; down after the return',
+    lasts='a rejoin time after the return',
+    logged='WARNING at the loss, INFO at the return',
+    ends='its start')
 def test_who_died_while_the_ensemble_was_away_is_down_in_time(
         ensemble, members, everybody):
     ensemble.kill()
@@ -166,6 +201,13 @@ def test_who_died_while_the_ensemble_was_away_is_down_in_time(
     assert [watch.given for watch in everybody[1:]] == [[True]] * 3
 
 
+@pytest.mark.fault(
+    'zk',
+    'the ensemble is away for longer than service_down_time',
+    readers='up (nobody can tell)',
+    lasts='from service_down_time on',
+    logged='WARNING at the loss, INFO at the return',
+    ends='its return')
 def test_after_a_while_nobody_knows(ensemble, members, everybody, config):
     config.config(service_down_time=2)
     driver = everybody[0]._driver
@@ -187,6 +229,13 @@ def test_after_a_while_nobody_knows(ensemble, members, everybody, config):
     assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
 
 
+@pytest.mark.fault(
+    'zk',
+    'the ensemble is wiped',
+    readers='up',
+    lasts='-',
+    logged='WARNING at the loss, INFO at the return',
+    ends='every member joins again')
 def test_the_ensemble_is_wiped(ensemble, members, everybody):
     nodes = [one.node for one in members]
     ensemble.wipe()
@@ -202,6 +251,13 @@ def test_the_ensemble_is_wiped(ensemble, members, everybody):
 
 # Sessions and nodes
 
+@pytest.mark.fault(
+    'zk',
+    'a session is ended by force',
+    readers='up',
+    lasts='-',
+    logged='INFO: a new session',
+    ends='a new session, within two seconds')
 def test_an_expired_session_is_back_within_two_seconds(ensemble, members):
     one = members[0]
     node, old = one.node, one._session.client_id()
@@ -213,6 +269,13 @@ def test_an_expired_session_is_back_within_two_seconds(ensemble, members):
     assert one._session.client_id()[0] != old[0]
 
 
+@pytest.mark.fault(
+    'zk',
+    'a node is deleted by somebody else',
+    readers='up',
+    lasts='-',
+    logged='WARNING',
+    ends='the keeper makes it again')
 def test_a_deleted_node_comes_back_by_itself(ensemble, members, reader):
     driver = reader()
     one = members[0]
@@ -363,6 +426,13 @@ def test_a_chroot_and_a_prefix_are_made(ensemble, session):
 
 # Two machines under one name
 
+@pytest.mark.fault(
+    'zk',
+    'two machines under one host name',
+    readers='up',
+    lasts='-',
+    logged='ERROR on both',
+    ends='stop one of them')
 def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
     driver = reader()
 

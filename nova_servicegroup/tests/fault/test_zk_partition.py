@@ -191,6 +191,13 @@ def test_who_is_cut_off_knows_it_first_and_is_down_in_time(
         assert len(RECOVERED.findall(one.log().partition(LOST)[2])) == 1
 
 
+@pytest.mark.fault(
+    'zk',
+    'packets are lost',
+    readers='as before',
+    lasts='-',
+    logged='nothing, or WARNING at a lost connection',
+    ends='-')
 def test_nobody_flaps(namespace, start, watch, ensemble):
     """Neither at 30 % loss nor when one server after the other is cut off."""
     places = {way: namespace() for way in LOSSES}
@@ -215,6 +222,13 @@ def test_nobody_flaps(namespace, start, watch, ensemble):
         one.host: [True] for one in members}
 
 
+@pytest.mark.fault(
+    'zk',
+    'the network of one nova-compute is cut',
+    readers='down',
+    lasts='from two session timeouts on at the latest',
+    logged='its nova-compute: WARNING',
+    ends='the return of the network')
 def test_a_nova_compute_that_is_cut_off(make_cloud, namespace, ensemble):
     """From the ensemble only: the message bus stays."""
     with make_cloud(

@@ -88,6 +88,14 @@ def owner(driver, host):
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.fault(
+    'zk',
+    'a process is killed (SIGKILL, out of memory)',
+    readers='no candidate of the scheduler within a second; up until '
+            'restart_grace, then down',
+    lasts='until its start',
+    logged='nothing',
+    ends='its start')
 def test_a_killed_process_is_down_at_once(start, reader, mode):
     driver = reader()
     times = []
@@ -130,6 +138,13 @@ def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode,
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.fault(
+    'zk',
+    'a writer is frozen for less than service_down_time',
+    readers='up',
+    lasts='-',
+    logged='nothing',
+    ends='-')
 def test_a_short_freeze_is_invisible(start, reader, mode):
     driver = reader()
     one = start('frozen', mode=mode, down_time=9, recv_timeout=2000)
@@ -145,6 +160,13 @@ def test_a_short_freeze_is_invisible(start, reader, mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.fault(
+    'zk',
+    'a writer hangs',
+    readers='down when its last sign of life is service_down_time old',
+    lasts='until it goes on',
+    logged='its keeper: ERROR "No sign of life", WARNING when it is back',
+    ends='its next heartbeat')
 def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     driver = reader()
     one = start('hung', mode=mode, down_time=3)
@@ -188,6 +210,13 @@ def test_a_hung_process_gains_nothing_by_another_keeper(start, reader):
         wait_answer(driver, 'revived', True, 10)
 
 
+@pytest.mark.fault(
+    'zk',
+    'a writer is busy',
+    readers='up',
+    lasts='-',
+    logged='nothing',
+    ends='-')
 def test_a_busy_hub_is_invisible(start, reader):
     driver = reader()
     # In-process clients lose a session of four seconds at such turns.
@@ -212,6 +241,13 @@ def test_a_blocked_hub_is_invisible(start, reader):
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.fault(
+    'zk',
+    'a keeper is killed',
+    readers='up',
+    lasts='-',
+    logged='WARNING',
+    ends='another keeper takes the session over')
 def test_a_killed_keeper_is_replaced_unseen(start, reader, mode):
     driver = reader()
     one = start('kept', mode=mode, recv_timeout=2000)
@@ -279,6 +315,14 @@ def test_a_keeper_is_small_and_idle(start):
     assert resident <= 30 * 1024, '%d KB' % resident
 
 
+@pytest.mark.fault(
+    'zk',
+    'a service is stopped in order',
+    readers='no candidate of the scheduler at once; up until restart_grace,'
+            ' then down',
+    lasts='until its start',
+    logged='INFO "Left the compute group"',
+    ends='its start')
 def test_a_stop_in_order_is_seen_at_once(start, reader):
     driver = reader()
     one = start('leaver')
@@ -315,6 +359,13 @@ def test_a_restart_meets_no_ghost(start, reader):
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.fault(
+    'zk',
+    'a keeper hangs',
+    readers='up',
+    lasts='-',
+    logged='WARNING',
+    ends='another keeper takes the session over')
 def test_a_stuck_keeper_is_replaced_unseen(start, reader, mode):
     driver = reader()
     # However seldom there are heartbeats.

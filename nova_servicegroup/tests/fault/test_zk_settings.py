@@ -142,6 +142,13 @@ def world(tmp_path, ensemble):
         yield World(stack, tmp_path, ensemble)
 
 
+@pytest.mark.fault(
+    'zk',
+    'the leader pauses (garbage collection, a virtual machine that stops)',
+    readers='up',
+    lasts='-',
+    logged='WARNING at a lost connection',
+    ends='the leader goes on')
 def test_the_leader_pauses(world, settings):
     leader = world.ensemble.leader
     leader.freeze()
@@ -158,6 +165,13 @@ def test_the_leader_pauses(world, settings):
         assert world.expired() > LIGHT / 4
 
 
+@pytest.mark.fault(
+    'zk',
+    'a follower is cut off from its leader and not from its clients',
+    readers='up',
+    lasts='-',
+    logged='WARNING at a lost connection',
+    ends='the clients change to another server')
 def test_a_follower_is_cut_off_from_its_leader(world, settings, place):
     leader = world.ensemble.leader
     assert leader is not world.follower

@@ -114,6 +114,13 @@ def port(ensemble):
     return [ensemble.servers[0].port]
 
 
+@pytest.mark.fault(
+    'zk',
+    'a switch cuts off 60 % of the computes',
+    readers='up (nobody can tell)',
+    lasts='until they are back, or are forced down',
+    logged='ERROR with the numbers at the begin, WARNING at the end',
+    ends='the return of the network')
 def test_most_of_the_fleet_is_cut_off(ensemble, start, begin):
     """By a switch: nobody is down, and a kill among the others is seen."""
     with network.Namespace() as namespace:
@@ -154,6 +161,13 @@ def test_most_of_the_fleet_is_cut_off(ensemble, start, begin):
         assert took < 0.1 or os.getloadavg()[0] > 2 and took < 0.5, took
 
 
+@pytest.mark.fault(
+    'zk',
+    'a switch cuts off 60 % of the computes for a moment',
+    readers='up',
+    lasts='-',
+    logged='WARNING on those computes',
+    ends='the return of the network')
 def test_a_short_cut_flips_nobody(ensemble, start, begin):
     with network.Namespace() as namespace:
         cut = start('cut', 3, namespace)
@@ -172,6 +186,13 @@ def test_a_short_cut_flips_nobody(ensemble, start, begin):
         assert watch.down == []
 
 
+@pytest.mark.fault(
+    'zk',
+    'a host loses power',
+    readers='down',
+    lasts='from two session timeouts on at the latest',
+    logged='nothing',
+    ends='its start')
 def test_who_loses_power_is_down_to_all_in_two_session_timeouts(start, begin):
     others = start('stay', 5)
     rack = start('rack', 2)
@@ -195,6 +216,13 @@ def test_who_loses_power_is_down_to_all_in_two_session_timeouts(start, begin):
     assert took < 2 * TIMEOUT or os.getloadavg()[0] > 2, took
 
 
+@pytest.mark.fault(
+    'zk',
+    'a host dies beside one whose nova-compute crashes over and over',
+    readers='down',
+    lasts='as if it were alone',
+    logged='nothing',
+    ends='its start')
 def test_a_crash_loop_prolongs_nobodys_death(start, begin):
     others = start('stay', 5)
     dead = start('dead', 1)
@@ -265,6 +293,13 @@ class Proxy:
         self.cut()
 
 
+@pytest.mark.fault(
+    'zk',
+    'the connection of a reader is lost again and again',
+    readers='down for who is dead, up for the others',
+    lasts='-',
+    logged='WARNING and INFO at each loss and return',
+    ends='-')
 def test_a_flapping_reader_does_not_keep_the_dead_up(ensemble, start, begin):
     others = start('stay', 5)
     dead = start('dead', 1)

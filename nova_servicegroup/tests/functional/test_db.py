@@ -139,6 +139,14 @@ def test_killed_is_down_and_back_at_once(cloud, compute):
         service.kill_all()
 
 
+@pytest.mark.fault(
+    'db',
+    'the conductor hangs for less than service_down_time',
+    readers='up',
+    lasts='-',
+    logged='WARNING "Lost connection to nova-conductor", INFO when it '
+           'recovers',
+    ends='it goes on')
 def test_a_hung_conductor_flips_nothing(cloud, compute):
     conductor = cloud.services['nova-conductor', 'controller']
     mark = compute.mark()
@@ -189,6 +197,13 @@ def test_rabbitmq_restarted(cloud, compute):
         assert not losses or service is compute
 
 
+@pytest.mark.fault(
+    'db',
+    'RabbitMQ hangs',
+    readers='up',
+    lasts='-',
+    logged='WARNING at the loss, INFO when it recovers',
+    ends='it goes on')
 def test_rabbitmq_hung(cloud, compute):
     """Its connections stay open, and nobody answers."""
     mark = compute.mark()
@@ -204,6 +219,14 @@ def test_rabbitmq_hung(cloud, compute):
     assert losses == len(compute.lines(RECOVERED, mark))
 
 
+@pytest.mark.fault(
+    'db',
+    'MariaDB is restarted',
+    readers='requests fail with it; up',
+    lasts='-',
+    logged='ERROR "the database refused the heartbeat", INFO when it '
+           'recovers',
+    ends='its return')
 def test_mariadb_restarted(cloud, compute):
     services = _reporters(cloud, compute)
     marks = [service.mark() for service in services]
@@ -298,6 +321,13 @@ def test_sighup_never_ends_the_heartbeat(cloud, mode):
         service.kill_all()
 
 
+@pytest.mark.fault(
+    'db',
+    'one of two workers of a service is killed',
+    readers='up',
+    lasts='-',
+    logged='nothing',
+    ends='-')
 def test_a_killed_worker_takes_nobody_down(cloud):
     service = cloud.start_conductor('pair', workers=2)
     cloud.wait_beats(30, service)

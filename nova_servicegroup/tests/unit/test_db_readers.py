@@ -218,6 +218,13 @@ def test_they_come_back_slowly_and_the_last_one_after_nine_minutes(fleet):
         assert Reader().down(fleet.records()) == set()
 
 
+@pytest.mark.fault(
+    'db',
+    'the message bus of one of several cells fails',
+    readers='up in that cell; as before in the others',
+    lasts='until it is back',
+    logged='ERROR that names the cell',
+    ends='its return')
 def test_one_cell_of_several(fleet, config, tmp_path):
     cell = Fleet(tmp_path / 'cell2.sqlite', 300, 'other')
     records = cell.records()
@@ -240,6 +247,13 @@ def test_one_cell_of_several(fleet, config, tmp_path):
 
 
 @pytest.mark.parametrize('wrong', [61, -61, 45])
+@pytest.mark.fault(
+    'db',
+    "a reader's clock is a minute wrong",
+    readers='up (nobody can tell)',
+    lasts='until it is right',
+    logged='ERROR with the numbers at the begin',
+    ends='the right time')
 def test_an_own_clock_that_is_wrong(fleet, wrong):
     fleet.run(30, own_clock=wrong)
     assert Reader().down(fleet.records()) == set()
