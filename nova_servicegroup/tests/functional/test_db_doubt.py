@@ -173,8 +173,8 @@ def test_forcing_one_down_turns_no_other_down(cloud, computes,
 @pytest.mark.fault(
     'db', 'conductor away for longer than service_down_time',
     readers='up; nova-manage shows ???', lasts='until it is back',
-    logged='ERROR at the begin, WARNING at the end', ends='the first heartbeat of each '
-    'compute')
+    logged='ERROR at the begin, WARNING at the end',
+    ends='the first heartbeat of each compute')
 @pytest.mark.long
 def test_a_lost_conductor_takes_nobody_down(cloud, computes, record_property):
     conductor = cloud.services['nova-conductor', 'controller']
