@@ -26,7 +26,7 @@ endif
 .PHONY: help python packages venv demo test test-long fault-table \
 	fuzz soak lint \
 	checkconfig genconfig docs releasenotes bench bench-mc bench-crash \
-	bench-zk bench-question clean
+	bench-zk bench-outage bench-question clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
@@ -45,6 +45,8 @@ help:
 	@echo 'make bench        bench-question, -mc, -crash, -zk: costs, and how fast'
 	@echo '                  (root, about 25 minutes); results in bench/results'
 	@echo 'make bench-zk     ten thousand members (about 10 minutes)'
+	@echo 'make bench-outage ten thousand members through outages of ZooKeeper'
+	@echo '                  (about 45 minutes)'
 	@echo 'make clean        remove whatever was made here'
 
 demo: python
@@ -106,6 +108,9 @@ bench-crash: packages $(VENV)/installed
 
 bench-zk: packages $(VENV)/installed
 	$(BIN)/python bench/zk.py $(ARGS)
+
+bench-outage: packages $(VENV)/installed
+	$(BIN)/python bench/outage.py $(ARGS)
 
 venv: $(VENV)/installed
 

@@ -1,0 +1,291 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Is a living host ever called down when the ensemble goes and comes back?
+
+Members by the thousand (sessions.py of the fixtures), some real readers
+(asker.py), and an ensemble of three with the documented zoo.cfg, which is
+stopped in order or killed, is away for a time, and comes back; or comes back
+empty. Each reader is asked ten times a second, all the time: for a hundred at
+random of the members that have no node in its view, for a hundred of the
+others (twenty readers that are asked for all of ten thousand would take more
+processors than most machines have), and for those that will be killed. While
+the members return, some of those that are back are killed.
+
+    python bench/outage.py [--members 10000] [--readers 20]
+        [--away 3 10 60] [--ways stop kill] [--repeat 5] [--wipes 1]
+        [--kills 10] [--threshold 0.5] [--output bench/results]
+
+``--threshold`` is the readers' mass_failure_threshold; with 1.1 nothing is
+doubted for being silent with many others, and only the rules for the return
+of members stand between an outage and a wrong "down".
+
+As it stands, that takes about 45 minutes. What is done is kept in
+outage.part.json: run it again, as it was, after an interruption, and it goes
+on with the next outage. Needs root, or a limit of open files above the number
+of members.
+
+Writes outage.json and outage.md, also when the figures are bad, and ends with
+an error then. For each outage:
+
+``answers``, ``wrong``, ``wrong_hosts``
+    How many answers were given to callers that may act as if a host were
+    gone; how many of them were "down", and for how many members. All of these
+    are wrong: who is killed is not gone for ``restart_grace``, a minute.
+``kill_known_ms``
+    For each kill and each reader, from the moment at which the session's end
+    is sent until a scheduler is told not to build there.
+``slowest_pass_s``
+    Between two answers about one member, at most: all share one machine.
+``serving_s``, ``back_s``, ``expired``
+    Until all servers serve again, from then on until all members are back,
+    and how many sessions were lost.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import functools
+import json
+import math
+import os
+import pathlib
+import platform
+import random
+import statistics
+import tempfile
+import time
+
+from nova_servicegroup.tests.fixtures import asker
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import sessions
+from nova_servicegroup.tests.fixtures import zookeeper
+
+HERE = pathlib.Path(__file__).parent
+GROUP = '/servicegroups/compute'
+#: members that a reader is asked for at a time, of those with and of those
+#: without a node
+MOST = 100
+STOP, KILL, WIPE = 'stop', 'kill', 'wipe'
+#: seconds
+INTERVAL = 0.1
+BACK_LIMIT = 180
+KILL_PAUSE = 0.5
+#: how long after the last member is back a late "down" may still come
+AFTERMATH = 20
+#: how soon a kill has to be known
+KNOWN_LIMIT_MS = 1000
+
+
+class World:
+    """The ensemble, the members and the readers of all outages."""
+
+    def __init__(self, stack, arguments):
+        self.members = arguments.members
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix='sg-bench-'))
+        self.ensemble = stack.enter_context(zookeeper.Ensemble(
+            directory, settings=zookeeper.documented_settings()))
+        self.fleet = stack.enter_context(
+            sessions.Fleet(self.ensemble.address, GROUP))
+        self.fleet.ask('start', members=self.members)
+        self.hosts = list(map(sessions.host, range(self.members)))
+        self.readers = [
+            stack.enter_context(asker.Asker(
+                self.ensemble.address,
+                mass_failure_threshold=arguments.threshold))
+            for _ in range(arguments.readers)]
+        for reader in self.readers:
+            reader.ask('watch', hosts=self.hosts, interval=INTERVAL,
+                       most=MOST)
+
+    def outage(self, way, away, kills):
+        """Let one happen; return its figures."""
+        victims = random.sample(range(self.members), kills)
+        for reader in self.readers:
+            reader.ask('expect', hosts=list(map(sessions.host, victims)))
+        self.reports()
+        expired = self.fleet.ask('state')['expired']
+        if way == KILL:
+            self.ensemble.kill()
+        else:
+            self.ensemble.stop()
+        time.sleep(away)
+        began = time.monotonic()
+        if way == WIPE:
+            self.ensemble.wipe()
+        else:
+            self.ensemble.start()
+        served = time.monotonic()
+        killed = self.kill_some(victims)
+        process.wait_until(
+            lambda: self.fleet.ask('state')['there'] == self.members - len(
+                killed), BACK_LIMIT, 'the members are back', interval=0.2)
+        back = time.monotonic()
+        time.sleep(AFTERMATH)
+        reports = self.reports()
+        # The dead live again, and the readers know it, before the next one.
+        self.fleet.ask('join')
+        time.sleep(3)
+        self.reports()
+        return dict(
+            judged(reports, killed), way=way, away_s=away,
+            serving_s=round(served - began, 1), back_s=round(back - served, 1),
+            expired=self.fleet.ask('state')['expired'] - expired)
+
+    def kill_some(self, victims):
+        """Kill members as soon as they are back, one after the other.
+
+        :returns: host -> when
+        """
+        killed = {}
+        for member in victims:
+            death = process.wait_until(
+                functools.partial(self.fleet.ask, 'die', member=member),
+                BACK_LIMIT, 'a member is back', interval=0.01)
+            killed[death['host']] = death['at']
+            time.sleep(KILL_PAUSE)
+        return killed
+
+    def reports(self):
+        return [reader.ask('report') for reader in self.readers]
+
+
+def judged(reports, killed):
+    """Return how many answers were wrong, and when the kills were known."""
+    known = [(report['refused'][host] - at) * 1000
+             if host in report['refused'] else None
+             for report in reports for host, at in killed.items()]
+    # Who was killed is for a while only ended, and not gone: to be refused
+    # before it was, or to be called down before or soon after, is wrong.
+    wrong = collections.Counter(host for report in reports
+                                for host, at in report['refused'].items()
+                                if at < killed.get(host, math.inf))
+    for report in reports:
+        wrong.update(report['not_up'])
+    return {'answers': sum(report['answers'] for report in reports),
+            'wrong': sum(wrong.values()), 'wrong_hosts': len(wrong),
+            'kills': len(killed), 'kills_unseen': known.count(None),
+            'kill_known_ms': spread([t for t in known if t is not None]),
+            'slowest_pass_s': round(max(
+                report['longest'] for report in reports), 2)}
+
+
+def spread(times):
+    if not times:
+        return None
+    return {'median': round(statistics.median(times), 1),
+            'max': round(max(times), 1)}
+
+
+def plan(arguments):
+    """Return (way, seconds away) for each outage, in order."""
+    found = [(way, away) for away in arguments.away for way in arguments.ways
+             for _ in range(arguments.repeat)]
+    return found + [(WIPE, min(arguments.away))] * arguments.wipes
+
+
+def measure(arguments, about):
+    """Return the figures of all outages, those of an earlier run included."""
+    part = arguments.output / 'outage.part.json'
+    done = []
+    if part.exists():
+        earlier = json.loads(part.read_text())
+        if earlier['asked'] == about['asked']:
+            done = earlier['outages']
+    todo = plan(arguments)[len(done):]
+    with contextlib.ExitStack() as stack:
+        world = World(stack, arguments) if todo else None
+        for way, away in todo:
+            done.append(world.outage(way, away, arguments.kills))
+            print(json.dumps(done[-1]), flush=True)
+            part.write_text(json.dumps(
+                {'asked': about['asked'], 'outages': done}))
+    part.unlink()
+    return done
+
+
+def broken_promises(outages):
+    return [outage for outage in outages
+            if outage['wrong'] or outage['kills_unseen']
+            or (outage['kill_known_ms'] or {'max': 0})['max'] > KNOWN_LIMIT_MS]
+
+
+def table(about, outages):
+    """Return the figures as Markdown, one line for each kind of outage."""
+    lines = [
+        '%s. {:,} members, %d readers, asked every %g s, '
+        'mass_failure_threshold %g.'.format(about['members']) % (
+            about['when'], about['readers'], INTERVAL,
+            about['mass_failure_threshold']), '',
+        'Machine: %s. %s.' % (about['machine'], about['zookeeper']), '',
+        '| ensemble | away s | times | answers | wrong "down" | members back '
+        'after s | sessions lost | kills known ms, median, max |',
+        '|---|---:|---:|---:|---:|---:|---:|---:|']
+    kinds = dict.fromkeys((o['way'], o['away_s']) for o in outages)
+    for way, away in kinds:
+        some = [o for o in outages if (o['way'], o['away_s']) == (way, away)]
+        known = [o['kill_known_ms'] for o in some if o['kill_known_ms']]
+        lines.append('| %s | %g | %d | %s | %s | %.1f | %d | %s |' % (
+            {STOP: 'stopped in order', KILL: 'killed',
+             WIPE: 'wiped'}[way], away, len(some),
+            '{:,}'.format(sum(o['answers'] for o in some)),
+            '{:,}'.format(sum(o['wrong'] for o in some)),
+            max(o['back_s'] for o in some), max(o['expired'] for o in some),
+            '%.0f, %.0f' % (
+                statistics.median(k['median'] for k in known),
+                max(k['max'] for k in known)) if known else ''))
+    return '\n'.join([*lines, ''])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--members', type=int, default=10000)
+    parser.add_argument('--readers', type=int, default=20)
+    parser.add_argument('--away', type=float, nargs='*', default=[3, 10, 60])
+    parser.add_argument('--ways', nargs='*', default=[STOP, KILL],
+                        choices=[STOP, KILL])
+    parser.add_argument('--repeat', type=int, default=5)
+    parser.add_argument('--wipes', type=int, default=1)
+    parser.add_argument('--kills', type=int, default=10)
+    parser.add_argument('--threshold', type=float, default=0.5)
+    parser.add_argument('--output', type=pathlib.Path,
+                        default=HERE / 'results')
+    arguments = parser.parse_args()
+    sessions.allow_files(arguments.members + 1000)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    about = {
+        'when': datetime.date.today().isoformat(),
+        'machine': '%s, %d cores, Linux %s, Python %s, for everything' % (
+            platform.machine(), os.cpu_count(), platform.release(),
+            platform.python_version()),
+        'zookeeper': 'Three servers, the documented zoo.cfg, sessions of 4 s',
+        'members': arguments.members, 'readers': arguments.readers,
+        'mass_failure_threshold': arguments.threshold,
+        'asked': [arguments.members, arguments.readers, arguments.away,
+                  arguments.ways, arguments.repeat, arguments.wipes,
+                  arguments.kills, arguments.threshold],
+        'load_average_before': os.getloadavg()[0]}
+    outages = measure(arguments, about)
+    (arguments.output / 'outage.json').write_text(json.dumps(
+        {'about': about, 'outages': outages}, indent=1) + '\n')
+    (arguments.output / 'outage.md').write_text(table(about, outages))
+    print(table(about, outages))
+    broken = broken_promises(outages)
+    if broken:
+        raise SystemExit('Not as promised: %d of %d outages' % (
+            len(broken), len(outages)))
+
+
+if __name__ == '__main__':
+    main()
