@@ -89,7 +89,7 @@ def check_address(address):
     if slash and chroot.strip('/'):
         elements = chroot.strip('/').split('/')
         if any(not element.strip('.') or not element.isprintable()
-               for element in elements):
+               or element != element.strip() for element in elements):
             raise exceptions.BadAddress(
                 '%r has a bad chroot path' % address)
         checked[-1] += '/' + '/'.join(elements)

@@ -33,5 +33,6 @@ def test_a_minute_of_soak(tmp_path):
     for driver in ('db', 'mc', 'zk'):
         reader = result['readers'][driver + ' reader 1']
         assert reader['answers'] > 500 and reader['transitions'] > 3
-    assert {'db kill', 'mc kill', 'zk kill'} <= set(result['changes'])
+        assert sum(count for what, count in result['changes'].items()
+                   if what.startswith(driver)) > 10
     assert 'false' in (tmp_path / 'soak.rst').read_text()

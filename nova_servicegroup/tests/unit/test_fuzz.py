@@ -91,6 +91,8 @@ def to_keeper(op, **changes):
     # kazoo looks closer at them than we did.
     ('addresses', ('zookeeper', '[fd0]:2181')),
     ('addresses', ('zookeeper', 'h1:' + '9' * 5000)),
+    # The blank was part of the chroot, or not, from one end to the other.
+    ('addresses', ('zookeeper', 'h1:1/a /')),
     # A keeper that ended without a word, or never waited.
     ('to-keeper', to_keeper('config', security={'colour': 'blue'})),
     ('to-keeper', to_keeper('config', ident=[1, []])),
