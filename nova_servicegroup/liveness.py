@@ -47,6 +47,8 @@ class End(enum.Enum):
     KILLED = 'its process was killed or has crashed'
     HUNG = 'its process hangs'
     LEFT = 'it was taken out of the group'
+    #: for groups whose hosts nobody evacuates, and so nobody needs proof
+    GONE = 'its session ended and nothing tells why'
 
 
 class Reason(enum.Enum):
@@ -61,7 +63,7 @@ class Reason(enum.Enum):
     LEFT = End.LEFT.value
     FORCED_DOWN = 'the operator forced it down'
     SILENT = 'no heartbeat within service_down_time'
-    GONE = 'its session ended and nothing tells why'
+    GONE = End.GONE.value
     NEVER = 'it was never seen'
     OUTAGE = 'the store cannot be reached'
     UNREADABLE = 'what the store holds cannot be read'

@@ -127,16 +127,16 @@ class ZooKeeperDriver(base.Driver):
     def observe(self, record):
         group, host = self.key(record)
         view = self._view(group)
-        member = self._member(view, host)
+        member = self._member(view, group, host)
         # A process that has just begun, nova-manage for one, waits until those
         # that are missing had the time to come back.
         while member.doubt is Reason.RETURNING and view.age < (
                 self.conf.zookeeper.first_listing_timeout):
             time.sleep(FIRST_PAUSE)
-            member = self._member(view, host)
+            member = self._member(view, group, host)
         return member
 
-    def _member(self, view, host):
+    def _member(self, view, group, host):
         # The members again: whoever joined meanwhile is in one of the two.
         nodes = view.members.get(host)
         fate = None if nodes else view.fates.get(host)
@@ -146,7 +146,7 @@ class ZooKeeperDriver(base.Driver):
         if not view.fresh:
             return liveness.Member(host, None, doubt=Reason.OUTAGE)
         if fate is not None:
-            return self._missing(host, fate)
+            return self._missing(group, host, fate)
         # What was lost with all of the store's memory looks as if it had
         # never been, until all had the time to join again.
         young = view.founded is not None and (
@@ -162,9 +162,12 @@ class ZooKeeperDriver(base.Driver):
             host, math.inf, True, gap=gap and liveness.Gap(*gap),
             reason=Reason.PRESENT, seen_at=max(nodes.values()))
 
-    def _missing(self, host, fate):
+    def _missing(self, group, host, fate):
         """Return the Member of a host that has no node."""
         end = _ENDS.get(fate.state)
+        if group != base.GUARDED and fate.sure:
+            # Its restarts are hidden as those of computes are.
+            end = liveness.End.GONE
         doubt = None
         if not fate.sure and (end is None or self.now() - fate.last
                               >= self.settings.rules.restart_grace):
@@ -175,12 +178,13 @@ class ZooKeeperDriver(base.Driver):
             seen_at=_moment(fate.last))
 
     def load_group(self, record):
-        view = self._view(self.key(record)[0])
+        group = self.key(record)[0]
+        view = self._view(group)
         if not view.fresh:
             raise exception.ServiceGroupUnavailable(self.name, view.reason)
         members = [self._present(view, host, nodes)
                    for host, nodes in list(view.members.items())]
-        members += [self._missing(host, fate)
+        members += [self._missing(group, host, fate)
                     for host, fate in list(view.fates.items())]
         # That this reader's own session lives shows that the path works.
         return liveness.Group(members, 0, path_seen=math.inf)

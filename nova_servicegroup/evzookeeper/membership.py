@@ -155,7 +155,7 @@ class Fate(typing.NamedTuple):
     """What is known of a member that has no node.
 
     :param state: 'stopped', 'left', 'killed' or 'hung' if it ended by what
-        its own keeper wrote; 'missed'; or 'lost' if readers agree that it is
+        its own keeper wrote; or 'missed'
     :param last: its last sign of life, or when it was first missed, seconds
         since 1970 in ZooKeeper's time
     :param sure: its time to come back is over, or how it ended was seen from

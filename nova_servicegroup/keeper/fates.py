@@ -17,6 +17,8 @@ group has records. This is the part that needs no ZooKeeper: it is told what
 was listed and read, and says what is to be read and written next.
 """
 
+import itertools
+
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import record as records
 
@@ -57,8 +59,8 @@ class Fates:
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
-        #: hosts whose records are to be read
-        self.unread = set()
+        # Hosts whose records are to be read, as the keys of a dict.
+        self._unread = {}
         self._unconfirmed = {}  # host -> monotonic time when it was read
         #: host -> Record of those that are missed, and nobody wrote it yet
         self.unwritten = {}
@@ -94,34 +96,48 @@ class Fates:
 
     def _back(self, host, missing, now, time):
         self.returns.returned(host, now)
-        self.unread.discard(host)
+        self._unread.pop(host, None)
         self._unconfirmed.pop(host, None)
         self.unwritten.pop(host, None)
-        if missing.record is not None and missing.record.state in (
-                records.MISSED, records.LOST):
+        if missing.record is not None and (
+                missing.record.state == records.MISSED):
             self._gaps[host] = missing.record.last, time
 
     def _gone(self, host, seen, now, time):
         self._missing[host] = _Missing(time, seen)
         self._gaps.pop(host, None)
         if self._has_records:
-            self.unread.add(host)
+            self._unread[host] = True
         else:
             self.returns.missed(host, now)
 
-    def recorded(self, hosts, time):
+    def recorded(self, hosts, now, time):
         """Take the names of all records: whose host has no node is missing."""
+        hosts = frozenset(hosts)
         for host in hosts:
             if host not in self._present and host not in self._missing and \
                     names.unquote(host) is not None:
                 self._missing[host] = _Missing(time, {})
-        # Watches end with a connection.
-        self.unread.update(self._missing)
+        # Watches end with a connection, so all are read again. After a loss
+        # of all data there is nothing to read.
+        for host in list(self._missing):
+            if host in hosts:
+                self._unread[host] = True
+            else:
+                self.was_read(host, None, now, time)
+
+    def unread(self, most):
+        """Return the hosts whose records are to be read next, a list.
+
+        Those who went last come first: of many that are cut off little is to
+        be known, but one that was killed among them is news.
+        """
+        return list(itertools.islice(reversed(self._unread), most))
 
     def changed(self, host):
         """The record of a host was changed or deleted."""
         if host in self._missing:
-            self.unread.add(host)
+            self._unread[host] = True
             self.unwritten.pop(host, None)
             self._unconfirmed.pop(host, None)
 
@@ -131,7 +147,7 @@ class Fates:
         :param now: monotonic time when it was asked for
         :param time: the same in ZooKeeper's time
         """
-        self.unread.discard(host)
+        self._unread.pop(host, None)
         missing = self._missing.get(host)
         if missing is None:
             if record is not None and record.gap and host in self._present:
@@ -154,8 +170,7 @@ class Fates:
             known, missing.first = False, time
         missing.state = record.state if told else records.MISSED
         missing.last = record.last if told else missing.first
-        if missing.state == records.LOST or (
-                missing.state in records.ENDS and missing.seen):
+        if missing.state in records.ENDS and missing.seen:
             missing.sure = True
             self.returns.forget(host)
         elif not known:

@@ -13,7 +13,6 @@
 """A group that the parent wants to see: its listing and its records."""
 
 import functools
-import itertools
 import logging
 import math
 import random
@@ -31,9 +30,10 @@ from nova_servicegroup.keeper import view
 SAFETY_CHECK = 120
 #: records that are read or written at a time
 READS, WRITES = 200, 20
-#: seconds between such writes, so that readers who miss the same members
-#: leave some to each other
-WRITE_PAUSE = 0.1
+#: seconds between them when there are more: a hundred readers who miss half
+#: of 10,000 members shall not ask for all records at once, and leave some of
+#: the writing to each other
+PAUSE = 0.1
 #: seconds for which a silence calls for looking who came back from it
 RECENT = 3600
 #: owners of nodes that belong to no session: persistent nodes, containers
@@ -74,7 +74,7 @@ class Group:
         self._list_at = 0       # not before
         self._not_before = 0
         self._safety_at = 0
-        self._write_at = 0
+        self._read_at = self._write_at = 0
         self._warned = False
 
     def connected(self, now):
@@ -110,10 +110,10 @@ class Group:
         return max(due, self._list_at)
 
     def _chores_due(self, now):
-        if self._fates.unread or self._living:
-            return now
         due = self._doubts.due(now)
         due = math.inf if due is None else due
+        if self._living or self._fates.unread(1):
+            due = min(due, self._read_at)
         return min(due, self._write_at) if self._fates.unwritten else due
 
     def look(self):
@@ -126,7 +126,8 @@ class Group:
                 self._look_at_all(now)
             else:
                 self._look_closer()
-            self._read()
+            if now >= self._read_at:
+                self._read()
             if now >= self._write_at:
                 self._write_missed(now)
         except self._link.DISCONNECTED:
@@ -161,7 +162,7 @@ class Group:
         self._fates.listed(self._listed - self._doubts.foreign, began, now,
                            time)
         if not self._recorded and self._records_path is not None:
-            self._fates.recorded(self._list_records(), time)
+            self._fates.recorded(self._list_records(), now, time)
             self._recorded = True
         self._list_at = now + self._pace.pause(len(self._listed), now)
         self._safety_at = now + self._link.jitter(0.5, 1) * SAFETY_CHECK
@@ -236,7 +237,7 @@ class Group:
         """Read the records of some of the missing."""
         now = self._link.monotonic()
         time = self._link.time(now)
-        hosts = list(itertools.islice(self._fates.unread, READS))
+        hosts = self._fates.unread(READS)
         requests = [(host, self._ask(host, functools.partial(
             self._link.submit, self._record_changed, host)))
             for host in hosts]
@@ -256,6 +257,8 @@ class Group:
             self._fates.was_read(host, record, now, time)
         if self._fates.wants_listing:
             self._dirty = True
+        if len(requests) >= READS:
+            self._read_at = now + self._link.jitter(0.5, 1) * PAUSE
 
     def _ask(self, host, watch=None):
         return self._link.client.get_async(
@@ -288,4 +291,4 @@ class Group:
                     # That was another one; its keeper mends it.
                     self._fates.changed(host)
         if requests:
-            self._write_at = now + self._link.jitter(0.5, 1) * WRITE_PAUSE
+            self._write_at = now + self._link.jitter(0.5, 1) * PAUSE

@@ -15,7 +15,7 @@
 Each host of the group ``compute`` has one persistent node beside its
 ephemeral one, ``<prefix>/@last/compute/<host>``. The keeper of a member writes
 that its member joined, was stopped, left, was killed or hangs; readers write
-only that it is missed, or that they agree that it is lost. A member's node
+only that it is missed, and the first one says since when. A member's node
 beats every record. Others may write records too, so they are read strictly:
 what isn't sound says nothing.
 
@@ -29,10 +29,9 @@ import typing
 
 JOINED = 'joined'
 MISSED = 'missed'
-LOST = 'lost'
 #: the process ended, and its own keeper says so
 ENDS = frozenset(['stopped', 'left', 'killed', 'hung'])
-STATES = ENDS | {JOINED, MISSED, LOST}
+STATES = ENDS | {JOINED, MISSED}
 
 #: bytes; ours have a hundred
 MAX_SIZE = 1024
@@ -81,7 +80,7 @@ def parse(raw, stat):
     if not isinstance(token, str) or not _TOKEN.match(token) or \
             not isinstance(state, str) or state not in STATES:
         return None
-    age, since, gap = data.get('age', 0), data.get('since'), data.get('gap')
+    age, gap = data.get('age', 0), data.get('gap')
     if isinstance(age, bool) or not isinstance(age, (int, float)) or \
             not 0 <= age <= _LATEST:
         return None
@@ -90,13 +89,9 @@ def parse(raw, stat):
             return None
         # Null is the time of this very write.
         gap = [stat.mtime if end is None else end for end in gap]
-    if not all(map(_is_time, [*(gap or ()), stat.mtime if since is None
-                              else since])):
+    if not all(map(_is_time, [*(gap or ()), stat.mtime])):
         return None
-    last = stat.mtime / 1000 - age
-    if state in (MISSED, LOST) and since is not None:
-        last = since / 1000
-    return Record(token, state, last,
+    return Record(token, state, stat.mtime / 1000 - age,
                   gap and (gap[0] / 1000, gap[1] / 1000),
                   stat.mtime / 1000, stat.version, stat.czxid)
 
@@ -112,7 +107,7 @@ def joined(token, before):
     :param before: the Record that there was, or None
     """
     gap = _gap(before)
-    if before is not None and before.state in (MISSED, LOST):
+    if before is not None and before.state == MISSED:
         gap = [_ms(before.last), None]
     return _encode(token, JOINED, gap)
 
@@ -129,11 +124,6 @@ def ended(token, state, age, before):
 def missed(before):
     """Return the data for a member that is missed from now on."""
     return _encode(before.token, MISSED, _gap(before))
-
-
-def lost(before):
-    """Return the data for a missed member that readers agree is lost."""
-    return _encode(before.token, LOST, _gap(before), since=_ms(before.last))
 
 
 def _gap(before):

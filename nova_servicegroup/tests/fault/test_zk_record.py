@@ -226,7 +226,7 @@ def test_exec_is_no_end(client, start):
     assert read(client, 'h').state != 'killed'
 
 
-@pytest.mark.parametrize('how', ['delete', 'garbage', 'lost', 'killed'])
+@pytest.mark.parametrize('how', ['delete', 'garbage', 'missed', 'killed'])
 def test_a_living_member_mends_its_record(client, start, how):
     """9 and 11: whatever somebody made of it."""
     start('h')
@@ -275,3 +275,42 @@ def test_only_computes_have_records(client, start):
     start('h', group='conductor')
     assert client.get_children('/servicegroups/conductor')
     assert not client.exists('/servicegroups/@last/conductor')
+
+
+def test_old_silences_are_told_from_an_outage(client, start, ask):
+    """3: by when each was missed first; a reader is told it at its start."""
+    start('living')
+    for number in range(1, 6):
+        client.create('%s/old-%d' % (RECORDS, number), json.dumps({
+            'token': '0123456789abcdef', 'state': 'missed',
+            'age': 3600 * number}).encode())
+        client.create('%s/now-%d' % (RECORDS, number), json.dumps({
+            'token': '0123456789abcdef', 'state': 'missed',
+            'age': 60 + number}).encode())
+    assert ask('old-1') == (State.DOWN, Reason.GONE)
+    assert ask('now-1') == (State.UNKNOWN, Reason.MASS_FAILURE)
+
+
+def test_all_readers_agree_since_when_a_host_is_missed(client, start, begin):
+    """9: the first one writes it, all others read it, also later ones."""
+    hosts = ['s%d' % number for number in range(6)]
+    silent = start('h')
+    for host in hosts:
+        start(host)
+    readers = [begin() for _ in range(3)]
+    for reader in readers:
+        process.wait_until(lambda: reader.verdict(
+            answers.record('h')).state is State.UP, SOON, 'it is up')
+    version = client.exists(RECORDS + '/h').version
+    os.kill(silent.keeper_pid, signal.SIGSTOP)
+    silent.kill()
+    os.kill(silent.keeper_pids[0], signal.SIGKILL)
+    for reader in readers:
+        process.wait_until(lambda: reader.verdict(
+            answers.record('h')).state is State.DOWN, 3 * TIMEOUT, 'down')
+    record = read(client, 'h')
+    assert record.state == 'missed'
+    assert client.exists(RECORDS + '/h').version == version + 1
+    told = {reader.verdict(answers.record('h')).seen_at.timestamp()
+            for reader in readers + [begin()]}
+    assert told == {record.last}

@@ -61,18 +61,18 @@ def reader():
 
 
 def test_who_is_there_needs_no_record(reader):
-    assert reader.fates.unread == set()
+    assert reader.fates.unread(9) == []
     assert reader.fates.told() == {}
     assert reader.fates.silent_since() is None
 
 
 def test_proof_that_is_seen_counts_at_once(reader):
     reader.list(5, 'h2 b')
-    assert reader.fates.unread == {'h1'}
+    assert set(reader.fates.unread(9)) == {'h1'}
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.read('h1', told_by('a', 'killed', AHEAD + 4.9))
     assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
-    assert reader.fates.unread == set()
+    assert reader.fates.unread(9) == []
     assert not reader.fates.unwritten
 
 
@@ -143,18 +143,15 @@ def test_who_is_back_had_a_gap(reader):
 def test_a_new_reader_knows_from_records():
     reader = Reader()
     reader.list(1, 'h1 a')
-    reader.fates.recorded(['h1', 'killed', 'lost', 'missed', '%zz'],
+    reader.fates.recorded(['h1', 'killed', 'missed', '%zz'], 1,
                           AHEAD + 1)
-    assert reader.fates.unread == {'killed', 'lost', 'missed'}
+    assert set(reader.fates.unread(9)) == {'killed', 'missed'}
     reader.read('killed', told_by('b', 'killed', 500))
-    reader.read('lost', told_by('b', 'lost', 600))
     reader.read('missed', told_by('b', 'missed', 700))
     assert reader.fates.told() == {'killed': ['killed', 500, False],
-                                   'lost': ['lost', 600, True],
                                    'missed': ['missed', 700, False]}
     reader.list(3.1, 'h1 a')
     assert reader.fates.told() == {'killed': ['killed', 500, True],
-                                   'lost': ['lost', 600, True],
                                    'missed': ['missed', 700, True]}
     reader.read('h1', told_by('a', 'joined', 900, gap=(800, 900)))
     assert reader.told('h1') == [fates.BACK, 800, 900]
@@ -177,10 +174,11 @@ def test_a_deleted_record_changes_nothing_for_who_knew_it(reader):
 
 def test_a_record_that_was_deleted_before_it_was_read_is_nobodys():
     reader = Reader()
-    reader.fates.recorded(['x'], AHEAD)
+    reader.fates.recorded(['x'], 0,
+                          AHEAD)
     reader.read('x', None)
     assert reader.fates.told() == {}
-    assert reader.fates.unread == set()
+    assert reader.fates.unread(9) == []
 
 
 def test_after_a_reconnect_what_did_not_change_stands(reader):
@@ -191,8 +189,9 @@ def test_after_a_reconnect_what_did_not_change_stands(reader):
     reader.fates.returns.disconnected(8)
     reader.fates.returns.connected(50)
     reader.list(50)
-    reader.fates.recorded(['h1', 'h2'], AHEAD + 50)
-    assert reader.fates.unread == {'h1', 'h2'}
+    reader.fates.recorded(['h1', 'h2'], 50,
+                          AHEAD + 50)
+    assert set(reader.fates.unread(9)) == {'h1', 'h2'}
     reader.read('h1', told_by('a', 'missed', AHEAD + 5))
     # This one was back meanwhile.
     reader.read('h2', told_by('c', 'joined', AHEAD + 40))
@@ -216,7 +215,7 @@ def test_a_host_is_there_while_one_of_its_nodes_is(reader):
     assert reader.fates.told() == {}
     reader.list(4, 'h1 c', 'h1 d', 'h2 b')
     reader.list(5, 'h2 b')
-    assert reader.fates.unread == {'h1'}
+    assert set(reader.fates.unread(9)) == {'h1'}
     reader.read('h1', told_by('d', 'killed', AHEAD + 5))
     assert reader.told('h1') == ['killed', AHEAD + 5, True]
 
@@ -225,9 +224,28 @@ def test_a_group_without_records_waits_alone():
     reader = Reader(has_records=False)
     reader.list(1, 'h1 a')
     reader.list(5)
-    assert reader.fates.unread == set()
+    assert reader.fates.unread(9) == []
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.list(7.1)
     assert reader.told('h1') == ['missed', AHEAD + 5, True]
     reader.list(8, 'h1 b')
     assert reader.fates.told() == {}
+
+
+def test_who_went_last_is_read_first(reader):
+    reader.list(5, 'h2 b')
+    reader.list(6)
+    assert reader.fates.unread(1) == ['h2']
+    assert reader.fates.unread(9) == ['h2', 'h1']
+
+
+def test_what_has_no_record_is_not_asked_for(reader):
+    """A wiped ensemble: ten thousand are missing, and there is nothing."""
+    reader.fates.returns.disconnected(2)
+    reader.fates.returns.connected(5)
+    reader.list(5)
+    reader.fates.recorded([], 5, AHEAD + 5)
+    assert reader.fates.unread(9) == []
+    assert reader.told('h1') == ['missed', AHEAD + 5, False]
+    reader.list(7.1)
+    assert reader.told('h1') == ['missed', AHEAD + 5, True]
