@@ -36,19 +36,63 @@ def list_services(group=None):
     if objects.Service.indirection_api or not _cells_are_known():
         services = list(objects.ServiceList.get_all(context))
     else:
-        services = []
-        answers = nova_context.scatter_gather_all_cells(
-            context, objects.ServiceList.get_all)
-        for cell, answer in answers.items():
-            if nova_context.is_cell_failure_sentinel(answer):
-                raise exception.ServiceGroupUnavailable(
-                    cfg.CONF.servicegroup_driver,
-                    'the cell %s does not list its services' % cell)
-            services.extend(answer)
+        services = [service for answer in _ask_all_cells(
+            context, objects.ServiceList.get_all) for service in answer]
     # nova-osapi_compute and nova-metadata have no topic and no heartbeat
     # (Nova commits d89c50f18b and cf7d9bfd71).
     return [service for service in services
             if service['topic'] and group in (None, service['topic'])]
+
+
+def members():
+    """Return who has, or had, a record among Nova's services.
+
+    One query per cell, without making objects of the rows. Deleted records
+    are among them: see ``heartbeats``. A process that has no database of its
+    own asks a conductor, which tells of its cell and not of deleted ones.
+    Blocks.
+
+    :returns: list of (topic, host, whether it is deleted)
+    :raises ServiceGroupUnavailable: a cell doesn't answer
+    """
+    from nova import context as nova_context
+    from nova.db.main import api as main_db
+    from nova import objects
+    objects.register_all()
+    context = nova_context.get_admin_context(read_deleted='yes')
+    if objects.Service.indirection_api:
+        return [(service.topic, service.host, False)
+                for service in objects.ServiceList.get_all(context)]
+    read = main_db.pick_context_manager_reader(_member_rows)
+    if not _cells_are_known():
+        return read(context)
+    return [row for rows in _ask_all_cells(context, read) for row in rows]
+
+
+def _member_rows(context):
+    from nova.db.main import api as main_db
+    from nova.db.main import models
+    service = models.Service
+    return [(row.topic, row.host, bool(row.deleted))
+            for row in main_db.model_query(
+                context, service, read_deleted='yes',
+                args=(service.topic, service.host, service.deleted)).filter(
+                    service.topic.isnot(None)).all()]
+
+
+def _ask_all_cells(context, function):
+    """Return what ``function(context)`` returns in each cell.
+
+    :raises ServiceGroupUnavailable: a cell doesn't answer
+    """
+    from nova import context as nova_context
+    answers = nova_context.scatter_gather_all_cells(context, function)
+    for cell, answer in answers.items():
+        if nova_context.is_cell_failure_sentinel(answer):
+            raise exception.ServiceGroupUnavailable(
+                cfg.CONF.servicegroup_driver,
+                'the cell %s does not list its services' % cell)
+    return answers.values()
 
 
 def heartbeats(record, topic):

@@ -69,6 +69,7 @@ class Reason(enum.Enum):
     UNREADABLE = 'what the store holds cannot be read'
     RETURNING = 'it may still come back after a loss of the connection'
     UNSEEN = 'the store has lost its heartbeats, or never had one'
+    CLOCKS = 'this reader cannot tell yet whether its own clock is right'
     MASS_FAILURE = 'too much of its group is silent at the same time'
     ALONE = 'nothing shows that any compute can report'
 

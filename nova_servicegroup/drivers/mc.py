@@ -21,14 +21,18 @@ and renews it in one request, at most every ``view_refresh`` seconds.
 For the operator:
 
 * A dead service is noticed ``service_down_time - report_interval`` to
-  ``service_down_time`` seconds, and a ``view_refresh``, after its death.
+  ``service_down_time`` seconds, and a ``view_refresh``, after its death. One
+  that is stopped in order gets no new instances at once, and is down after
+  ``restart_grace``.
+* Heartbeats are kept for ever, so that every reader, one that started this
+  second as well, judges the silence of many hosts alike.
 * The clocks of the hosts may differ, once a reader has seen a service beat.
   A reader that has just started, or is asked once an hour, has to compare its
   own clock with the writer's: keep them in step.
-* A memcached that is flushed, restarted or lost for less than
-  ``outage_grace`` changes no answer; lost for longer, nobody knows.
-* A reader that started after a flush calls a service down until its next
-  heartbeat. Don't flush on purpose.
+* A memcached that is lost for less than ``service_down_time`` changes no
+  answer; lost for longer, nobody can tell. One that was flushed or restarted
+  changes no answer of readers that were there before; those that start after
+  it can't tell who is down for ``service_down_time``.
 * Whoever can write to memcached can keep a dead service up. Nothing that is
   stored there is executed, but let only Nova's hosts reach it.
 """
@@ -42,15 +46,15 @@ from oslo_log import log as logging
 
 from nova_servicegroup.drivers import base
 from nova_servicegroup import exception
+from nova_servicegroup import inventory
+from nova_servicegroup import liveness
+from nova_servicegroup.liveness import End
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
 from nova_servicegroup import shared
 
 LOG = logging.getLogger(__name__)
-
-#: seconds that "it left" is kept for readers who ask seldom
-LEFT_EXPIRES = 86400
 
 
 class NotStored(Exception):
@@ -75,6 +79,8 @@ class MemcachedDriver(base.Driver):
         super().__init__(*args, **kwargs)
         self._list_services = self.list_services
         self.list_services = self._list_and_expect
+        if kwargs.get('inventory'):
+            self.list_members = self._members_of_inventory
         self._view_key = (self.name, 'view', id(self.conf))
         # Refuses a configuration that can't work.
         self._servers
@@ -102,9 +108,12 @@ class MemcachedDriver(base.Driver):
         """Take this process's part of the heartbeat back.
 
         Other workers of the service on this host keep theirs. The last one
-        writes "it left", which readers can tell from a flushed memcached.
+        writes how the service ended, which readers can tell from a flushed
+        memcached.
         """
-        self._on_each_server(membership, timeout, self._leave)
+        self._on_each_server(
+            membership, timeout,
+            lambda server, key, limit: self._leave(server, key, limit, end))
 
     def _on_each_server(self, membership, limit, action):
         """Do something for a member on each of its servers.
@@ -132,16 +141,43 @@ class MemcachedDriver(base.Driver):
     def _beat(self, server, key, timeout, moment):
         stamp = wire.stamp_of(moment)
         for _ in _until(timeout):
-            _, workers, token = self._read(server, key, timeout, stamp)
+            beat, workers, token = self._read(server, key, timeout, stamp)
             workers[self._token] = stamp
-            if server.put(key, wire.encode(stamp, moment, workers), token,
-                          timeout):
+            gap = self._gap(server, key, beat, stamp)
+            if server.put(key, wire.encode(stamp, moment, workers, gap),
+                          token, timeout):
+                self._stored[server.name, key] = self.monotonic(), gap
                 return
         raise NotStored('other workers write to the key %s on the memcached '
                         'server %s all the time' % (key, server.name))
 
-    def _leave(self, server, key, timeout):
-        stamp = wire.stamp_of(self.utcnow())
+    def _gap(self, server, key, beat, stamp):
+        """Return the Gap to write with a heartbeat, or None.
+
+        :param beat: the Beat that is stored now, None if there is none
+        """
+        if beat is not None:
+            gap = beat.gap
+            silence = 0 if beat.end else stamp - beat.stamp
+        elif (server.name, key) in self._stored:
+            # Memcached has lost it.
+            stored_at, gap = self._stored[server.name, key]
+            silence = self.monotonic() - stored_at
+        else:
+            return None
+        if silence > self.settings.service_down_time * view.LATE:
+            return liveness.Gap(stamp - silence, stamp)
+        return gap
+
+    @property
+    def _stored(self):
+        """When this process last stored a heartbeat, and the Gap with it."""
+        return self.shared('stored', dict)
+
+    def _leave(self, server, key, timeout, end):
+        self._stored.pop((server.name, key), None)
+        moment = self.utcnow()
+        stamp = wire.stamp_of(moment)
         for _ in _until(timeout):
             beat, workers, token = self._read(server, key, timeout, stamp)
             if self._token not in workers:
@@ -150,11 +186,13 @@ class MemcachedDriver(base.Driver):
             del workers[self._token]
             if workers:
                 data = wire.encode(
-                    beat.stamp, beat.moment.replace(tzinfo=None), workers)
-                expires = 0
+                    beat.stamp, beat.moment.replace(tzinfo=None), workers,
+                    beat.gap)
+            elif end is End.STOPPED:
+                data = wire.encode(stamp, moment, {}, beat.gap, stopped=True)
             else:
-                data, expires = wire.encode(stamp, None, {}), LEFT_EXPIRES
-            if server.put(key, data, token, timeout, expires):
+                data = wire.encode(stamp, None, {})
+            if server.put(key, data, token, timeout):
                 return
 
     def _read(self, server, key, timeout, now):
@@ -215,22 +253,31 @@ class MemcachedDriver(base.Driver):
 
     def is_up(self, member):
         known = self._view
-        member_key = _key_of(member)
-        entry = known.entries.get(member_key)
+        state = known.members.get(_key_of(member))
         now = self.monotonic()
-        if entry is not None and now < entry.up_until and now < known.due:
+        if (state is not None and now < state.up_until and now < known.due
+                and not known.doubted):
             # The way of a thousand questions in a row.
             return True
         return super().is_up(member)
 
     def observe(self, record):
-        return self._view.observe(self._entry(record))
+        known, state = self._view, self._state(record)
+        member = known.observe(state)
+        if (member.last is None and not known.listed
+                and state.topic == base.GUARDED):
+            # Who else reports decides about it.
+            known.renew(self.list_members)
+            member = known.observe(state)
+        return member
 
     def load_group(self, record):
-        return self._view.group(record['topic'])
+        return self._view.group(record['topic'], self.list_members)
 
     def now(self):
-        return self.monotonic()
+        return self._view.now()
+
+    list_members = staticmethod(inventory.members)
 
     def recorded_time(self, record):
         """Return the later one of the last beat and the record's change.
@@ -239,7 +286,7 @@ class MemcachedDriver(base.Driver):
         """
         recorded = base.changed_at(record)
         try:
-            seen = self._entry(record).moment
+            seen = self._state(record).moment
         except exception.InvalidMember:
             return recorded
         if seen is None or recorded is not None and recorded > seen:
@@ -253,28 +300,37 @@ class MemcachedDriver(base.Driver):
     def _make_view(self):
         self._warn_if_in_process()
         return view.View(self._servers, self.settings, self.monotonic,
-                         self.utcnow)
+                         self.utcnow, base.GUARDED, self.groups.doubted)
 
-    def _entry(self, member):
+    def _state(self, member):
         known = self._view
-        entry = known.entries.get(_key_of(member))
-        if entry is None or entry.pending or self.monotonic() >= known.due:
-            return known.entry(self.key(member), self._list_all)
-        entry.asked = known.due
-        return entry
+        state = known.members.get(_key_of(member))
+        if state is None or state.pending or self.monotonic() >= known.due:
+            return known.member(
+                self.key(member),
+                None if self._has_no_database() else self.list_members)
+        state.queried_at = known.due
+        return state
 
-    def _list_all(self, group):
-        # A nova-compute asks about few members, and would have to get all
-        # services through a conductor: each nova-compute, in a big fleet.
+    @staticmethod
+    def _has_no_database():
+        # A nova-compute asks about few members, and has to get all services
+        # through a conductor: it does so only when one seems to be lost.
         nova_objects = sys.modules.get('nova.objects.base')
-        if nova_objects and nova_objects.NovaObject.indirection_api:
-            return []
-        return self._list_services(group)
+        return nova_objects and nova_objects.NovaObject.indirection_api
 
     def _list_and_expect(self, group):
         services = self._list_services(group)
-        self._view.expect(services)
+        self._view.expect(_members_of(services))
         return services
+
+    def _members_of_inventory(self):
+        return _members_of(self._list_services(None))
+
+
+def _members_of(services):
+    return [(service['topic'], service['host'], False)
+            for service in services]
 
 
 def _key_of(member):

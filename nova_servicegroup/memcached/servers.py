@@ -82,21 +82,20 @@ class Server:
         return self._writing.talk(
             timeout, lambda talk: talk.get('gets', [key])).get(key)
 
-    def put(self, key, data, token, timeout, expires=0):
-        """Store a value, unless another writer was faster.
+    def put(self, key, data, token, timeout):
+        """Store a value for ever, unless another writer was faster.
 
         :param token: from ``gets``; None when there was nothing
-        :param expires: seconds; 0 is never
         :returns: True, or False when another writer was faster
         :raises ServerRefused: not stored
         :raises ServerLost: perhaps stored, perhaps not
         """
         if token is None:
-            command = 'add %s %d %d %d\r\n' % (
-                key, wire.FLAG_PICKLED, expires, len(data))
+            command = 'add %s %d 0 %d\r\n' % (
+                key, wire.FLAG_PICKLED, len(data))
         else:
-            command = 'cas %s %d %d %d %d\r\n' % (
-                key, wire.FLAG_PICKLED, expires, len(data), token)
+            command = 'cas %s %d 0 %d %d\r\n' % (
+                key, wire.FLAG_PICKLED, len(data), token)
         answer = self._writing.talk(timeout, lambda talk: talk.command(
             command.encode() + data + b'\r\n'))
         if answer != STORED and answer not in CONFLICTS:
@@ -282,7 +281,7 @@ class InProcess:
     def gets(self, key, timeout):
         return self._values.get(key)
 
-    def put(self, key, data, token, timeout, expires=0):
+    def put(self, key, data, token, timeout):
         with self._lock:
             if self._values.get(key, (None, None, None))[2] != token:
                 return False

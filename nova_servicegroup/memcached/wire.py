@@ -23,10 +23,17 @@ Seen on the wire (Nova 34, oslo.cache 4.3, dogpile.cache 1.5, python-memcached
   UTC; the metadata are ``ct``, the same moment as seconds since 1970, and
   ``v``, dogpile's version of the format.
 
-Added by this package, and passed over by in-tree readers: ``workers`` among
-the metadata, which says when each process behind the key reported last. A
-member that left has the payload None, which in-tree readers take for no
-heartbeat.
+Added by this package among the metadata, and passed over by in-tree readers:
+
+* ``workers`` says when each process behind the key reported last;
+* ``gap`` holds start and end of the last time in which nothing was stored
+  for too long;
+* ``end`` is ``stopped`` when the service was stopped in order. In-tree
+  readers take this for a heartbeat, so a restart looks to them as ever.
+
+A member that was taken out has the payload None, which in-tree readers take
+for no heartbeat. Nothing is stored with an expiry: the last sign of life of a
+dead host is what readers judge by.
 
 Nothing in here blocks or keeps state; all of it may be called from any
 thread.
@@ -46,6 +53,9 @@ import zlib
 from dogpile.cache import api as dogpile_api
 from dogpile.cache import region as dogpile_region
 
+from nova_servicegroup.liveness import End
+from nova_servicegroup.liveness import Gap
+
 FLAG_PICKLED = 1
 FLAG_COMPRESSED = 8
 
@@ -56,6 +66,7 @@ MAX_WORKERS = 200
 
 EPOCH = datetime.datetime(1970, 1, 1)
 UTC = datetime.timezone.utc
+_STOPPED = 'stopped'
 
 
 class Unreadable(ValueError):
@@ -68,11 +79,15 @@ class Beat(typing.NamedTuple):
     ``stamp``: when it was written by the writer's clock, seconds since 1970.
     ``moment``: the same as an aware UTC datetime; None for "it left".
     ``workers``: stamps of the last beat of each process, by token.
+    ``gap``: a liveness.Gap by the writer's clock, None if there was none.
+    ``end``: a liveness.End when it is the last one, STOPPED or LEFT.
     """
 
     stamp: float
     moment: datetime.datetime | None
     workers: dict
+    gap: Gap | None = None
+    end: End | None = None
 
 
 def key(topic, host, prefix=''):
@@ -92,15 +107,21 @@ def stamp_of(moment):
     return (moment - EPOCH).total_seconds()
 
 
-def encode(stamp, moment, workers):
+def encode(stamp, moment, workers, gap=None, stopped=False):
     """Return the value to store, to be stored with ``FLAG_PICKLED``.
 
     :param moment: naive UTC datetime of the beat, None for "it left"
+    :param gap: a liveness.Gap, None if there was none
+    :param stopped: the service was stopped in order at that moment
     """
     newest = sorted(workers.items(), key=lambda item: item[1])[-MAX_WORKERS:]
-    return pickle.dumps(dogpile_api.CachedValue(
-        moment, {'ct': stamp, 'v': dogpile_region.value_version,
-                 'workers': dict(newest)}), protocol=0)
+    metadata = {'ct': stamp, 'v': dogpile_region.value_version,
+                'workers': dict(newest)}
+    if gap is not None:
+        metadata['gap'] = float(gap.start), float(gap.end)
+    if stopped:
+        metadata['end'] = _STOPPED
+    return pickle.dumps(dogpile_api.CachedValue(moment, metadata), protocol=0)
 
 
 def decode(flags, data):
@@ -190,8 +211,15 @@ def _from_value(value):
     workers = metadata.get('workers', {})
     if type(workers) is not dict:
         raise Unreadable('its workers are %s' % type(workers).__name__)
-    return Beat(stamp, payload, {
-        _token(token): _seconds(number) for token, number in workers.items()})
+    end = metadata.get('end')
+    if end not in (None, _STOPPED):
+        raise Unreadable('its end is %.50r' % (end,))
+    gap = metadata.get('gap')
+    return Beat(
+        stamp, payload,
+        {_token(token): _seconds(number) for token, number in workers.items()},
+        None if gap is None else Gap(*map(_seconds, gap)),
+        End.LEFT if payload is None else End.STOPPED if end else None)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -263,6 +291,9 @@ def _usual():
         rb's(?:Vworkers\np14\n\(dp15\n'
         rb'((?:V[0-9a-f-]{1,32}\np[0-9]{1,4}\n'
         rb'F-?[0-9.e+]{1,32}\ns)*)s)?'
+        rb'(?:Vgap\np[0-9]{1,4}\n\(' + number + number +
+        rb'tp[0-9]{1,4}\ns)?'
+        rb'(Vend\np[0-9]{1,4}\nVstopped\np[0-9]{1,4}\ns)?'
         rb'tp[0-9]{1,4}\ntp[0-9]{1,4}\nRp[0-9]{1,4}\n\.')
 
 
@@ -270,9 +301,12 @@ _WORKER = re.compile(rb'V([0-9a-f-]+)\np[0-9]+\nF([^\n]+)\ns')
 
 
 def _from_pattern(usual):
-    state, number, workers = usual.groups()
+    state, number, workers, start, end, stopped = usual.groups()
     moment = _moment(state.decode('raw_unicode_escape'))
     _seconds(float(number))
-    return Beat(moment.timestamp(), moment, {
-        token.decode(): _seconds(float(stamp))
-        for token, stamp in _WORKER.findall(workers)} if workers else {})
+    return Beat(
+        moment.timestamp(), moment,
+        {token.decode(): _seconds(float(stamp))
+         for token, stamp in _WORKER.findall(workers)} if workers else {},
+        Gap(_seconds(float(start)), _seconds(float(end))) if start else None,
+        End.STOPPED if stopped else None)

@@ -26,7 +26,6 @@ import time
 import pytest
 
 from nova_servicegroup.drivers import mc
-from nova_servicegroup import exception
 from nova_servicegroup import shared
 from nova_servicegroup.tests.fixtures import crowd
 from nova_servicegroup.tests.fixtures import memcached
@@ -35,7 +34,6 @@ from nova_servicegroup.tests.fixtures import reporter
 
 INTERVAL = 1
 DOWN_TIME = 3
-GRACE = 4
 TIMEOUT = 0.5
 REFRESH = 0.1
 # How much later than it should something may happen on a busy machine.
@@ -49,11 +47,13 @@ service_down_time = %d
 memcache_servers = %%s
 memcache_socket_timeout = %s
 [servicegroup]
-outage_grace = %s
 view_refresh = %s
-""" % (INTERVAL, DOWN_TIME, TIMEOUT, GRACE, REFRESH)
+""" % (INTERVAL, DOWN_TIME, TIMEOUT, REFRESH)
 
 COMPUTES = ('c1', 'c2', 'c3')
+# Each of them is up, or nobody can tell yet.
+RETURNING = [' '.join(states) for states in itertools.product(
+    ['up', 'unknown'], repeat=len(COMPUTES))]
 
 
 @pytest.fixture
@@ -100,25 +100,22 @@ class Reader:
         self.asked = collections.Counter()
 
     def states(self):
-        """Return 'up', 'down' or 'unknown' of each host, as one string."""
+        """Return the state of each host, as one string."""
         answers = []
         for host in self.hosts:
             start = time.monotonic()
-            try:
-                up = self.driver.is_up(reporter.record(host))
-                answers.append('up' if up else 'down')
-            except exception.ServiceGroupUnavailable:
-                answers.append('unknown')
+            verdict = self.driver.verdict(reporter.record(host))
+            answers.append(verdict.state.value)
             took = time.monotonic() - start
             self.longest = max(self.longest, took)
             self.asked[took >= TIMEOUT] += 1
         return ' '.join(answers)
 
-    def watch(self, seconds, expected):
-        """Ask again and again, and accept one answer only."""
+    def watch(self, seconds, *expected):
+        """Ask again and again, and accept these answers only."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            assert self.states() == expected
+            assert self.states() in expected
             time.sleep(REFRESH)
 
     def wait(self, expected, seconds):
@@ -168,18 +165,19 @@ def test_a_killed_reporter_goes_down_in_time(fleet, reader):
     reader.watch(1, 'up down up')
 
 
-def test_clocks_two_minutes_apart(report, reader):
-    right, behind, early = (
-        report(host, ahead=ahead)
-        for host, ahead in zip(COMPUTES, (0, -120, 120)))
+def test_clocks_two_minutes_apart(report, conf_file):
+    ahead = (0, 0, 0, -120, 120)
+    hosts = ['c%d' % number for number in range(len(ahead))]
+    reader = Reader(conf_file, hosts)
+    behind, early = [
+        report(host, ahead=seconds) for host, seconds in zip(hosts, ahead)][3:]
     # At first sight the clocks decide; the second beat is seen to happen.
-    reader.wait('up up up', 2 * INTERVAL)
-    reader.watch(DOWN_TIME + 1, 'up up up')
+    reader.wait('up up up up up', 2 * INTERVAL)
+    reader.watch(DOWN_TIME + 1, 'up up up up up')
     behind.kill()
     early.kill()
-    reader.watch(DOWN_TIME - INTERVAL - 2 * REFRESH, 'up up up')
-    reader.wait('up down down', DOWN_TIME)
-    assert right.running
+    reader.watch(DOWN_TIME - INTERVAL - 2 * REFRESH, 'up up up up up')
+    reader.wait('up up up down down', DOWN_TIME)
 
 
 def test_workers_of_one_host(report, conf_file):
@@ -191,32 +189,33 @@ def test_workers_of_one_host(report, conf_file):
     second.stop()
     reader.watch(DOWN_TIME + 1, 'up')
     third.stop()
-    process.wait_until(lambda: reader.states() == 'down',
-                       DOWN_TIME - 2 * INTERVAL, 'down at once')
+    process.wait_until(lambda: reader.states() == 'ended',
+                       DOWN_TIME - 2 * INTERVAL, 'ended at once')
+    reader.wait('down', DOWN_TIME)
 
 
-def test_memcached_killed_for_less_than_the_grace(fleet, reader, store,
+def test_memcached_killed_for_a_moment(fleet, reader, store,
                                                   caplog):
     caplog.set_level('INFO')
     store.kill()
-    reader.watch(GRACE - 1, 'up up up')
+    reader.watch(DOWN_TIME - 1, 'up up up')
     store.start()
-    reader.watch(DOWN_TIME, 'up up up')
+    # Its first beat may come later than it was late already.
+    reader.watch(DOWN_TIME, *RETURNING)
+    reader.wait('up up up', 0)
     assert_told_once(fleet, caplog, store.address)
 
 
-def test_memcached_killed_for_more_than_the_grace(fleet, reader, store,
-                                                  caplog):
+def test_memcached_killed_for_longer(fleet, reader, store, caplog):
     caplog.set_level('INFO')
     store.kill()
-    reader.watch(GRACE - 2 * REFRESH, 'up up up')
+    reader.watch(DOWN_TIME - 2 * REFRESH, 'up up up')
     reader.wait('unknown unknown unknown', 1)
     fleet[2].kill()
     reader.watch(1, 'unknown unknown unknown')
     store.start()
     # Nobody is taken for dead who had no chance to report.
-    process.wait_until(lambda: 'unknown' not in reader.states(), LATE, 'known')
-    reader.watch(1, 'up up up')
+    reader.wait('up up unknown', 2 * INTERVAL)
     reader.wait('up up down', DOWN_TIME)
     assert_told_once(fleet[:2], caplog, store.address)
 
@@ -246,17 +245,49 @@ def test_memcached_stopped_so_that_connections_hang(fleet, reader, store,
     caplog.set_level('INFO')
     reader.asked.clear()
     store.freeze()
-    reader.watch(GRACE - TIMEOUT - 2 * REFRESH, 'up up up')
+    reader.watch(DOWN_TIME - TIMEOUT - 2 * REFRESH, 'up up up')
     assert reader.longest < TIMEOUT + 1
     # Asked once a second at most, and held up once each time.
-    assert reader.asked[True] <= GRACE + 1
+    assert reader.asked[True] <= DOWN_TIME + 1
     assert reader.asked[False] > reader.asked[True]
     reader.wait('unknown unknown unknown', 1 + TIMEOUT)
     assert reader.longest < TIMEOUT + 1
     store.thaw()
-    process.wait_until(lambda: 'unknown' not in reader.states(), LATE, 'known')
+    reader.wait('up up up', 2 * INTERVAL)
     reader.watch(DOWN_TIME, 'up up up')
     assert_told_once(fleet, caplog, store.address)
+
+
+def test_a_reader_that_starts_after_a_restart(fleet, conf_file, store):
+    store.restart()
+    shared.forget()
+    late = Reader(conf_file, [*COMPUTES, 'c9'])
+    # It may come between two beats, but it calls nobody down for that.
+    assert set(late.states().split()) <= {'up', 'unknown'}
+    late.wait('up up up unknown', 2 * INTERVAL)
+    late.wait('up up up down', DOWN_TIME)
+
+
+def test_memcached_cannot_be_reached_by_half(report, conf_file, store):
+    hosts = ['c%d' % number for number in range(8)]
+    reader = Reader(conf_file, hosts)
+    reporters = [report(host) for host in hosts]
+    reader.wait(' '.join(['up'] * 8), 1)
+    for one in reporters[:4]:
+        # Like a network that is cut: they live, and nothing comes.
+        one.freeze()
+    expected = ' '.join(['unknown'] * 4 + ['up'] * 4)
+    reader.wait(expected, DOWN_TIME)
+    shared.forget()
+    # A process that has just started says the same.
+    assert Reader(conf_file, hosts).states() == expected
+    reader.watch(DOWN_TIME, expected)
+    reporters[7].kill()
+    reader.wait(expected[:-2] + 'down', DOWN_TIME)
+    reporters[0].thaw()
+    reader.wait('up' + expected[7:-2] + 'down', INTERVAL)
+    # Nobody else comes back.
+    reader.wait('up down down down up up up down', DOWN_TIME)
 
 
 @pytest.mark.parametrize('mode', ['native', 'green'])
@@ -265,7 +296,8 @@ def test_twenty_threads_ask_at_once(conf_file, store, tmp_path, mode):
     timeout = 3
     conf_file.write_text(conf_file.read_text().replace(
         'socket_timeout = %s' % TIMEOUT,
-        'socket_timeout = %s\nmemcache_dead_retry = 60' % timeout))
+        'socket_timeout = %s\nmemcache_dead_retry = 60' % timeout).replace(
+            'service_down_time = %d' % DOWN_TIME, 'service_down_time = 20'))
     done = subprocess.run(
         [sys.executable, '-m', crowd.__name__, conf_file,
          str(store.process.pid), mode], stdout=subprocess.PIPE,
@@ -294,7 +326,7 @@ def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
             report(host)
         reader.wait('up up up', 1)
         getattr([store, second][lost], how)()
-        reader.watch(GRACE + 1, 'up up up')
+        reader.watch(DOWN_TIME + 1, 'up up up')
         # A new process needs the other one only, too.
         shared.forget()
         assert Reader(conf_file).states() == 'up up up'

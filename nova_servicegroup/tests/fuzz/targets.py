@@ -282,9 +282,9 @@ class Heartbeats:
                         # What comes later is judged by when it came.
                         evidence |= not first or abs(age) <= DOWN_TIME
             found = reader.observe(
-                reader.entry(('compute', 'c1'), lambda group: []))
+                reader.member(('compute', 'c1'), list))
             verdict = liveness.judge(
-                found, lambda: reader.group('compute'), clock.now,
+                found, lambda: reader.group('compute', list), reader.now(),
                 driver.settings.rules)
             if verdict.state is State.UP:
                 assert evidence, verdict

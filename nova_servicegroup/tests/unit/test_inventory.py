@@ -84,6 +84,26 @@ def test_a_cell_that_does_not_answer_is_not_left_out(cells, silence):
         inventory.list_services('compute')
 
 
+ALL_MEMBERS = [('compute', 'c1', False), ('compute', 'c2', True),
+               ('scheduler', 's1', False)]
+
+
+def test_members_are_listed_with_those_that_were_deleted(cell):
+    cell.get('c2', 'compute').destroy()
+    assert sorted(inventory.members()) == ALL_MEMBERS
+    assert hosts('compute') == ['c1']
+
+
+def test_members_are_listed_of_every_cell(cells, cell):
+    cell.get('c2', 'compute').destroy()
+    cells['2'] = [('compute', 'c9', False)]
+    assert sorted(inventory.members()) == sorted(
+        [*ALL_MEMBERS, ('compute', 'c9', False)])
+    cells['2'] = nova_context.did_not_respond_sentinel
+    with pytest.raises(exception.ServiceGroupUnavailable):
+        inventory.members()
+
+
 def test_the_cell_of_a_plain_dict_is_that_of_its_host(config, monkeypatch):
     # As nova-scheduler has them: host_state.service is a dict.
     asked = []

@@ -32,7 +32,6 @@ import pytest
 from nova_servicegroup import api
 from nova_servicegroup.drivers import base
 from nova_servicegroup.drivers import mc
-from nova_servicegroup import exception
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import servers
@@ -286,14 +285,14 @@ class TestView:
     def test_members_nobody_asks_about_are_dropped(self, world, requests):
         reader, records, _ = fleet(world, 3)
         assert all(reader.is_up(record) for record in records)
-        for _ in range(view.FORGET_AFTER + 1):
+        for _ in range(view.FORGET_AFTER + 2):
             world.advance(contract.DOWN_TIME)
             reader.is_up(records[0])
             reader.updated_time(records[1])
         assert requests[-1] == 2
-        assert len(reader._view.entries) == 2
-        assert reader.is_up(records[2]) is False
-        assert (contract.GROUP, 'host2') in reader._view.entries
+        assert len(reader._view.members) == 2
+        reader.is_up(records[2])
+        assert (contract.GROUP, 'host2') in reader._view.members
 
     def test_a_forked_child_talks_on_its_own_connection(self, world):
         reader, records, _ = fleet(world, 2)
@@ -331,7 +330,7 @@ class TestTruth:
             world.settle()
             assert all(reader.is_up(record) for record in records[1:])
         # Who died meanwhile goes down in time.
-        assert reader.liveness(records[0]).reason is Reason.SILENT
+        assert reader.verdict(records[0]).reason is Reason.SILENT
 
     def test_a_restart_flips_nobody(self, world):
         reader, records, beating = fleet(world, 2)
@@ -347,50 +346,45 @@ class TestTruth:
             assert reader.is_up(records[0]) is True
         assert reader.is_up(records[1]) is False
 
-    def test_a_member_that_nobody_saw_is_down(self, world):
+    def test_a_member_that_nobody_saw_is_down_in_the_end(self, world):
         world.service('host1')
-        answer = world.driver().liveness(world.record('host1'))
-        assert answer == (State.DOWN, None, Reason.NEVER)
+        reader, record = world.driver(), world.record('host1')
+        for _ in range(contract.DOWN_TIME + 1):
+            verdict = reader.verdict(record)
+            assert verdict[:2] == (State.UNKNOWN, Reason.UNSEEN)
+            world.advance(contract.INTERVAL)
+        assert reader.verdict(record)[:2] == (State.DOWN, Reason.NEVER)
 
     def test_a_store_that_never_answered_is_unknown(self, world):
         reader, records, _ = fleet(world, 1)
         world.break_store()
-        assert reader.liveness(records[0]) == (
-            State.UNKNOWN, None, Reason.OUTAGE)
-        with pytest.raises(exception.ServiceGroupUnavailable):
-            reader.is_up(records[0])
-        assert reader.updated_time(records[0]) == records[0].updated_at
+        assert reader.verdict(records[0])[:2] == (
+            State.UNKNOWN, Reason.OUTAGE)
+        assert reader.is_up(records[0]) is True
+        assert reader.recorded_time(records[0]) == records[0].updated_at
         world.mend_store()
         world.settle()
         assert reader.is_up(records[0])
 
-    def test_an_outage_makes_nobody_older(self, world):
+    def test_after_an_outage_everybody_has_time_to_report(self, world):
         reader, records, beating = fleet(world, 2)
-        world.set_option('outage_grace', 60)
         assert all(reader.is_up(record) for record in records)
         world.break_store()
-        for _ in range(4):
-            world.advance(contract.DOWN_TIME)
-            assert all(reader.is_up(record) for record in records)
-        world.mend_store()
-        world.settle()
-        assert all(reader.is_up(record) for record in records)
-        beating[0].pulse.fire()
         world.advance(contract.DOWN_TIME)
-        assert [reader.is_up(record) for record in records] == [True, False]
-
-    def test_after_the_grace_nobody_knows(self, world):
-        reader, records, _ = fleet(world, 1)
-        world.set_option('outage_grace', 4)
-        assert reader.is_up(records[0])
-        world.break_store()
-        world.advance(4)
-        assert reader.is_up(records[0])
+        assert {reader.verdict(record).state for record in records} == {
+            State.UP}
         world.advance(0.1)
-        assert reader.liveness(records[0]).state is State.UNKNOWN
+        assert {reader.verdict(record).reason for record in records} == {
+            Reason.OUTAGE}
         world.mend_store()
         world.settle()
-        assert reader.is_up(records[0])
+        assert {reader.verdict(record).reason for record in records} == {
+            Reason.RETURNING}
+        world.advance(contract.DOWN_TIME - 1)
+        beating[0].pulse.fire()
+        world.advance(1 + VIEW_REFRESH)
+        assert [reader.verdict(record).state for record in records] == [
+            State.UP, State.DOWN]
 
     def test_readers_log_loss_and_recovery_once_each(self, world, caplog):
         caplog.set_level(logging.INFO)
@@ -416,7 +410,6 @@ class TestTruth:
     def test_a_lost_server_is_left_alone_for_dead_retry(self, world,
                                                         requests):
         world.config.config(group='cache', memcache_dead_retry=2)
-        world.set_option('outage_grace', 60)
         shared.forget()
         reader, records, _ = fleet(world, 1)
         reader.is_up(records[0])
@@ -493,7 +486,12 @@ class TestUpdatedTime:
             assert reader.updated_time(self.record(record)) == expected
 
     def test_a_member_without_any_has_none(self, world):
-        assert world.driver().updated_time(self.record(None)) is None
+        assert world.driver().recorded_time(self.record(None)) is None
+
+    def test_a_record_that_nobody_reports_for_has_its_own(self, world):
+        record = dict(self.record(PAYLOAD), topic=None)
+        assert world.driver().updated_time(record) == PAYLOAD.replace(
+            tzinfo=datetime.timezone.utc)
 
 
 PAYLOAD = datetime.datetime(2026, 1, 1)
@@ -518,11 +516,17 @@ class TestBadValues:
     def test_they_are_no_evidence(self, world, caplog, flags, data):
         reader, records, beating = fleet(world, 2)
         world.server.raw_set(self.KEY, data, flags)
-        for _ in range(3):
-            assert reader.is_up(records[0]) is False
+        # They may come from somebody alive, as long as they are new.
+        for _ in range(contract.DOWN_TIME + 1):
+            assert reader.verdict(records[0])[:2] == (
+                State.UNKNOWN, Reason.UNREADABLE)
             assert reader.is_up(records[1]) is True
-            assert reader.updated_time(records[0]) == records[0].updated_at
-            world.settle()
+            assert reader.recorded_time(
+                records[0]) == records[0].updated_at
+            beating[1].pulse.fire()
+            world.advance(contract.INTERVAL)
+        assert reader.verdict(records[0])[:2] == (
+            State.DOWN, Reason.UNREADABLE)
         assert ['is not a heartbeat' in w for w in warnings(caplog)] == [True]
         # The next beat mends it.
         beating[0].pulse.fire()
@@ -541,7 +545,8 @@ class TestBadValues:
                     protocol)):
                 world.server.raw_set(self.KEY, data, 1)
                 world.settle()
-                assert reader.is_up(records[0]) is False
+                assert reader.verdict(
+                    records[0]).reason is Reason.UNREADABLE
                 assert reader.is_up(records[1]) is True
         # The writer reads it, too, before it beats and before it leaves.
         beating[0].pulse.fire()
@@ -555,10 +560,12 @@ class TestBadValues:
         assert reader.is_up(records[0])
         for number in range(contract.DOWN_TIME):
             world.server.raw_set(self.KEY, b'%d' % number, 1)
-            assert reader.is_up(records[0])
+            assert reader.verdict(records[0]).state is State.UP
             world.advance(contract.INTERVAL)
-        assert reader.liveness(records[0])[::2] == (
-            State.DOWN, Reason.UNREADABLE)
+        assert reader.verdict(records[0])[:2] == (
+            State.UNKNOWN, Reason.UNREADABLE)
+        world.advance(contract.DOWN_TIME)
+        assert reader.verdict(records[0])[:2] == (State.DOWN, Reason.SILENT)
 
     @pytest.mark.parametrize('ahead', [60, 3600, 86400 * 365 * 1000])
     def test_one_from_the_future_is_not_up(self, world, caplog, ahead):
@@ -566,10 +573,15 @@ class TestBadValues:
         moment = timeutils.utcnow() + datetime.timedelta(seconds=ahead)
         data = wire.encode(wire.stamp_of(moment), moment, {})
         world.server.raw_set(self.KEY, data, 1)
-        for _ in range(3):
-            assert reader.is_up(records[0]) is False
-            assert reader.updated_time(records[0]) == records[0].updated_at
-            world.settle()
+        for _ in range(contract.DOWN_TIME):
+            assert reader.verdict(records[0])[:2] == (
+                State.UNKNOWN, Reason.CLOCKS)
+            assert reader.recorded_time(
+                records[0]) == records[0].updated_at
+            world.advance(contract.INTERVAL)
+        world.settle()
+        assert reader.is_up(records[0]) is False
+        assert reader.updated_time(records[0]) == records[0].updated_at
         assert ['in the future' in text for text in warnings(caplog)] == [
             True]
         beating[0].pulse.fire()
@@ -595,7 +607,8 @@ class TestKeys:
         assert reader.is_up(records[0])
         shared.forget()
         world.set_option('mc_key_prefix', 'west-')
-        assert world.driver().is_up(records[0]) is False
+        assert world.driver().verdict(
+            records[0]).reason is Reason.UNSEEN
         assert world.server.keys() == [
             b'east-' + wire.key(contract.GROUP, 'host0').encode()]
 
@@ -633,7 +646,6 @@ class TestWorkers:
 
     @pytest.fixture
     def workers(self, world):
-        world.set_option('leave_on_stop', True)
         made = []
         for number in range(3):
             driver = world.driver()
@@ -651,7 +663,11 @@ class TestWorkers:
             assert world.in_tree().is_up(record) is True
             worker.pulse.stop()
             world.settle()
-        assert reader.liveness(record)[::2] == (State.DOWN, Reason.LEFT)
+        assert reader.verdict(record)[:2] == (State.ENDED, Reason.STOPPED)
+        # Which in-tree readers don't see as long as a restart may take.
+        assert world.in_tree().is_up(record) is True
+        world.advance(contract.DOWN_TIME + VIEW_REFRESH)
+        assert reader.verdict(record)[:2] == (State.DOWN, Reason.STOPPED)
         assert world.in_tree().is_up(record) is False
 
     def test_the_first_to_beat_and_last_to_leave_may_differ(self, world,
@@ -661,10 +677,10 @@ class TestWorkers:
         workers[0].pulse.fire()
         workers[0].pulse.stop()
         world.settle()
-        assert reader.is_up(record) is True
+        assert reader.verdict(record).state is State.UP
         workers[1].pulse.stop()
         world.settle()
-        assert reader.is_up(record) is False
+        assert reader.verdict(record).state is State.ENDED
 
     def test_the_death_of_one_is_not_seen(self, world, workers):
         reader, record = world.driver(), world.record('host1')
@@ -676,7 +692,7 @@ class TestWorkers:
         # The other two are dead by now: nobody waits for them to leave.
         workers[1].pulse.stop()
         world.settle()
-        assert reader.is_up(record) is False
+        assert reader.verdict(record).state is State.ENDED
 
     def test_leaving_is_no_beat(self, world, workers):
         reader, record = world.driver(), world.record('host1')
@@ -738,7 +754,8 @@ class TestInProcess:
     def test_who_only_asks_is_warned_too(self, world, caplog):
         world.service('host1')
         for _ in range(3):
-            assert world.driver().is_up(world.record('host1')) is False
+            assert world.driver().verdict(
+                world.record('host1')).state is State.UNKNOWN
             world.settle()
         assert ['no other process sees them' in text
                 for text in warnings(caplog)] == [True]
@@ -780,7 +797,7 @@ class TestSeveralServers:
             for record in records:
                 here = replicate or list(reader._servers.of(
                     wire.key(contract.GROUP, record.host))) == [0]
-                assert reader.liveness(record).state is (
+                assert reader.verdict(record).state is (
                     State.UP if here else State.UNKNOWN)
             world.advance(contract.INTERVAL)
             for service in beating:
@@ -859,7 +876,7 @@ class TestSeveralServers:
             world.settle()
             assert reader.is_up(records[0])
             world.advance(contract.DOWN_TIME + contract.INTERVAL)
-            assert reader.liveness(records[0]).state is State.UNKNOWN
+            assert reader.verdict(records[0]).state is State.UNKNOWN
         finally:
             for server in three:
                 server.start()
@@ -897,7 +914,6 @@ class TestSeveralServers:
 
     def test_unreplicated_a_lost_servers_members_are_held(self, world, three):
         world.set_option('mc_replicate', False)
-        world.set_option('outage_grace', 10)
         shared.forget()
         reader, records, beating = fleet(world, 12)
         homes = {record.host: reader._servers.of(
@@ -905,17 +921,18 @@ class TestSeveralServers:
         assert all(reader.is_up(record) for record in records)
         three[0].kill()
         try:
-            for _ in range(9):
+            for _ in range(contract.DOWN_TIME):
                 world.advance(1)
                 for service in beating:
                     service.pulse.fire()
-                assert all(reader.is_up(record) for record in records)
-            world.advance(2)
+                assert {reader.verdict(record).state
+                        for record in records} == {State.UP}
+            world.advance(1)
             for service in beating:
                 service.pulse.fire()
             for record in records:
-                state = reader.liveness(record).state
-                assert (state is State.UNKNOWN) == (homes[record.host] == 0)
+                assert reader.verdict(record).state is (
+                    State.UP if homes[record.host] else State.UNKNOWN)
         finally:
             three[0].start()
         assert 0 < list(homes.values()).count(0) < 12

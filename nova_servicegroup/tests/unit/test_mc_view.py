@@ -25,6 +25,7 @@ import types
 
 import pytest
 
+from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import servers
@@ -35,6 +36,7 @@ DOWN_TIME = 60
 REFRESH = 1
 TIMEOUT = 0.5
 EPOCH = wire.EPOCH
+RULES = liveness.Rules(DOWN_TIME, DOWN_TIME, 0.5, 300, 600)
 UP, DOWN, UNKNOWN = State.UP, State.DOWN, State.UNKNOWN
 
 
@@ -78,7 +80,7 @@ class World:
         self.now = 1000.0
         self.servers = Servers(Server('mc%d' % n) for n in range(size))
         self.settings = types.SimpleNamespace(
-            service_down_time=DOWN_TIME, outage_grace=DOWN_TIME,
+            service_down_time=DOWN_TIME,
             conf=types.SimpleNamespace(
                 servicegroup=types.SimpleNamespace(view_refresh=REFRESH)))
         self.listing = []
@@ -91,9 +93,9 @@ class World:
             self.servers, self.settings, lambda: self.now,
             lambda: EPOCH + datetime.timedelta(seconds=self.now))
 
-    def list_services(self, group):
+    def list_members(self):
         self.listings += 1
-        return [{'topic': 'compute', 'host': host} for host in self.listing]
+        return [('compute', host, False) for host in self.listing]
 
     def beat(self, host, ahead=0, on=None):
         """Write a heartbeat by a clock that is so much ahead."""
@@ -108,11 +110,16 @@ class World:
             server.held[wire.key('compute', host)] = (
                 1, wire.encode(self.now, None, {}))
 
-    def entry(self, host):
-        return self.view.entry(('compute', host), self.list_services)
+    def state(self, host):
+        return self.view.member(('compute', host), self.list_members)
+
+    def verdict(self, host='c1'):
+        """Return the verdict on it, as of a group that nobody guards."""
+        member = self.view.observe(self.state(host))
+        return liveness.judge(member, None, self.view.now(), RULES)
 
     def ask(self, host='c1'):
-        return self.view.liveness(self.entry(host)).state
+        return self.verdict(host).state
 
     def pass_time(self, seconds, beating=()):
         """Let time pass in steps of a refresh; keep asking."""
@@ -163,13 +170,13 @@ def test_members_that_come_later_are_listed_again(world):
 
 
 def test_listing_takes_a_part_of_the_time_only(world):
-    def list_slowly(group):
+    def list_slowly():
         world.now += 3
         world.listings += 1
         return []
 
     for number in range(100):
-        world.view.entry(('compute', 'c%d' % number), list_slowly)
+        world.view.member(('compute', 'c%d' % number), list_slowly)
         world.now += 4
     assert world.listings == 3
 
@@ -181,14 +188,14 @@ def test_a_listing_that_hangs_holds_nobody_up_for_long(world, monkeypatch):
         world.beat(host)
     listing, go_on = threading.Event(), threading.Event()
 
-    def list_slowly(group):
+    def list_slowly():
         listing.set()
         go_on.wait(30)
-        return world.list_services(group)
+        return world.list_members()
 
     def ask(host):
-        entry = world.view.entry(('compute', host), list_slowly)
-        return world.view.liveness(entry).state
+        state = world.view.member(('compute', host), list_slowly)
+        return UP if world.view.observe(state).alive else DOWN
 
     with in_a_thread(lambda: ask('c1')) as first:
         assert listing.wait(30)
@@ -221,7 +228,7 @@ def test_a_listing_needs_a_thread_and_does_without(world, monkeypatch):
     assert world.ask() is UP
     monkeypatch.undo()
     world.listing = ['c2', 'c3']
-    assert world.ask('c2') is DOWN
+    assert world.ask('c2') is UNKNOWN
     assert world.servers[0].asked == [1, 2]
 
 
@@ -343,7 +350,6 @@ def test_a_slow_server_does_not_keep_others_from_being_asked(three):
 
 
 def test_the_dead_are_not_held_by_a_lost_server(three):
-    three.settings.outage_grace = 10 * DOWN_TIME
     three.beat('c1')
     assert three.ask() is UP
     three.servers[0].lost = True
@@ -394,7 +400,7 @@ def test_a_lost_server_with_the_last_heartbeat_counts(three):
 
 # Truth
 
-def test_a_new_member_that_ends_an_outage_makes_nobody_older(world):
+def test_a_new_member_that_ends_an_outage_ends_it_for_all(world):
     world.beat('c1')
     assert world.ask() is UP
     world.servers[0].lost = True
@@ -404,21 +410,63 @@ def test_a_new_member_that_ends_an_outage_makes_nobody_older(world):
     world.servers.dead_retry = 2.5
     world.pass_time(3)
     world.servers[0].lost = False
+    world.beat('c1')
     world.now += 0.6
-    assert world.ask('c2') is DOWN
-    world.now += REFRESH
+    assert world.ask('c2') is UNKNOWN
     assert world.ask() is UP
-    world.now += DOWN_TIME + REFRESH
+
+
+def test_who_was_alive_at_a_loss_has_time_to_report_after_it(world):
+    world.beat('c1')
+    world.beat('c2')
+    assert world.ask('c1') is world.ask('c2') is UP
+    world.pass_time(DOWN_TIME - 10, beating=['c2'])
+    world.servers[0].lost = True
+    world.pass_time(2 * DOWN_TIME)
+    assert world.verdict('c2').reason is Reason.OUTAGE
+    world.servers[0].lost = False
+    world.now += REFRESH
+    assert world.verdict('c2').reason is Reason.RETURNING
+    assert world.verdict('c1').reason is Reason.RETURNING
+    world.pass_time(DOWN_TIME, beating=['c1'])
+    assert world.ask('c1') is UP
+    assert world.ask('c2') is UNKNOWN
+    world.now += REFRESH
+    assert world.ask('c2') is DOWN
+
+
+def test_the_dead_stay_dead_through_an_outage(world):
+    world.beat('c1')
+    assert world.ask() is UP
+    world.pass_time(DOWN_TIME + REFRESH)
+    assert world.ask() is DOWN
+    world.servers[0].lost = True
+    world.pass_time(DOWN_TIME)
+    # Long enough ago to be sure that it did not just pause.
+    assert world.ask() is DOWN
+    world.servers[0].lost = False
+    world.now += REFRESH
     assert world.ask() is DOWN
 
 
-def test_a_flush_while_nobody_asked_makes_nobody_older(world):
+def test_a_flush_while_nobody_asked_makes_nobody_dead(world):
     world.beat('c1')
     assert world.ask() is UP
     world.servers[0].held.clear()
     world.now += 5 * DOWN_TIME
-    assert world.ask() is UP
+    assert world.verdict().reason is Reason.RETURNING
     world.now += DOWN_TIME
+    assert world.ask() is UNKNOWN
+    world.now += REFRESH
+    assert world.ask() is DOWN
+
+
+def test_a_flush_under_a_readers_eyes_prolongs_nothing(world):
+    world.beat('c1')
+    assert world.ask() is UP
+    world.pass_time(DOWN_TIME - 5)
+    world.servers[0].held.clear()
+    world.pass_time(5)
     assert world.ask() is UP
     world.now += REFRESH
     assert world.ask() is DOWN
@@ -426,7 +474,7 @@ def test_a_flush_while_nobody_asked_makes_nobody_older(world):
 
 def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
     world.beat('c1')
-    entry = world.entry('c1')
+    state = world.state('c1')
     settings = world.settings
     world.leave('c1')
     world.now += REFRESH
@@ -434,65 +482,99 @@ def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
     class Slow(types.SimpleNamespace):
 
         @property
-        def outage_grace(self):
-            # After judging the evidence, noting for how long it holds.
+        def service_down_time(self):
+            # While the evidence is looked at, before its term is noted.
             world.view._settings = settings
-            world.entry('c1')
+            world.state('c1')
             return DOWN_TIME
 
-    world.view._settings = Slow(service_down_time=DOWN_TIME)
-    assert world.view.liveness(entry).state is UP
-    assert entry.up_until <= world.now
-    assert world.view.liveness(entry).reason is Reason.LEFT
+    world.view._settings = Slow(conf=settings.conf)
+    world.view.observe(state)
+    assert state.up_until <= world.now
+    assert world.verdict('c1').reason is Reason.LEFT
 
 
-@pytest.mark.parametrize('ahead', [40, -40])
-def test_at_first_sight_a_heartbeat_is_as_old_as_it_is_far(world, ahead):
+def test_at_first_sight_a_heartbeat_is_as_old_as_it_is_far(world):
+    world.beat('c1', ahead=-40)
+    assert world.ask() is UP
+    # By the other one it can tell that its own clock is right.
+    world.state('c2')
+    world.pass_time(DOWN_TIME - 40, beating=['c2'])
+    assert world.ask() is UP
+    world.pass_time(REFRESH, beating=['c2'])
+    assert world.ask() is DOWN
+
+
+def test_who_sees_nobody_alive_may_have_a_wrong_clock(world):
+    world.beat('c1')
+    world.now += DOWN_TIME + 1
+    assert world.verdict().reason is Reason.CLOCKS
+    world.pass_time(DOWN_TIME - 1)
+    assert world.verdict().reason is Reason.CLOCKS
+    world.now += REFRESH
+    assert world.ask() is DOWN
+
+
+def test_one_clock_that_is_wrong_hides_nobody_for_long(world):
+    # The newcomer sees c2 beat, by a clock that is two minutes behind, and
+    # c3 by a right one; so c1, too, may be alive by a clock like c2's.
+    for host, ahead in ('c1', -100), ('c3', -1), ('c4', -400):
+        world.beat(host, ahead=ahead)
+        world.state(host)
+    world.state('c2')
+    world.now += REFRESH
+    assert world.ask() is DOWN
+    world.beat('c2', ahead=-120)
+    world.now += REFRESH
+    assert world.ask('c2') is UP
+    assert world.verdict().reason is Reason.CLOCKS
+    assert world.ask('c4') is DOWN
+    world.pass_time(DOWN_TIME, beating=['c3'])
+    assert world.ask() is DOWN
+
+
+@pytest.mark.parametrize('ahead', [40, DOWN_TIME])
+def test_a_heartbeat_is_never_newer_than_its_first_sight(world, ahead):
     world.beat('c1', ahead=ahead)
     assert world.ask() is UP
-    world.now += DOWN_TIME - 40
+    world.pass_time(DOWN_TIME - REFRESH)
     assert world.ask() is UP
     world.now += REFRESH
     assert world.ask() is DOWN
 
 
 @pytest.mark.parametrize('ahead', [DOWN_TIME + 10, 3600, 86400 * 365 * 1000])
-def test_a_value_from_the_future_is_no_heartbeat(world, caplog, ahead):
-    assert world.ask() is DOWN
-    world.now += REFRESH
+def test_a_value_from_the_future_is_no_heartbeat_to_a_newcomer(
+        world, caplog, ahead):
     world.beat('c1', ahead=ahead)
+    world.beat('c2')
     for _ in range(3):
-        assert world.ask() is DOWN
+        assert world.verdict().reason is Reason.CLOCKS
+        assert world.ask('c2') is UP
         world.now += REFRESH
-    # Nor over the heartbeat of somebody who died.
-    world.beat('c1')
-    assert world.ask() is UP
-    world.now += DOWN_TIME + REFRESH
-    assert world.ask() is DOWN
-    caplog.clear()
-    world.beat('c1', ahead=ahead)
-    for _ in range(3):
-        world.now += REFRESH
-        assert world.ask() is DOWN
     assert ['in the future' in text for text in warnings(caplog)] == [True]
-    world.now += REFRESH
+    world.pass_time(DOWN_TIME, beating=['c2'])
+    assert world.ask() is DOWN
+    world.pass_time(ahead if ahead < 4000 else 100, beating=['c2'])
+    assert world.ask() is DOWN
     world.beat('c1')
+    world.now += REFRESH
     assert world.ask() is UP
 
 
-def test_a_clock_that_is_ahead_for_good_costs_one_heartbeat(world, caplog):
-    assert world.ask() is DOWN
+def test_a_heartbeat_that_was_seen_to_come_counts_by_that(world, caplog):
+    world.state('c1')
     for number in range(5):
         world.now += 10
         world.beat('c1', ahead=3600)
         world.now += 0.3 * number
-        assert world.ask() is (UP if number else DOWN)
+        assert world.ask() is UP
         world.now += REFRESH
-        assert world.ask() is (UP if number else DOWN)
+        assert world.ask() is UP
     assert len(warnings(caplog)) == 1
     # Nova's users shall not read of tomorrow.
     assert wire.stamp_of(
-        world.entry('c1').moment.replace(tzinfo=None)) <= world.now
+        world.state('c1').moment.replace(tzinfo=None)) <= world.now
     world.now += DOWN_TIME
     assert world.ask() is DOWN
 

@@ -20,6 +20,8 @@ import zlib
 from dogpile.cache import api as dogpile_api
 import pytest
 
+from nova_servicegroup.liveness import End
+from nova_servicegroup.liveness import Gap
 from nova_servicegroup.memcached import wire
 
 MOMENT = datetime.datetime(2026, 2, 3, 10, 9, 8, 7)
@@ -72,7 +74,7 @@ def test_what_is_written_is_read_by_dogpile_and_by_us():
     assert type(value) is dogpile_api.CachedValue
     assert value.payload == MOMENT
     assert value.metadata['ct'] == STAMP and value.metadata['v'] == 2
-    assert wire.decode(1, data) == (STAMP, AWARE, workers)
+    assert wire.decode(1, data) == (STAMP, AWARE, workers, None, None)
 
 
 @pytest.mark.parametrize('moment', [
@@ -91,7 +93,20 @@ def test_both_ways_of_reading_agree(moment):
 def test_a_member_that_left_is_no_heartbeat_to_dogpile():
     data = wire.encode(STAMP, None, {})
     assert pickle.loads(data).payload is None
-    assert wire.decode(1, data) == (STAMP, None, {})
+    assert wire.decode(1, data) == (STAMP, None, {}, None, End.LEFT)
+
+
+@pytest.mark.parametrize('workers', [{}, {'1f-00aa': STAMP}, {
+    '%x-00aa' % number: float(number) for number in range(100)}])
+@pytest.mark.parametrize('gap', [None, Gap(STAMP - 99.5, STAMP - 1)])
+@pytest.mark.parametrize('stopped', [False, True])
+def test_a_gap_and_a_stop_are_passed_over_by_dogpile(workers, gap, stopped):
+    data = wire.encode(STAMP, MOMENT, workers, gap, stopped)
+    assert pickle.loads(data).payload == MOMENT
+    usual = wire._usual().fullmatch(data)
+    assert wire._from_pattern(usual) == wire._from_value(
+        wire._Unpickler.loads(data)) == (
+            STAMP, AWARE, workers, gap, End.STOPPED if stopped else None)
 
 
 def test_the_number_of_workers_is_bounded():
@@ -160,6 +175,8 @@ def test_a_hostile_pickle_touches_nothing(tmp_path, place, protocol):
     cached(payload=AWARE), cached(ct='now'), cached(ct=None),
     cached(ct=float('nan')), cached(ct=float('inf')), cached(ct=True),
     cached(v='two'), cached(workers=[1]), cached(workers={'a': 'b'}),
+    cached(gap=1), cached(gap=(1,)), cached(gap=(1, 'x')), cached(gap='ab'),
+    cached(end='soon'), cached(end=1),
     pickle.dumps((MOMENT, {'ct': STAMP, 'v': 2}), 0),
     pickle.dumps({'payload': MOMENT}, 0), pickle.dumps(MOMENT, 0),
     b'x' * (wire.MAX_SIZE + 1)])
