@@ -13,7 +13,6 @@
 
 import pathlib
 import sys
-import types
 
 import pytest
 
@@ -114,10 +113,3 @@ def test_one_thread_or_descriptor_more_is_growth(soak):
     rows = [(at, 50, 5 + at // 900, 9 + at // 300)
             for at in range(5, 1200, 5)]
     assert 'descriptors' in soak.judge_usage({'a': rows}, 1200)['a']['bad']
-
-
-def test_the_sessions_of_the_fleet_have_more_time(soak):
-    fleet = soak.Fleet.__new__(soak.Fleet)
-    keepers = types.SimpleNamespace(driver='zk')
-    assert soak.promised(fleet, 'kill', DOWN_TIME) == 2 * soak.SESSION
-    assert soak.promised(keepers, 'kill', DOWN_TIME) == 0
