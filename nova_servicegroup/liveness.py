@@ -23,6 +23,7 @@ clock, the same for all members of a group.
 
 import bisect
 import enum
+import itertools
 import math
 import typing
 
@@ -170,7 +171,7 @@ class Group:
                 latest[member.host] = member
         self.members = latest
         self._lasts = sorted(m.last for m in latest.values())
-        self._returned = [m for m in latest.values() if m.gap is not None]
+        self._gaps = None
 
     def silence(self, last, now, rules):
         """Return the Silence of a member whose last sign of life is given."""
@@ -180,20 +181,44 @@ class Group:
         # it is this reader's clock that is wrong.
         silent = self._count(oldest, min(youngest, now - self.late_after))
         silent += self._count(max(oldest, now + self.late_after), youngest)
-        returns = [m.gap.end for m in self._returned
-                   if m.last >= oldest and not self._is_late(m, now)
-                   and m.gap.start <= youngest and m.gap.end > last]
-        return Silence(base, silent, len(returns),
-                       min(returns, default=None), max(returns, default=None))
+        if self._gaps is None:
+            self._gaps = _Gaps([
+                m.gap for m in self.members.values() if m.gap is not None
+                and (m.last == math.inf
+                     or abs(now - m.last) < self.late_after)])
+        return Silence(base, silent, *self._gaps.over(last, youngest))
 
     def _count(self, start, end):
         """Return how many last signs are in start <= last <= end."""
         return max(0, bisect.bisect_right(self._lasts, end) -
                    bisect.bisect_left(self._lasts, start))
 
-    def _is_late(self, member, now):
-        return member.last != math.inf and (
-            abs(now - member.last) >= self.late_after)
+
+class _Gaps:
+    """The gaps of those that are back, for thousands of questions."""
+
+    def __init__(self, gaps):
+        gaps.sort()
+        self._starts = [gap.start for gap in gaps]
+        # The latest end of this gap and of all that began before it.
+        self._latest = list(itertools.accumulate(
+            (gap.end for gap in gaps), max))
+        self._by_end = sorted(gaps, key=lambda gap: gap.end)
+        self._ends = [gap.end for gap in self._by_end]
+
+    def over(self, last, youngest):
+        """Return (how many, first end, last end) of gaps over a moment.
+
+        Those that began until ``youngest`` and ended after ``last``.
+        """
+        began = bisect.bisect_right(self._starts, youngest)
+        ended = bisect.bisect_right(self._ends, last)
+        # Whatever ended until then had begun, too.
+        if began <= ended:
+            return 0, None, None
+        first = next(gap.end for gap in self._by_end[ended:]
+                     if gap.start <= youngest)
+        return began - ended, first, self._latest[began - 1]
 
 
 def judge(member, group, now, rules):

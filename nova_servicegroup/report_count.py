@@ -18,11 +18,12 @@ heartbeat: since when it has been coming without a gap, and whether it is the
 last one. So the db driver lets the number grow in steps that say so:
 
 * bit 30 is set: the number was written by this driver;
-* bits 16 to 29: a counter, so that every new state is a larger number;
-* bits 0 to 15: below 0x8000, the member was silent and is back: four bits
-  for the length of the gap, eleven for the seconds since its end. From 0x8000
-  on heartbeats have been coming for long. 0xFFFE is the last heartbeat of a
-  service that was stopped, 0xFFFF of one that left.
+* bits 24 to 29: a counter, so that every new state is a larger number;
+* bits 0 to 23: below 0x800000, the member was silent and is back: four bits
+  for the length of the gap, 19 for the seconds since its end, which is told
+  for six days. From 0x800000 on heartbeats have been coming for longer.
+  0xFFFFFE is the last heartbeat of a service that was stopped, 0xFFFFFF of
+  one that left.
 
 Numbers without bit 30, Nova's own, say nothing. Nothing here blocks.
 """
@@ -31,14 +32,14 @@ from nova_servicegroup.liveness import End
 from nova_servicegroup.liveness import Gap
 
 _OURS = 1 << 30
-_STEP = 1 << 16
-_STEADY = 0x8000
-_STOPPED = 0xFFFE
-_LEFT = 0xFFFF
+_STEP = 1 << 24
+_STEADY = 0x800000
+_STOPPED = 0xFFFFFE
+_LEFT = 0xFFFFFF
 _ENDS = {_STOPPED: End.STOPPED, _LEFT: End.LEFT}
 _LAST_WORDS = {end: word for word, end in _ENDS.items()}
 #: seconds since its end for which a gap is told
-_TOLD = 1 << 11
+_TOLD = 1 << 19
 #: seconds; the shortest length of a gap that can be told, doubled 15 times
 _UNIT = 32
 

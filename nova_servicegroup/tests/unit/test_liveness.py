@@ -13,6 +13,7 @@
 """From evidence to a verdict, and to what Nova is told."""
 
 import math
+import random
 import time
 
 import pytest
@@ -305,3 +306,28 @@ def test_many_dead_cost_no_look_at_all_others_each():
         liveness.judge(one, lambda: group, NOW, RULES)
     # 0.03 s; with a look at all the others it is half a minute.
     assert time.thread_time() - began < 3
+
+
+def test_many_that_are_not_back_cost_no_look_at_all_that_are():
+    members = fleet(*[(1, 5, {'gap': Gap(NOW - 200, NOW - 1 - n / 1000)})
+                      for n in range(6000)], (4000, 200))
+    group = liveness.Group(members, 40)
+    began = time.thread_time()
+    for one in members[6000:]:
+        assert liveness.judge(
+            one, lambda: group, NOW, RULES).state is State.UNKNOWN
+    # 0.03 s; with a look at all the others it is half a minute.
+    assert time.thread_time() - began < 3
+
+
+def test_gaps_are_counted_as_if_one_looked_at_each():
+    random.seed(1)
+    for _ in range(2000):
+        gaps = [Gap(start, start + random.randint(1, 20))
+                for start in random.choices(range(40), k=random.randint(0, 9))]
+        last = random.randint(0, 60)
+        youngest = last + random.randint(0, 20)
+        ends = [gap.end for gap in gaps
+                if gap.start <= youngest and gap.end > last]
+        assert liveness._Gaps(gaps).over(last, youngest) == (
+            len(ends), min(ends, default=None), max(ends, default=None))
