@@ -15,23 +15,29 @@
 Every process that joins has one ephemeral node,
 ``<sg_prefix>/<group>/<host>@<token>``; a host is up while it has at least
 one. The node is there for as long as the process lives: a small process
-beside it, the keeper, holds the session and watches it.
+beside it, the keeper, holds the session and watches it. Each compute has a
+record, too, ``<sg_prefix>/@last/compute/<host>``, in which its keeper writes
+how its process ended.
 
 For the operator:
 
-* A process that is killed, crashes or stops is down within milliseconds; a
-  host that loses power or network within one and a half ``[zookeeper]
-  recv_timeout``, and it knows before. A process that hangs is down after
-  ``service_down_time``; one that is merely busy stays up.
+* A process that is killed, crashes or stops gets no new instances within
+  milliseconds, one that hangs after ``service_down_time``; one that is merely
+  busy stays up. Its host is down ``[servicegroup] restart_grace`` after its
+  last sign of life.
+* A host that loses power or network is down within two ``[zookeeper]
+  recv_timeout``, and it knows before. One of many that vanish together is in
+  doubt.
 * Readers ask nobody: they hold the list of each group, which ZooKeeper tells
   them changes of. When ZooKeeper is away, the list stands for
   ``service_down_time`` seconds.
-* Nothing is written at rest, in ZooKeeper or in the database. Every process
-  costs ZooKeeper a connection and a ping each third of ``recv_timeout``.
-* No clock of any host decides.
+* Nothing is written at rest, but for one node that each reader writes every
+  two minutes to learn ZooKeeper's time. Every process costs ZooKeeper a
+  connection and a ping each third of ``recv_timeout``.
+* No clock of any host decides but that of ZooKeeper's leader.
 * Two machines under one host name are one member; both log it.
 * A keeper has about 21 MB, and ``ps`` tells whose it is. Killing it does no
-  harm. A unit of systemd that kills both at once gives the fast path away:
+  harm. A unit of systemd that kills both at once loses immediate detection:
   see contrib/systemd.
 """
 

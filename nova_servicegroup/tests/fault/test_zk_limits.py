@@ -26,9 +26,9 @@ def test_more_connections_than_a_server_takes(tmp_path):
             first.wait_joined()
             with second:
                 process.wait_until(
-                    lambda: 'socket connection broken' in second.log(), 10,
+                    lambda: 'Connection dropped' in second.log(), 10,
                     'a word of the reason')
-                told = second.log().partition('socket connection broken')[0]
+                told = second.log().partition('Connection dropped')[0]
                 assert 'There is no connection to ZooKeeper' in told
                 assert 'joined, keeper' not in second.log()
                 first.stop()

@@ -38,12 +38,12 @@ class Reader:
         self.fates = fates.Fates(waits, has_records)
         self.now = 0
 
-    def list(self, now, *nodes):
+    def list(self, now, *nodes, began=None):
         """Nodes are a host and the letter of a token, as 'h1 a'."""
         self.now = now
         self.fates.listed(frozenset('%s@%s' % (
             node.split()[0], TOKENS[node.split()[1]]) for node in nodes),
-            now, now, AHEAD + now)
+            now if began is None else began, now, AHEAD + now)
 
     def read(self, host, record, now=None):
         self.now = self.now if now is None else now
@@ -96,6 +96,9 @@ def test_silence_is_told_after_a_rejoin_time(reader):
     reader.list(5, 'h2 b')
     reader.read('h1', told_by('a', 'joined', AHEAD + 1))
     assert reader.fates.wants_listing
+    assert not reader.fates.unwritten
+    # A listing that was under way says nothing of who has joined since.
+    reader.list(5.1, 'h2 b', began=4.9)
     assert not reader.fates.unwritten
     reader.list(5.1, 'h2 b')
     assert not reader.fates.wants_listing
