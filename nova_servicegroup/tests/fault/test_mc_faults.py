@@ -156,6 +156,13 @@ def assert_told_once(reporters, caplog, server):
     assert 'can be read again after' in told[1]
 
 
+@pytest.mark.fault(
+    'mc',
+    'a writer is killed',
+    readers='down',
+    lasts='from service_down_time after its last heartbeat on',
+    logged='DEBUG, at each question',
+    ends='its next heartbeat')
 def test_a_killed_reporter_goes_down_in_time(fleet, reader):
     fleet[1].kill()
     start = time.monotonic()
@@ -165,6 +172,13 @@ def test_a_killed_reporter_goes_down_in_time(fleet, reader):
     reader.watch(1, 'up down up')
 
 
+@pytest.mark.fault(
+    'mc',
+    "the writer's clock is two minutes wrong",
+    readers='up',
+    lasts='-',
+    logged='WARNING, once, if it is ahead',
+    ends='nothing; the next heartbeat counts')
 def test_clocks_two_minutes_apart(report, conf_file):
     ahead = (0, 0, 0, -120, 120)
     hosts = ['c%d' % number for number in range(len(ahead))]
@@ -194,6 +208,13 @@ def test_workers_of_one_host(report, conf_file):
     reader.wait('down', DOWN_TIME)
 
 
+@pytest.mark.fault(
+    'mc',
+    'memcached killed for less than service_down_time',
+    readers='as before',
+    lasts='-',
+    logged='reader and writer: WARNING at the loss, INFO at the return',
+    ends='its return')
 def test_memcached_killed_for_a_moment(fleet, reader, store,
                                                   caplog):
     caplog.set_level('INFO')
@@ -206,6 +227,13 @@ def test_memcached_killed_for_a_moment(fleet, reader, store,
     assert_told_once(fleet, caplog, store.address)
 
 
+@pytest.mark.fault(
+    'mc',
+    'memcached killed for longer than service_down_time',
+    readers='up (nobody can tell)',
+    lasts='from service_down_time on',
+    logged='WARNING at the loss, INFO at the return',
+    ends='its return')
 def test_memcached_killed_for_longer(fleet, reader, store, caplog):
     caplog.set_level('INFO')
     store.kill()
@@ -220,6 +248,13 @@ def test_memcached_killed_for_longer(fleet, reader, store, caplog):
     assert_told_once(fleet[:2], caplog, store.address)
 
 
+@pytest.mark.fault(
+    'mc',
+    'memcached restarted empty',
+    readers='up',
+    lasts='-',
+    logged='WARNING at the loss, INFO at the return',
+    ends='the next heartbeats')
 def test_memcached_restarted_empty(fleet, reader, store):
     for _ in range(2):
         store.restart()
@@ -231,6 +266,13 @@ def test_memcached_restarted_empty(fleet, reader, store):
         assert told in ([], [True, False], [True, False] * 2)
 
 
+@pytest.mark.fault(
+    'mc',
+    'memcached flushed',
+    readers='up',
+    lasts='-',
+    logged='nothing',
+    ends='the next heartbeats')
 def test_memcached_flushed(fleet, reader, store):
     for _ in range(5):
         store.flush()
@@ -240,6 +282,14 @@ def test_memcached_flushed(fleet, reader, store):
     reader.wait('down up up', DOWN_TIME)
 
 
+@pytest.mark.fault(
+    'mc',
+    'memcached frozen',
+    readers='as before, then up (nobody can tell)',
+    lasts='service_down_time; a question takes the timeout of the server at'
+          ' most',
+    logged='WARNING at the loss, INFO at the return',
+    ends='its return')
 def test_memcached_stopped_so_that_connections_hang(fleet, reader, store,
                                                     caplog):
     caplog.set_level('INFO')
@@ -268,6 +318,14 @@ def test_a_reader_that_starts_after_a_restart(fleet, conf_file, store):
     late.wait('up up up down', DOWN_TIME)
 
 
+@pytest.mark.fault(
+    'mc',
+    'memcached cannot be reached by half of the computes',
+    readers='up (nobody can tell)',
+    lasts='until they reach it again, or are forced down',
+    logged='ERROR with the numbers at the begin, WARNING at the end; '
+           'WARNING on those computes',
+    ends='their next heartbeats')
 def test_memcached_cannot_be_reached_by_half(report, conf_file, store):
     hosts = ['c%d' % number for number in range(8)]
     reader = Reader(conf_file, hosts)
@@ -318,6 +376,13 @@ def test_twenty_threads_ask_at_once(conf_file, store, tmp_path, mode):
 
 
 @pytest.mark.parametrize('lost, how', [(0, 'freeze'), (1, 'kill')])
+@pytest.mark.fault(
+    'mc',
+    'one of two memcached servers killed or frozen',
+    readers='as before',
+    lasts='-',
+    logged='WARNING at the loss, INFO at the return',
+    ends='nothing; its return')
 def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
     with memcached.Memcached() as second:
         conf_file.write_text(CONF % ','.join([store.address, second.address]))

@@ -505,7 +505,7 @@ class Records:
                 assert driver.name == 'db' and in_time(record), driver.name
                 count = record.get('report_count')
                 assert not (isinstance(count, int) and count >= 2 ** 30
-                            and count % 2 ** 16 in (0xfffe, 0xffff))
+                            and count % 2 ** 24 >= 0xfffffe)
 
 
 class _DbDriver(db.DbDriver):
