@@ -80,6 +80,7 @@ class Group:
     def connected(self, now):
         """There is a connection, maybe to another server."""
         self._dirty = True
+        self._not_before = 0
         self._synced = self._recorded = False
         self._list_at = 0
         waits = self._fates.returns
@@ -92,7 +93,7 @@ class Group:
         self._fates.returns.disconnected(now)
 
     def delay(self, until):
-        """The connection is slow: do nothing before."""
+        """Something is in the way: do nothing before."""
         self._not_before = until
 
     def due(self, now):
@@ -135,7 +136,7 @@ class Group:
             raise
         except kazoo_exc.KazooException as e:
             self._dirty = True
-            self._list_at = now + self._link.retry_interval
+            self.delay(now + self._link.retry_interval)
             self._link.post('blind', path=self._name,
                             reason=self._link.rights.reason(self.path, e))
             return

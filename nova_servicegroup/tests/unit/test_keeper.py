@@ -312,6 +312,25 @@ class TestLoop:
         assert clock.now - stopped == pytest.approx(3)
 
 
+class TestEnd:
+    """What proves that a process has ended."""
+
+    def test_all_threads_of_who_was_killed_are_ending(self):
+        sleeper = subprocess.Popen(['sleep', '60'])
+        assert loop._is_ending(sleeper.pid) is False
+        sleeper.kill()
+        # It isn't reaped yet, so its threads can still be looked at.
+        deadline = time.monotonic() + 10
+        while not loop._is_ending(sleeper.pid):
+            assert time.monotonic() < deadline
+        sleeper.wait()
+        assert loop._is_ending(sleeper.pid) is False
+        assert loop._is_ending(None) is False
+
+    def test_one_thread_that_lives_is_enough(self):
+        assert loop._is_ending(os.getpid()) is False
+
+
 class TestProcess:
     """A real keeper process whose parent is this test."""
 
