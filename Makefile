@@ -24,7 +24,7 @@ export PBR_VERSION ?= 0.0.1.dev0
 endif
 
 .PHONY: help python packages venv demo test test-long fault-table \
-	fuzz soak lint \
+	callers-table fuzz soak lint \
 	checkconfig genconfig docs releasenotes bench bench-mc bench-crash \
 	bench-zk bench-outage bench-question clean
 
@@ -35,6 +35,7 @@ help:
 	@echo '                  WORKERS=0 runs them one after the other)'
 	@echo 'make test-long    the tests that "make test" leaves out for their length'
 	@echo 'make fault-table  the table of faults in the documentation, from its tests'
+	@echo 'make callers-table  the tables of what Nova does in doubt, likewise'
 	@echo 'make fuzz         a million random inputs for what is read from outside'
 	@echo 'make soak         two thousand members of each driver, for MINUTES=20'
 	@echo 'make lint         ruff, and the H checks of hacking'
@@ -65,6 +66,11 @@ test-long: packages $(VENV)/installed
 # The tests that show the faults of doc/source/faults.rst, the long ones too.
 fault-table: packages $(VENV)/installed
 	$(PYTEST) -m fault --fault-table doc/source/faults.rst $(ARGS) $(TESTS)
+
+# The tables of doc/source/callers.rst, which the same tests compare.
+callers-table: packages $(VENV)/installed
+	WRITE_CALLERS=1 $(PYTEST) $(ARGS) \
+		nova_servicegroup/tests/functional/test_callers.py
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -m nova_servicegroup.tests.fuzz $(ARGS)
