@@ -18,8 +18,8 @@ A test of a fault says what it shows::
                        lasts='...', logged='...', ends='...')
 
 ``pytest -m fault --fault-table doc/source/faults.rst`` runs these tests and
-writes one row for each mark whose tests have all passed; when one fails, the
-table is left as it was. What a test hands to the fixture ``record_property``
+writes one row for each mark. A test that failed is named as failed there, so
+the page never says more than was seen. What a test hands to the fixture ``record_property``
 as ``measured`` stands in its row.
 """
 
@@ -87,27 +87,25 @@ class _Writer:
     def __init__(self, path):
         self._path = path
         self._rows = collections.defaultdict(set)    # row -> tests
-        self._measured = collections.defaultdict(list)
+        self._measured = collections.defaultdict(set)
         self._tests = set()
-        self._failed = False
+        self._failed = set()
 
     def pytest_runtest_logreport(self, report):
-        if report.failed:
-            self._failed = True
-        if report.when != 'call' or not report.passed:
-            return
         test = report.nodeid.partition('[')[0].rpartition('::')[2]
         for name, value in report.user_properties:
-            if name == 'fault':
+            if name == 'fault' and (report.when == 'call' or report.failed):
                 row = tuple(sorted(value.items()))
                 self._rows[row].add(test)
                 self._tests.add(report.nodeid)
-                self._measured[row] += [
+                if report.failed:
+                    self._failed.add(test)
+                self._measured[row].update(
                     text for key, text in report.user_properties
-                    if key == 'measured']
+                    if key == 'measured')
 
     def pytest_sessionfinish(self):
-        if self._failed or not self._rows:
+        if not self._rows:
             return
         with open(self._path, 'w') as table:
             table.write(_HEAD % {'faults': len(self._rows),
@@ -115,12 +113,14 @@ class _Writer:
             for row, tests in sorted(self._rows.items(), key=lambda r: (
                     dict(r[0])['driver'], dict(r[0])['fault'])):
                 told = dict(row)
-                measured = '; '.join(sorted(set(self._measured[row])))
+                measured = '; '.join(sorted(self._measured[row]))
                 if measured:
                     told['readers'] += ' (measured: %s)' % measured
                 cells = [told['driver'], told['fault'], *(
                     told[field] for field in FIELDS)]
-                cells.append(', '.join('``%s``' % t for t in sorted(tests)))
+                cells.append(', '.join(
+                    '``%s``%s' % (test, ' (failed)' * (test in self._failed))
+                    for test in sorted(tests)))
                 table.write('   * - %s\n' % cells[0])
                 for cell in cells[1:]:
                     table.write('     - %s\n' % cell)
