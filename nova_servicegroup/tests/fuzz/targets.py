@@ -158,7 +158,11 @@ class Wire:
             in_tree = dogpile_api.CachedValue(moment, {'ct': stamp, 'v': 2})
             self.corpus += [pickle.dumps(in_tree, protocol)
                             for protocol in (0, 0, 0, 2, 4)]
-        self.corpus.append(wire.encode(NOW_STAMP, None, {}))
+        gap = liveness.Gap(NOW_STAMP - 200, NOW_STAMP - 100)
+        self.corpus += [
+            wire.encode(NOW_STAMP, None, {}),
+            wire.encode(NOW_STAMP, NOW, {'1f-00aa': NOW_STAMP}, gap),
+            wire.encode(NOW_STAMP, NOW, {}, gap, stopped=True)]
 
     def make(self, chaos):
         flags = 1
@@ -176,7 +180,11 @@ class Wire:
 
     def _pickled(self, chaos):
         """Return a value that is sound as a pickle, and odd inside."""
-        metadata = {'ct': NOW_STAMP, 'v': 2, 'workers': {'1f-00aa': NOW_STAMP}}
+        metadata = {'ct': NOW_STAMP, 'v': 2, 'end': 'stopped',
+                    'gap': (NOW_STAMP - 200, NOW_STAMP - 100),
+                    'workers': {'1f-00aa': NOW_STAMP}}
+        if chaos.often(0.5):
+            del metadata['end']
         if chaos.often(0.5):
             metadata = chaos.dict_like([metadata])
         if chaos.often(0.5):
@@ -197,7 +205,8 @@ class Wire:
         assert math.isfinite(beat.stamp)
         # A writer takes the other workers over into its own value.
         workers = {**beat.workers, '2f-00cc': NOW_STAMP + 10 ** 12}
-        ours = wire.encode(NOW_STAMP, NOW, workers)
+        ours = wire.encode(NOW_STAMP, NOW, workers, beat.gap)
+        assert wire.decode(1, ours).gap == beat.gap
         assert wire.decode(1, ours).workers.items() <= workers.items()
         assert in_tree(1, ours).replace(tzinfo=None) == NOW
 
@@ -275,9 +284,9 @@ class Heartbeats:
                 if value == before:
                     continue
                 with contextlib.suppress(wire.Unreadable, TypeError):
-                    moment = wire.decode(*value).moment
-                    if moment is not None:
-                        age = (moment.replace(tzinfo=None)
+                    beat = wire.decode(*value)
+                    if beat.end is None:
+                        age = (beat.moment.replace(tzinfo=None)
                                - clock.utcnow()).total_seconds()
                         # What comes later is judged by when it came.
                         evidence |= not first or abs(age) <= DOWN_TIME
