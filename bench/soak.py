@@ -512,8 +512,11 @@ def assess(arguments, groups, readers, samples, seconds, began, ended, done,
             'false_transitions': len(false),
             'false_states': dict(collections.Counter(
                 entry['state'] for entry in false))}
-        result['false_transitions'] += [
-            dict(entry, reader=reader.name) for entry in false[:100]]
+        for state in sorted({entry['state'] for entry in false}):
+            # The first ones of each kind tell enough.
+            result['false_transitions'] += [
+                dict(entry, reader=reader.name) for entry in false
+                if entry['state'] == state][:50]
     result['processes'] = judge_usage(samples.samples, seconds)
     for name, percent in used.items():
         result['processes'][name]['cpu_percent'] = percent
@@ -546,7 +549,7 @@ def report(result):
                 for row in rows)))
 
     table('What the readers answered',
-          ['reader', 'answers', 'changed answers', 'of these "unknown"',
+          ['reader', 'answers', 'changed answers', 'of these in doubt',
            'false', 'longest pass'],
           [[name, '{:,}'.format(r['answers']), r['transitions'],
             r['doubted'], ' '.join(
@@ -565,6 +568,18 @@ def report(result):
     return '\n'.join(lines)
 
 
+def as_json(result):
+    """Return it as JSON, the samples of a process on one line."""
+    rest = {name: value for name, value in result.items()
+            if name != 'samples'}
+    samples = ',\n'.join(
+        '  %s: %s' % (json.dumps(name), json.dumps(
+            [[round(value, 2) for value in row] for row in rows]))
+        for name, rows in result['samples'].items())
+    return '%s,\n "samples": {\n%s\n }\n}\n' % (
+        json.dumps(rest, indent=1)[:-2], samples)
+
+
 def picture(result, path):
     """Draw memory, threads and descriptors over the time."""
     import matplotlib
@@ -576,16 +591,18 @@ def picture(result, path):
     end = result['asked']['minutes']
     for axis, (index, what) in zip(axes, enumerate(
             ('memory, MB', 'threads', 'descriptors'), 1)):
-        for name, rows in result['samples'].items():
+        for number, (name, rows) in enumerate(result['samples'].items()):
             axis.plot([row[0] / 60 for row in rows],
-                      [row[index] for row in rows], label=name, linewidth=1)
+                      [row[index] for row in rows], label=name, linewidth=1,
+                      color=pyplot.cm.tab20(number % 20))
         axis.axvspan(end * REST, end * (REST + CHURN), alpha=0.08)
         axis.set_ylabel(what)
         axis.set_ylim(bottom=0)
     axes[0].set_title('%d members of each driver; churn in the shaded part' %
                       result['asked']['members'])
     axes[2].set_xlabel('minutes')
-    axes[0].legend(fontsize=7, ncols=2)
+    axes[2].legend(fontsize=7, ncols=4, loc='upper center',
+                   bbox_to_anchor=(0.5, -0.2))
     figure.tight_layout()
     figure.savefig(path, metadata={'Date': None})
 
@@ -622,8 +639,7 @@ def main():
         asked={name: value for name, value in vars(arguments).items()
                if name not in ('output', 'without_picture')})
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / 'soak.json').write_text(
-        json.dumps(result, indent=1) + '\n')
+    (arguments.output / 'soak.json').write_text(as_json(result))
     (arguments.output / 'soak.rst').write_text(report(result))
     if not arguments.without_picture:
         picture(result, arguments.output / 'soak.svg')
