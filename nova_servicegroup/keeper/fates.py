@@ -99,9 +99,11 @@ class Fates:
         self._unread.pop(host, None)
         self._unconfirmed.pop(host, None)
         self.unwritten.pop(host, None)
-        if missing.record is not None and (
-                missing.record.state == records.MISSED):
-            self._gaps[host] = missing.record.last, time
+        # Where there was no record, ZooKeeper may have lost all data: others
+        # that are missing then may come back, too.
+        if missing.read and (missing.record is None or
+                             missing.record.state == records.MISSED):
+            self._gaps[host] = missing.last, time
 
     def _gone(self, host, seen, now, time):
         self._missing[host] = _Missing(time, seen)

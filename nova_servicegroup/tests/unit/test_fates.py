@@ -143,6 +143,14 @@ def test_who_is_back_had_a_gap(reader):
     assert reader.told('h2') is None
 
 
+def test_who_is_back_after_a_loss_of_all_data_had_a_gap(reader):
+    """Or those who are still missing when half are back would be few."""
+    reader.list(5)
+    reader.fates.recorded([], 5, AHEAD + 5)
+    reader.list(9, 'h2 d')
+    assert reader.told('h2') == [fates.BACK, AHEAD + 5, AHEAD + 9]
+
+
 def test_a_new_reader_knows_from_records():
     reader = Reader()
     reader.list(1, 'h1 a')
