@@ -105,8 +105,8 @@ def read_by_keeper(port, path):
 
     class Monitor(membership.MembershipMonitor):
 
-        def seen(self, joined, left, fates, founded):
-            super().seen(joined, left, fates, founded)
+        def seen(self, joined, left, absences, founded):
+            super().seen(joined, left, absences, founded)
             first = diary._last is None
             diary.seen(joined, left)
             if first:

@@ -145,19 +145,19 @@ class ZooKeeperDriver(base.Driver):
     def _member(self, view, group, host):
         # The members again: whoever joined meanwhile is in one of the two.
         nodes = view.members.get(host)
-        fate = None if nodes else view.fates.get(host)
+        absence = None if nodes else view.absences.get(host)
         nodes = nodes or view.members.get(host)
         if nodes and self._stands(view):
             return self._present(view, host, nodes)
         if not view.fresh:
             return liveness.Member(host, None, doubt=Reason.OUTAGE)
-        if fate is not None:
-            return self._missing(group, host, fate)
+        if absence is not None:
+            return self._missing(group, host, absence)
         # What was lost with all of the store's memory looks as if it had
         # never been, until all had the time to join again.
         young = view.founded is not None and (
             self.now() - view.founded < self.settings.rules.outage_grace)
-        empty = not (view.members or view.fates)
+        empty = not (view.members or view.absences)
         return liveness.Member(
             host, None, reason=Reason.NEVER,
             doubt=Reason.UNSEEN if young or empty else None)
@@ -168,20 +168,20 @@ class ZooKeeperDriver(base.Driver):
             host, math.inf, True, gap=gap and liveness.Gap(*gap),
             reason=Reason.PRESENT, seen_at=max(nodes.values()))
 
-    def _missing(self, group, host, fate):
+    def _missing(self, group, host, absence):
         """Return the Member of a host that has no node."""
-        end = _ENDS.get(fate.state)
-        if group != base.GUARDED and fate.sure:
+        end = _ENDS.get(absence.state)
+        if group != base.GUARDED and absence.sure:
             # Its restarts are hidden as those of computes are.
             end = liveness.End.GONE
         doubt = None
-        if not fate.sure and (end is None or self.now() - fate.last
+        if not absence.sure and (end is None or self.now() - absence.last
                               >= self.settings.rules.restart_grace):
             # An old record may be of an incarnation before the last one.
             doubt = Reason.RETURNING
         return liveness.Member(
-            host, fate.last, end=end, doubt=doubt, reason=Reason.GONE,
-            seen_at=_moment(fate.last))
+            host, absence.last, end=end, doubt=doubt, reason=Reason.GONE,
+            seen_at=_moment(absence.last))
 
     def load_group(self, record):
         group = self.key(record)[0]
@@ -190,8 +190,8 @@ class ZooKeeperDriver(base.Driver):
             raise exception.ServiceGroupUnavailable(self.name, view.reason)
         members = [self._present(view, host, nodes)
                    for host, nodes in list(view.members.items())]
-        members += [self._missing(group, host, fate)
-                    for host, fate in list(view.fates.items())]
+        members += [self._missing(group, host, absence)
+                    for host, absence in list(view.absences.items())]
         # That this reader's own session lives shows that the path works.
         return liveness.Group(members, 0, path_seen=math.inf)
 
@@ -207,8 +207,8 @@ class ZooKeeperDriver(base.Driver):
         view = self._view(group)
         if host in view.members and self._stands(view):
             return base.as_aware(self.utcnow())
-        fate = view.fates.get(host)
-        times = (fate and _moment(fate.last),
+        absence = view.absences.get(host)
+        times = (absence and _moment(absence.last),
                  base.changed_at(record))
         return max((t for t in times if t is not None), default=None)
 

@@ -415,7 +415,7 @@ class ZKSession:
                 monitor.blinded(message['reason'])
             elif monitor is not None and self._state == CONNECTED:
                 monitor.seen(message['joined'], message['left'],
-                             message['fates'], message['founded'])
+                             message['absences'], message['founded'])
         elif op == 'clock':
             self.ahead = message['ahead']
         return None

@@ -19,7 +19,7 @@ import time
 import typing
 
 from nova_servicegroup.evzookeeper import exceptions
-from nova_servicegroup.keeper.fates import BACK
+from nova_servicegroup.keeper.absences import BACK
 from nova_servicegroup.keeper import names
 
 LOG = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Membership:
         return '%s; the session is %s' % (self._reason, self._session.why())
 
 
-class Fate(typing.NamedTuple):
+class Absence(typing.NamedTuple):
     """What is known of a member that has no node.
 
     :param state: 'stopped', 'left', 'killed' or 'hung' if it ended by what
@@ -192,8 +192,8 @@ class MembershipMonitor:
         self._monotonic = monotonic
         #: host -> {node: since when it was seen, aware UTC datetime}
         self.members = {}
-        #: host -> Fate of those that have no node
-        self.fates = {}
+        #: host -> Absence of those that have no node
+        self.absences = {}
         #: host -> (from, to) of those that are back: when they were missing,
         #: in ZooKeeper's time
         self.gaps = {}
@@ -250,14 +250,14 @@ class MembershipMonitor:
     # What the session calls, always from one thread.
 
     def description(self):
-        """Return what a new keeper is told. It tells all fates anew."""
-        self.fates, self.gaps = {}, {}
+        """Return what a new keeper is told. It tells all absences anew."""
+        self.absences, self.gaps = {}, {}
         return {'path': self.path, 'records': self._records,
                 'bound': self._bound,
                 'known': [node for nodes in list(self.members.values())
                           for node in nodes]}
 
-    def seen(self, joined, left, fates, founded):
+    def seen(self, joined, left, absences, founded):
         # Readers take no lock. So that they find a host in one place at
         # least, it is put where it is now before it is taken from the other.
         now = self._utcnow()
@@ -265,12 +265,12 @@ class MembershipMonitor:
             host = names.host(node)
             if host is not None:
                 self.members[host] = {**self.members.get(host, {}), node: now}
-        for quoted, told in fates.items():
+        for quoted, told in absences.items():
             host = names.unquote(quoted)
             if told is None or told[0] == BACK:
-                self.fates.pop(host, None)
+                self.absences.pop(host, None)
             else:
-                self.fates[host] = Fate(*told)
+                self.absences[host] = Absence(*told)
             if told is not None and told[0] == BACK:
                 self.gaps[host] = tuple(told[1:])
             else:

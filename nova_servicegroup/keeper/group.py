@@ -20,7 +20,7 @@ import random
 from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 
-from nova_servicegroup.keeper import fates
+from nova_servicegroup.keeper import absences
 from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import returns
 from nova_servicegroup.keeper import security
@@ -59,11 +59,11 @@ class Group:
         self._watch = functools.partial(link.submit, self._directory_changed)
         self._doubts = view.Doubts()
         self._pace = view.Pace()
-        self._fates = fates.Fates(
+        self._absences = absences.Absences(
             returns.Returns(0, 0, bound), records_path is not None)
         if known:
             now = link.monotonic()
-            self._fates.listed(frozenset(known), now, now, link.time(now))
+            self._absences.listed(frozenset(known), now, now, link.time(now))
         self._listed = frozenset()
         self._founded = None
         self._synced = False    # this connection's server isn't behind
@@ -83,14 +83,14 @@ class Group:
         self._not_before = 0
         self._synced = self._recorded = False
         self._list_at = 0
-        waits = self._fates.returns
+        waits = self._absences.returns
         waits.together = self._link.timeout
         waits.rejoin = max(self._link.timeout / 2,
                            2 * security.RECONNECT_MAX_DELAY)
         waits.connected(now)
 
     def disconnected(self, now):
-        self._fates.returns.disconnected(now)
+        self._absences.returns.disconnected(now)
 
     def delay(self, until):
         """Something is in the way: do nothing before."""
@@ -105,7 +105,7 @@ class Group:
         if self._dirty:
             return self._list_at
         due = self._safety_at
-        silent = self._fates.returns.due(now)
+        silent = self._absences.returns.due(now)
         if silent is not None:
             due = min(due, silent)
         return max(due, self._list_at)
@@ -113,9 +113,9 @@ class Group:
     def _chores_due(self, now):
         due = self._doubts.due(now)
         due = math.inf if due is None else due
-        if self._living or self._fates.unread(1):
+        if self._living or self._absences.unread(1):
             due = min(due, self._read_at)
-        return min(due, self._write_at) if self._fates.unwritten else due
+        return min(due, self._write_at) if self._absences.unwritten else due
 
     def look(self):
         """Do what is due; blocks for answers of ZooKeeper."""
@@ -142,14 +142,14 @@ class Group:
             return
         self._link.post('view', path=self._name,
                         members=self._listed - self._doubts.foreign,
-                        fates=self._fates.told(), founded=self._founded)
+                        absences=self._absences.told(), founded=self._founded)
 
     # The listing.
 
     def _look_at_all(self, began):
         # Before it: a change that comes after it counts again.
         self._dirty = False
-        silent_at = self._fates.returns.due(began)
+        silent_at = self._absences.returns.due(began)
         if silent_at is not None and began >= silent_at:
             # A server that is behind knows nothing of who came back.
             self._synced = False
@@ -160,10 +160,10 @@ class Group:
         self._look_closer()
         now = self._link.monotonic()
         time = self._link.time(now)
-        self._fates.listed(self._listed - self._doubts.foreign, began, now,
+        self._absences.listed(self._listed - self._doubts.foreign, began, now,
                            time)
         if not self._recorded and self._records_path is not None:
-            self._fates.recorded(self._list_records(), now, time)
+            self._absences.recorded(self._list_records(), now, time)
             self._recorded = True
         self._list_at = now + self._pace.pause(len(self._listed), now)
         self._safety_at = now + self._link.jitter(0.5, 1) * SAFETY_CHECK
@@ -238,15 +238,15 @@ class Group:
         """Read the records of some of the missing."""
         now = self._link.monotonic()
         time = self._link.time(now)
-        hosts = self._fates.unread(READS)
+        hosts = self._absences.unread(READS)
         requests = [(host, self._ask(host, functools.partial(
             self._link.submit, self._record_changed, host)))
             for host in hosts]
-        silent = self._fates.silent_since()
+        silent = self._absences.silent_since()
         if self._look_back and silent is not None and time - silent < RECENT:
             # Who came back before this began tells whether others may.
             self._look_back = False
-            self._living = self._fates.present()
+            self._living = self._absences.present()
         living, self._living = self._living[:READS], self._living[READS:]
         requests += [(host, self._ask(host)) for host in living]
         for host, request in requests:
@@ -255,8 +255,8 @@ class Group:
                 record = records.parse(*self._link.get(request))
             except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
                 pass
-            self._fates.was_read(host, record, now, time)
-        if self._fates.wants_listing:
+            self._absences.was_read(host, record, now, time)
+        if self._absences.wants_listing:
             self._dirty = True
         if len(requests) >= READS:
             self._read_at = now + self._link.jitter(0.5, 1) * PAUSE
@@ -267,15 +267,15 @@ class Group:
 
     def _record_changed(self, host, event):
         if event.type != states.EventType.NONE:
-            self._fates.changed(host)
+            self._absences.changed(host)
 
     def _write_missed(self, now):
         """Write down that some members are missed, if nobody else did."""
-        hosts = list(self._fates.unwritten)
+        hosts = list(self._absences.unwritten)
         hosts = random.sample(hosts, min(WRITES, len(hosts)))
         requests = []
         for host in hosts:
-            record = self._fates.unwritten.pop(host)
+            record = self._absences.unwritten.pop(host)
             requests.append((host, record, self._link.client.set_async(
                 '%s/%s' % (self._records_path, host), records.missed(record),
                 record.version)))
@@ -283,13 +283,13 @@ class Group:
             try:
                 stat = self._link.get(request)
             except (kazoo_exc.BadVersionError, kazoo_exc.NoNodeError):
-                self._fates.changed(host)
+                self._absences.changed(host)
             except kazoo_exc.NoAuthError:
                 # What was seen here has to do.
                 pass
             else:
                 if stat.czxid != record.created:
                     # That was another one; its keeper mends it.
-                    self._fates.changed(host)
+                    self._absences.changed(host)
         if requests:
             self._write_at = now + self._link.jitter(0.5, 1) * PAUSE

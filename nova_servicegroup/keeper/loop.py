@@ -80,8 +80,8 @@ class Keeper:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._posted = collections.deque()
         self._messages = collections.deque(maxlen=BACKLOG)
-        self._views = {}     # path -> (names, fates) the parent was told
-        self._pending = {}   # path -> (names, fates, founded) to tell
+        self._views = {}     # path -> (names, absences) the parent was told
+        self._pending = {}   # path -> (names, absences, founded) to tell
         self._out = b''
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -257,7 +257,7 @@ class Keeper:
     def _from_registrar(self, op, fields):
         if op == 'view':
             self._pending[fields['path']] = (
-                fields['members'], fields['fates'], fields['founded'])
+                fields['members'], fields['absences'], fields['founded'])
             return
         if op == 'state':
             self._connected = fields['state'] == 'connected'
@@ -298,17 +298,18 @@ class Keeper:
         if self._messages:
             op, fields = self._messages.popleft()
             return protocol.encode(op, **fields)
-        for path, (members, fates, founded) in self._pending.items():
+        for path, (members, absences, founded) in self._pending.items():
             del self._pending[path]
-            told, told_fates = self._views[path]
-            self._views[path] = members, fates
-            changes = dict.fromkeys(told_fates.keys() - fates.keys())
-            changes.update((host, fate) for host, fate in fates.items()
-                           if told_fates.get(host) != fate)
+            told, told_absences = self._views[path]
+            self._views[path] = members, absences
+            changes = dict.fromkeys(told_absences.keys() - absences.keys())
+            changes.update(
+                (host, absence) for host, absence in absences.items()
+                if told_absences.get(host) != absence)
             return protocol.encode('view', path=path,
                                    joined=sorted(members - told),
                                    left=sorted(told - members),
-                                   fates=changes, founded=founded)
+                                   absences=changes, founded=founded)
         return b''
 
     # The end.

@@ -79,10 +79,10 @@ FROM_KEEPER = {
     'member': {'id': int, 'node': _OPTIONAL_STR, 'reason': str},
     # Names that came to a watched directory and that went since the last
     # one (since known, at first). Without any it says: still as it was.
-    # fates: changes of what keeper.fates.Fates tells, null for what isn't
-    # told any more. founded: when the records' directory was made, seconds
+    # absences: changes of what keeper.absences.Absences tells, null for what
+    # isn't told any more. founded: when the records' directory was made, seconds
     # since 1970 in ZooKeeper's time; null if there is none.
-    'view': {'path': str, 'joined': _NAMES, 'left': _NAMES, 'fates': dict,
+    'view': {'path': str, 'joined': _NAMES, 'left': _NAMES, 'absences': dict,
              'founded': (int, float, type(None))},
     # How far ZooKeeper's time (seconds since 1970) is ahead of the monotonic.
     'clock': {'ahead': _NUMBER},

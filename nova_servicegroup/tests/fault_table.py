@@ -19,8 +19,8 @@ A test of a fault says what it shows::
 
 ``pytest -m fault --fault-table doc/source/faults.rst`` runs these tests and
 writes one row for each mark. A test that failed is named as failed there, so
-the page never says more than was seen. What a test hands to the fixture ``record_property``
-as ``measured`` stands in its row.
+the page never says more than was seen. What a test hands to the fixture
+``record_property`` as ``measured`` stands in its row.
 """
 
 import collections

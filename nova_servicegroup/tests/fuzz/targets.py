@@ -629,10 +629,11 @@ _FROM_KEEPER = [
      'reason': ''},
     {'op': 'state', 'state': 'suspended', 'ident': None, 'reason': 'lost'},
     {'op': 'member', 'id': 1, 'node': _NODES[0], 'reason': ''},
-    {'op': 'view', 'path': PATH, 'joined': _NODES, 'left': [], 'fates': {
+    {'op': 'view', 'path': PATH, 'joined': _NODES, 'left': [], 'absences': {
         'c9': ['killed', 10 ** 9, True], 'c1': ['back', 1, 2.5]},
      'founded': 10 ** 9},
-    {'op': 'view', 'path': PATH, 'joined': [], 'left': _NODES[:2], 'fates': {
+    {'op': 'view', 'path': PATH, 'joined': [], 'left': _NODES[:2],
+     'absences': {
         'c9': None, 'c1': ['missed', 10 ** 9, False]}, 'founded': None},
     {'op': 'clock', 'ahead': 10 ** 9},
     {'op': 'blind', 'path': PATH, 'reason': 'NoAuthError'},

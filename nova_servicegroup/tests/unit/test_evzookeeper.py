@@ -344,7 +344,7 @@ def test_a_view_counts_while_there_is_a_connection(session, fake_keeper,
                                                    tmp_path):
     def view(node):
         return protocol.encode('view', path='/g', joined=[node], left=[],
-                               fates={}, founded=None)
+                               absences={}, founded=None)
 
     def state(state):
         return protocol.encode('state', state=state, reason='', ident=[

@@ -91,7 +91,7 @@ class TestProtocol:
         members = ['compute-%05d.rack-07.region-one.example.org@%016x' % (n, n)
                    for n in range(25000)]
         encoded = protocol.encode('view', path='/servicegroups/compute',
-                                  joined=members, left=[], fates={},
+                                  joined=members, left=[], absences={},
                                   founded=None)
         decoder = protocol.Decoder(protocol.FROM_KEEPER)
         message, = decoder.feed(encoded)
@@ -267,7 +267,7 @@ class TestLoop:
     def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
                                                           event):
         keeper[0]._from_registrar(
-            'view', {'path': '/g', 'members': frozenset('a'), 'fates': {},
+            'view', {'path': '/g', 'members': frozenset('a'), 'absences': {},
                      'founded': None})
         keeper[0]._from_registrar(*event)
         assert [m['op'] for m in self.said(keeper)] == [event[0]]

@@ -60,7 +60,7 @@ def test_nova_has_no_such_limit():
     """At the largest group of the page, with the longest names of it."""
     host = 'compute-0123.rack42.region1.cloud.example.org'
     frame = protocol.encode(
-        'view', path='/servicegroups/compute', left=[], fates={},
+        'view', path='/servicegroups/compute', left=[], absences={},
         founded=None, joined=[
             names.node(host, '%016x' % number) for number in range(31772)])
     assert len(frame) < protocol.MAX_FRAME / 4

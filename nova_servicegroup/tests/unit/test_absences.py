@@ -14,7 +14,7 @@
 
 import pytest
 
-from nova_servicegroup.keeper import fates
+from nova_servicegroup.keeper import absences
 from nova_servicegroup.keeper import record
 from nova_servicegroup.keeper import returns
 
@@ -30,27 +30,27 @@ def told_by(token, state, last, written=None, gap=None):
 
 
 class Reader:
-    """A Fates, and the listings and records that it is given."""
+    """A Absences, and the listings and records that it is given."""
 
     def __init__(self, has_records=True):
         waits = returns.Returns(REJOIN, 4, 600)
         waits.connected(0)
-        self.fates = fates.Fates(waits, has_records)
+        self.absences = absences.Absences(waits, has_records)
         self.now = 0
 
     def list(self, now, *nodes, began=None):
         """Nodes are a host and the letter of a token, as 'h1 a'."""
         self.now = now
-        self.fates.listed(frozenset('%s@%s' % (
+        self.absences.listed(frozenset('%s@%s' % (
             node.split()[0], TOKENS[node.split()[1]]) for node in nodes),
             now if began is None else began, now, AHEAD + now)
 
     def read(self, host, record, now=None):
         self.now = self.now if now is None else now
-        self.fates.was_read(host, record, self.now, AHEAD + self.now)
+        self.absences.was_read(host, record, self.now, AHEAD + self.now)
 
     def told(self, host):
-        return self.fates.told().get(host)
+        return self.absences.told().get(host)
 
 
 @pytest.fixture
@@ -61,19 +61,19 @@ def reader():
 
 
 def test_who_is_there_needs_no_record(reader):
-    assert reader.fates.unread(9) == []
-    assert reader.fates.told() == {}
-    assert reader.fates.silent_since() is None
+    assert reader.absences.unread(9) == []
+    assert reader.absences.told() == {}
+    assert reader.absences.silent_since() is None
 
 
 def test_proof_that_is_seen_counts_at_once(reader):
     reader.list(5, 'h2 b')
-    assert set(reader.fates.unread(9)) == {'h1'}
+    assert set(reader.absences.unread(9)) == {'h1'}
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.read('h1', told_by('a', 'killed', AHEAD + 4.9))
     assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
-    assert reader.fates.unread(9) == []
-    assert not reader.fates.unwritten
+    assert reader.absences.unread(9) == []
+    assert not reader.absences.unwritten
 
 
 def test_who_died_unseen_in_between_is_proven_too(reader):
@@ -89,23 +89,23 @@ def test_an_old_end_says_nothing_of_a_later_incarnation(reader):
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.list(7.1, 'h2 b')
     assert reader.told('h1') == ['missed', AHEAD + 5, True]
-    assert not reader.fates.unwritten
+    assert not reader.absences.unwritten
 
 
 def test_silence_is_told_after_a_rejoin_time(reader):
     reader.list(5, 'h2 b')
     reader.read('h1', told_by('a', 'joined', AHEAD + 1))
-    assert reader.fates.wants_listing
-    assert not reader.fates.unwritten
+    assert reader.absences.wants_listing
+    assert not reader.absences.unwritten
     # A listing that was under way says nothing of who has joined since.
     reader.list(5.1, 'h2 b', began=4.9)
-    assert not reader.fates.unwritten
+    assert not reader.absences.unwritten
     reader.list(5.1, 'h2 b')
-    assert not reader.fates.wants_listing
-    assert reader.fates.unwritten.keys() == {'h1'}
+    assert not reader.absences.wants_listing
+    assert reader.absences.unwritten.keys() == {'h1'}
     # Somebody wrote it.
-    reader.fates.changed('h1')
-    assert not reader.fates.unwritten
+    reader.absences.changed('h1')
+    assert not reader.absences.unwritten
     reader.read('h1', told_by('a', 'missed', AHEAD + 5.2))
     assert reader.told('h1') == ['missed', AHEAD + 5.2, False]
     reader.list(6.9, 'h2 b')
@@ -127,15 +127,15 @@ def test_who_joins_while_its_record_is_read_is_not_missed(reader):
     reader.list(5, 'h2 b')
     reader.read('h1', told_by('c', 'joined', AHEAD + 5))
     reader.list(5.1, 'h2 b', 'h1 c')
-    assert not reader.fates.unwritten
-    assert reader.fates.told() == {}
+    assert not reader.absences.unwritten
+    assert reader.absences.told() == {}
 
 
 def test_who_is_back_had_a_gap(reader):
     reader.list(5, 'h2 b')
     reader.read('h1', told_by('a', 'missed', AHEAD + 5.2))
     reader.list(9, 'h2 b', 'h1 c')
-    assert reader.told('h1') == [fates.BACK, AHEAD + 5.2, AHEAD + 9]
+    assert reader.told('h1') == [absences.BACK, AHEAD + 5.2, AHEAD + 9]
     # Whoever was killed and restarted wasn't silent.
     reader.list(20, 'h1 c')
     reader.read('h2', told_by('b', 'killed', AHEAD + 20))
@@ -146,26 +146,26 @@ def test_who_is_back_had_a_gap(reader):
 def test_who_is_back_after_a_loss_of_all_data_had_a_gap(reader):
     """Or those who are still missing when half are back would be few."""
     reader.list(5)
-    reader.fates.recorded([], 5, AHEAD + 5)
+    reader.absences.recorded([], 5, AHEAD + 5)
     reader.list(9, 'h2 d')
-    assert reader.told('h2') == [fates.BACK, AHEAD + 5, AHEAD + 9]
+    assert reader.told('h2') == [absences.BACK, AHEAD + 5, AHEAD + 9]
 
 
 def test_a_new_reader_knows_from_records():
     reader = Reader()
     reader.list(1, 'h1 a')
-    reader.fates.recorded(['h1', 'killed', 'missed', '%zz'], 1,
+    reader.absences.recorded(['h1', 'killed', 'missed', '%zz'], 1,
                           AHEAD + 1)
-    assert set(reader.fates.unread(9)) == {'killed', 'missed'}
+    assert set(reader.absences.unread(9)) == {'killed', 'missed'}
     reader.read('killed', told_by('b', 'killed', 500))
     reader.read('missed', told_by('b', 'missed', 700))
-    assert reader.fates.told() == {'killed': ['killed', 500, False],
+    assert reader.absences.told() == {'killed': ['killed', 500, False],
                                    'missed': ['missed', 700, False]}
     reader.list(3.1, 'h1 a')
-    assert reader.fates.told() == {'killed': ['killed', 500, True],
+    assert reader.absences.told() == {'killed': ['killed', 500, True],
                                    'missed': ['missed', 700, True]}
     reader.read('h1', told_by('a', 'joined', 900, gap=(800, 900)))
-    assert reader.told('h1') == [fates.BACK, 800, 900]
+    assert reader.told('h1') == [absences.BACK, 800, 900]
 
 
 def test_what_is_no_record_is_silence(reader):
@@ -178,18 +178,18 @@ def test_what_is_no_record_is_silence(reader):
 def test_a_deleted_record_changes_nothing_for_who_knew_it(reader):
     reader.list(5, 'h2 b')
     reader.read('h1', told_by('a', 'killed', AHEAD + 5))
-    reader.fates.changed('h1')
+    reader.absences.changed('h1')
     reader.read('h1', None)
     assert reader.told('h1') == ['killed', AHEAD + 5, True]
 
 
 def test_a_record_that_was_deleted_before_it_was_read_is_nobodys():
     reader = Reader()
-    reader.fates.recorded(['x'], 0,
+    reader.absences.recorded(['x'], 0,
                           AHEAD)
     reader.read('x', None)
-    assert reader.fates.told() == {}
-    assert reader.fates.unread(9) == []
+    assert reader.absences.told() == {}
+    assert reader.absences.unread(9) == []
 
 
 def test_after_a_reconnect_what_did_not_change_stands(reader):
@@ -197,12 +197,12 @@ def test_after_a_reconnect_what_did_not_change_stands(reader):
     reader.read('h1', told_by('a', 'missed', AHEAD + 5))
     reader.read('h2', told_by('b', 'missed', AHEAD + 5))
     reader.list(7.1)
-    reader.fates.returns.disconnected(8)
-    reader.fates.returns.connected(50)
+    reader.absences.returns.disconnected(8)
+    reader.absences.returns.connected(50)
     reader.list(50)
-    reader.fates.recorded(['h1', 'h2'], 50,
+    reader.absences.recorded(['h1', 'h2'], 50,
                           AHEAD + 50)
-    assert set(reader.fates.unread(9)) == {'h1', 'h2'}
+    assert set(reader.absences.unread(9)) == {'h1', 'h2'}
     reader.read('h1', told_by('a', 'missed', AHEAD + 5))
     # This one was back meanwhile.
     reader.read('h2', told_by('c', 'joined', AHEAD + 40))
@@ -223,10 +223,10 @@ def test_a_record_that_is_repaired_late_tells_how_it_ended(reader):
 def test_a_host_is_there_while_one_of_its_nodes_is(reader):
     reader.list(2, 'h1 a', 'h1 c', 'h2 b')
     reader.list(3, 'h1 c', 'h2 b')
-    assert reader.fates.told() == {}
+    assert reader.absences.told() == {}
     reader.list(4, 'h1 c', 'h1 d', 'h2 b')
     reader.list(5, 'h2 b')
-    assert set(reader.fates.unread(9)) == {'h1'}
+    assert set(reader.absences.unread(9)) == {'h1'}
     reader.read('h1', told_by('d', 'killed', AHEAD + 5))
     assert reader.told('h1') == ['killed', AHEAD + 5, True]
 
@@ -235,28 +235,28 @@ def test_a_group_without_records_waits_alone():
     reader = Reader(has_records=False)
     reader.list(1, 'h1 a')
     reader.list(5)
-    assert reader.fates.unread(9) == []
+    assert reader.absences.unread(9) == []
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.list(7.1)
     assert reader.told('h1') == ['missed', AHEAD + 5, True]
     reader.list(8, 'h1 b')
-    assert reader.fates.told() == {}
+    assert reader.absences.told() == {}
 
 
 def test_who_went_last_is_read_first(reader):
     reader.list(5, 'h2 b')
     reader.list(6)
-    assert reader.fates.unread(1) == ['h2']
-    assert reader.fates.unread(9) == ['h2', 'h1']
+    assert reader.absences.unread(1) == ['h2']
+    assert reader.absences.unread(9) == ['h2', 'h1']
 
 
 def test_what_has_no_record_is_not_asked_for(reader):
     """A wiped ensemble: ten thousand are missing, and there is nothing."""
-    reader.fates.returns.disconnected(2)
-    reader.fates.returns.connected(5)
+    reader.absences.returns.disconnected(2)
+    reader.absences.returns.connected(5)
     reader.list(5)
-    reader.fates.recorded([], 5, AHEAD + 5)
-    assert reader.fates.unread(9) == []
+    reader.absences.recorded([], 5, AHEAD + 5)
+    assert reader.absences.unread(9) == []
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.list(7.1)
     assert reader.told('h1') == ['missed', AHEAD + 5, True]

@@ -43,7 +43,7 @@ class _Missing:
         self.read = False
 
 
-class Fates:
+class Absences:
     """The missing hosts of a group.
 
     Hosts are named as in their nodes, percent-encoded.
