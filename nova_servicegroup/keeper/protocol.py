@@ -80,8 +80,8 @@ FROM_KEEPER = {
     # Names that came to a watched directory and that went since the last
     # one (since known, at first). Without any it says: still as it was.
     # absences: changes of what keeper.absences.Absences tells, null for what
-    # isn't told any more. founded: when the records' directory was made, seconds
-    # since 1970 in ZooKeeper's time; null if there is none.
+    # isn't told any more. founded: when the records' directory was made,
+    # seconds since 1970 in ZooKeeper's time; null if there is none.
     'view': {'path': str, 'joined': _NAMES, 'left': _NAMES, 'absences': dict,
              'founded': (int, float, type(None))},
     # How far ZooKeeper's time (seconds since 1970) is ahead of the monotonic.
