@@ -21,6 +21,7 @@ import typing
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.keeper.absences import BACK
 from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import protocol
 
 LOG = logging.getLogger(__name__)
 
@@ -258,6 +259,8 @@ class MembershipMonitor:
                           for node in nodes]}
 
     def seen(self, joined, left, absences, founded):
+        for told in absences.values():
+            _check_absence(told)
         # Readers take no lock. So that they find a host in one place at
         # least, it is put where it is now before it is taken from the other.
         now = self._utcnow()
@@ -304,6 +307,16 @@ class MembershipMonitor:
             except Exception:
                 LOG.exception('The callback of the monitor of %s failed',
                               self.path)
+
+
+def _check_absence(told):
+    """Refuse what keeper.absences can't have told of a host."""
+    if told is None:
+        return
+    kinds = (str, (int, float), (int, float, bool))
+    if not (isinstance(told, list) and len(told) == 3
+            and all(map(isinstance, told, kinds))):
+        raise protocol.ProtocolError('the absence %.100r' % (told,))
 
 
 def _utcnow():

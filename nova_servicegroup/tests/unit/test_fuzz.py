@@ -52,6 +52,13 @@ def odd_workers(token):
         'ct': stamp, 'v': 2, 'workers': {token: stamp}}), 0)
 
 
+def from_keeper(absences):
+    """Return the pieces of a connected keeper's words up to a view."""
+    hello, _, _, connected, _, _, view, *_ = targets._FROM_KEEPER
+    return [protocol.encode(**hello), protocol.encode(**connected),
+            protocol.encode(**dict(view, absences=absences))]
+
+
 def to_keeper(op, **changes):
     """Return the pieces of a config and one frame, or of one config."""
     sound = {message['op']: message for message in targets._FROM_PARENT}
@@ -93,6 +100,9 @@ def to_keeper(op, **changes):
     ('addresses', ('zookeeper', 'h1:' + '9' * 5000)),
     # The blank was part of the chroot, or not, from one end to the other.
     ('addresses', ('zookeeper', 'h1:1/a /')),
+    # Absences that are none.
+    ('from-keeper', from_keeper({'c1': ['back', 1]})),
+    ('from-keeper', from_keeper({'c1': ['back', 1, 2, 3]})),
     # A keeper that ended without a word, or never waited.
     ('to-keeper', to_keeper('config', security={'colour': 'blue'})),
     ('to-keeper', to_keeper('config', ident=[1, []])),
