@@ -231,16 +231,23 @@ class _BoundedConductor:
     def __init__(self, conductor, timeout):
         self._conductor = conductor
         self.timeout = timeout
+        self._failed = False
 
     def __getattr__(self, name):
         return getattr(self._conductor, name)
 
     def object_action(self, context, objinst, objmethod, args, kwargs):
-        # No retry: the next beat is one. The timeout doesn't count while a
-        # connection is made, and each attempt at a hung broker takes 5 s.
-        client = self._conductor.client.prepare(timeout=self.timeout, retry=0)
-        return client.call(context, 'object_action', objinst=objinst,
-                           objmethod=objmethod, args=args, kwargs=kwargs)
+        # The next heartbeat is the retry: the timeout doesn't count while a
+        # connection is made, and each attempt at a hung broker takes 5 s. But
+        # only a retry makes kombu drop a connection that is broken and looks
+        # as if it were there; without one every heartbeat fails on it.
+        client = self._conductor.client.prepare(
+            timeout=self.timeout, retry=int(self._failed))
+        self._failed = True
+        result = client.call(context, 'object_action', objinst=objinst,
+                             objmethod=objmethod, args=args, kwargs=kwargs)
+        self._failed = False
+        return result
 
 
 def _bound_rpc(record, timeout):

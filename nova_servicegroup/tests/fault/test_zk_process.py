@@ -389,7 +389,8 @@ def test_a_machine_that_slept_too_long_comes_back(start, reader):
     wait_answer(driver, 'sleeper', True, 5)
     one.freeze()
     os.kill(one.keeper_pid, signal.SIGSTOP)
-    wait_answer(driver, 'sleeper', False, 5)
+    # The session's timeout, and two seconds to come back.
+    wait_answer(driver, 'sleeper', False, 10)
     os.kill(one.keeper_pid, signal.SIGCONT)
     one.thaw()
     wait_answer(driver, 'sleeper', True, 5)

@@ -260,6 +260,14 @@ class TestDbDriver(contract.DriverContract):
         assert conductor.prepared == [
             {'timeout': 0.9 * contract.INTERVAL, 'retry': 0}] * 2
         assert [c['objmethod'] for c in conductor.calls] == ['save'] * 2
+        # A broken connection is dropped by a second attempt only.
+        conductor.error = messaging.MessageDeliveryFailure('closed')
+        service.pulse.fire()
+        service.pulse.fire()
+        conductor.error = None
+        service.pulse.fire()
+        service.pulse.fire()
+        assert [p['retry'] for p in conductor.prepared[2:]] == [0, 1, 1, 0]
         assert conductor.calls[0]['objinst'] is service.service_ref
 
 
@@ -421,6 +429,7 @@ class FakeConductor:
         self.client = self
         self.prepared = []
         self.calls = []
+        self.error = None
 
     def prepare(self, **kwargs):
         self.prepared.append(kwargs)
@@ -428,4 +437,6 @@ class FakeConductor:
 
     def call(self, context, method, **kwargs):
         self.calls.append(kwargs)
+        if self.error:
+            raise self.error
         return {}, None
