@@ -1,0 +1,85 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The db driver's heartbeats over a connection to RabbitMQ that is broken."""
+
+import types
+
+from oslo_config import cfg
+import oslo_messaging as messaging
+import pytest
+
+from nova_servicegroup.drivers import db
+from nova_servicegroup.tests.fixtures import rabbitmq
+
+
+class Conductor:
+    """The end that saves objects."""
+
+    target = messaging.Target()
+
+    def object_action(self, ctxt, **call):
+        return call['objmethod']
+
+
+@pytest.fixture
+def client(config, tmp_path):
+    """An RPC client on a real RabbitMQ, with a conductor behind it."""
+    with rabbitmq.RabbitMQ(tmp_path) as rabbit:
+        transport = messaging.get_rpc_transport(cfg.CONF, url=rabbit.url)
+        server = messaging.get_rpc_server(
+            transport, messaging.Target(topic='conductor', server='one'),
+            [Conductor()], executor='threading')
+        server.start()
+        try:
+            yield messaging.get_rpc_client(
+                transport, messaging.Target(topic='conductor'))
+        finally:
+            server.stop()
+            server.wait()
+            transport.cleanup()
+
+
+def break_unseen(client):
+    """Leave the connections in the pool looking as if they were there.
+
+    That is what a RabbitMQ that hung leaves behind in green threads: the
+    generator that writes the frames has ended.
+    """
+    def write(*args):
+        raise StopIteration
+
+    items = list(client.transport._driver._connection_pool._items)
+    assert items
+    for item in items:
+        held = item[-1] if isinstance(item, tuple) else item
+        held.connection._connection.frame_writer = write
+
+
+@pytest.mark.fault(
+    'db', 'a connection to RabbitMQ is broken and looks as if it were there',
+    readers='up', lasts='one heartbeat is lost',
+    logged='WARNING "Lost connection to nova-conductor", INFO when it '
+    'recovers', ends='the next heartbeat')
+def test_the_second_heartbeat_gets_through(client):
+    conductor = db._BoundedConductor(
+        types.SimpleNamespace(client=client), timeout=5)
+
+    def beat():
+        return conductor.object_action({}, 'a service', 'save', [], {})
+
+    assert beat() == 'save'
+    break_unseen(client)
+    with pytest.raises(messaging.MessageDeliveryFailure,
+                       match='connection already closed'):
+        beat()
+    assert [beat(), beat()] == ['save'] * 2
