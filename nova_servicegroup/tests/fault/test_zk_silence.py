@@ -130,6 +130,9 @@ def test_most_of_the_fleet_is_cut_off(ensemble, start, begin):
         driver = begin()
         hosts = cut.hosts + others.hosts + ['victim']
         wait_all_up(driver, hosts)
+        # One that asks now and then comes back to it in the middle.
+        idle = begin()
+        wait_all_up(idle, hosts[:1])
         with Watch(driver, cut.hosts + others.hosts) as watch:
             namespace.lose(port(ensemble))
             process.wait_until(
@@ -153,6 +156,8 @@ def test_most_of_the_fleet_is_cut_off(ensemble, start, begin):
                         for host in cut.hosts), 2 * TIMEOUT, 'its doubt')
                 assert all(state(new, host)[0] is State.UP
                            for host in others.hosts)
+                assert {state(idle, host) for host in cut.hosts} == {
+                    (State.UNKNOWN, Reason.MASS_FAILURE)}
                 time.sleep(5)
                 namespace.heal()
                 wait_all_up(driver, cut.hosts)
