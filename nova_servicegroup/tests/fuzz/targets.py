@@ -958,8 +958,9 @@ class Znodes:
                 asked.get_updated_time(record)
                 if verdict.state is State.UP:
                     assert host in alive, host
-                if verdict.reason.name in liveness.End.__members__:
-                    # Somebody said so.
+                if verdict.reason.name in liveness.End.__members__ and (
+                        verdict.reason is not liveness.Reason.GONE):
+                    # Somebody said so. GONE is for who says nothing.
                     assert verdict.reason.name.lower() in ended
 
 
