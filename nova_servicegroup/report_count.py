@@ -83,7 +83,7 @@ class Counter:
         ended, _ = decode(self.value, 0)
         self._new_step = self.value < _OURS or ended is not None
         if ended is None and silent_for is not None:
-            self._note_gap(silent_for, now)
+            self._stored_at = now - silent_for
 
     def heartbeat(self, now):
         """Return the number to store with a heartbeat."""
@@ -117,8 +117,9 @@ class Counter:
         code = 0
         while _UNIT << code < seconds and code < 15:
             code += 1
+        # Anew at each attempt until one is stored: the gap goes on.
         self._base = code * _TOLD
-        self._back_at = self._stored_at = now
+        self._back_at = now
         self._new_step = True
 
     def _set(self, low):

@@ -324,6 +324,25 @@ class TestEvidence:
         fleet.run(2)
         assert fleet.told() == {n: n != 'host3' for n in fleet.names}
 
+    def test_the_gap_is_as_long_as_the_outage(self, fleet):
+        # Heartbeats go on failing all the while, for longer than the window.
+        service = fleet.services['host3']
+        fleet.world.break_store()
+        for _ in range(700):
+            fleet.world.advance(1)
+            service.pulse.fire()
+        fleet.world.mend_store()
+        fleet.off = set(fleet.names) - {'host3'}
+        fleet.run(1)
+        member = fleet.driver.observe(fleet.world.record('host3', 'compute'))
+        assert fleet.driver.now() - member.gap.end <= 2
+        assert 700 <= member.gap.end - member.gap.start <= 1400
+        # The others are not back, and only because of that are doubted.
+        fleet.run(1)
+        self.everybody(fleet, True)
+        fleet.run(contract.DOWN_TIME + 1)
+        assert fleet.told() == {n: n == 'host3' for n in fleet.names}
+
     def test_one_that_dies_is_down_at_once(self, fleet):
         fleet.off = {'host3'}
         fleet.run(contract.DOWN_TIME)
