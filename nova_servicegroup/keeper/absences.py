@@ -87,6 +87,7 @@ class Absences:
                 del self._present[host]
                 self._gone(host, seen, now, time)
         self._names = listed
+        self.returns.present = len(self._present)
         for host, read_at in list(self._unconfirmed.items()):
             if began >= read_at:
                 del self._unconfirmed[host]

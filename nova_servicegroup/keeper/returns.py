@@ -15,6 +15,12 @@
 #: an answer that is due is due after so many rejoin times of connection in
 #: sum, however often the connection was lost meanwhile
 IN_SUM = 3
+#: A server that was cut off from its leader goes on answering its clients
+#: until it notices: after syncLimit x tickTime, 10 s with ZooKeeper's sample
+#: settings. Their sessions have expired by then, and they don't know it.
+SERVER_NOTICES = 10
+#: the smallest share of a group that may be the clients of one server
+SERVER_SHARE = 0.1
 
 
 class _Batch:
@@ -35,7 +41,9 @@ class Returns:
     those missed at about the same time may return, too, and who is missed
     shows that more may be: either begins their time anew. Each host does so
     once, and none after ``bound`` seconds, so nobody who flaps, restarts or
-    crashes prolongs anybody's death.
+    crashes prolongs anybody's death. Where those missed together may be the
+    clients of one server of the ensemble, they have the time in which such a
+    server notices that it is cut off from the others, too.
 
     All times count only while there is a connection. ``now`` is monotonic.
 
@@ -44,6 +52,9 @@ class Returns:
         about the same time: the session timeout
     :param bound: seconds after which nothing prolongs the time
     """
+
+    #: how many hosts of the group are not missing
+    present = 0
 
     def __init__(self, rejoin, together, bound):
         self.rejoin = rejoin
@@ -107,8 +118,12 @@ class Returns:
 
     def _due(self, batch):
         """Return when a batch is due, in seconds of connection."""
-        return min(max(batch.restarted, self._unbroken) + self.rejoin,
-                   batch.restarted + IN_SUM * self.rejoin)
+        since = batch.restarted
+        missed = len(batch.hosts) + len(batch.returned)
+        if missed > 1 and missed >= SERVER_SHARE * (missed + self.present):
+            since = max(since, batch.began + SERVER_NOTICES)
+        return min(max(since, self._unbroken) + self.rejoin,
+                   since + IN_SUM * self.rejoin)
 
     def due(self, now):
         """Return when somebody's time is over, None for never."""

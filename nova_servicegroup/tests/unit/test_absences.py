@@ -20,6 +20,7 @@ from nova_servicegroup.keeper import returns
 
 REJOIN = 2
 #: what ZooKeeper's clock is ahead
+SERVER_NOTICES = 10
 AHEAD = 1000
 TOKENS = {letter: letter * 16 for letter in 'abcdef'}
 
@@ -161,7 +162,7 @@ def test_a_new_reader_knows_from_records():
     reader.read('missed', told_by('b', 'missed', 700))
     assert reader.absences.told() == {'killed': ['killed', 500, False],
                                    'missed': ['missed', 700, False]}
-    reader.list(3.1, 'h1 a')
+    reader.list(3.1 + SERVER_NOTICES, 'h1 a')
     assert reader.absences.told() == {'killed': ['killed', 500, True],
                                    'missed': ['missed', 700, True]}
     reader.read('h1', told_by('a', 'joined', 900, gap=(800, 900)))
@@ -196,8 +197,8 @@ def test_after_a_reconnect_what_did_not_change_stands(reader):
     reader.list(5)
     reader.read('h1', told_by('a', 'missed', AHEAD + 5))
     reader.read('h2', told_by('b', 'missed', AHEAD + 5))
-    reader.list(7.1)
-    reader.absences.returns.disconnected(8)
+    reader.list(7.1 + SERVER_NOTICES)
+    reader.absences.returns.disconnected(18)
     reader.absences.returns.connected(50)
     reader.list(50)
     reader.absences.recorded(['h1', 'h2'], 50,
@@ -237,7 +238,7 @@ def test_a_group_without_records_waits_alone():
     reader.list(5)
     assert reader.absences.unread(9) == []
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
-    reader.list(7.1)
+    reader.list(7.1 + SERVER_NOTICES)
     assert reader.told('h1') == ['missed', AHEAD + 5, True]
     reader.list(8, 'h1 b')
     assert reader.absences.told() == {}
@@ -258,5 +259,5 @@ def test_what_has_no_record_is_not_asked_for(reader):
     reader.absences.recorded([], 5, AHEAD + 5)
     assert reader.absences.unread(9) == []
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
-    reader.list(7.1)
+    reader.list(7.1 + SERVER_NOTICES)
     assert reader.told('h1') == ['missed', AHEAD + 5, True]

@@ -22,6 +22,7 @@ REJOIN, TOGETHER, BOUND = 2, 4, 600
 @pytest.fixture
 def one():
     one = returns.Returns(REJOIN, TOGETHER, BOUND)
+    one.present = 10000
     one.connected(0)
     return one
 
@@ -128,4 +129,26 @@ def test_who_need_not_be_waited_for_is_forgotten(one):
 def test_who_is_missed_twice_waits_from_the_first_time(one):
     one.missed('a', 10)
     one.missed('a', 11)
+    assert one.over(12) == ['a']
+
+
+@pytest.mark.parametrize('present, missed, due', [
+    (2, 1, 12), (8, 2, 22), (18, 2, 22), (19, 2, 12), (200, 100, 22),
+    (6667, 3333, 22), (10000, 40, 12)])
+def test_the_clients_of_one_server_have_its_time_too(
+        one, present, missed, due):
+    """Of a server that was cut off from its leader, and doesn't know yet."""
+    for number in range(missed):
+        one.missed('h%d' % number, 10)
+    one.present = present
+    assert one.due(11) == due
+    assert one.over(due - 0.1) == []
+    assert len(one.over(due)) == missed
+
+
+def test_whose_end_is_known_was_no_client_of_a_server_that_was_cut_off(one):
+    one.present = 4
+    one.missed('a', 10)
+    one.missed('b', 10)
+    one.forget('b')
     assert one.over(12) == ['a']
