@@ -178,7 +178,7 @@ class Absences:
             self.returns.forget(host)
         elif not known:
             missing.sure = False
-            self.returns.missed(host, now)
+            self.returns.missed(host, now, time - missing.last)
         if record is not None and record.state == records.JOINED:
             self._unconfirmed[host] = now
 

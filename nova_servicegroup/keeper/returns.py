@@ -30,6 +30,7 @@ class _Batch:
         self.began = self.restarted = now
         self.hosts = set()
         self.returned = set()
+        self.recent = set()     # of all of them, who was just missed
 
 
 class Returns:
@@ -84,8 +85,11 @@ class Returns:
             return self._counted
         return self._counted + now - self._connected_at
 
-    def missed(self, host, now):
-        """A host is missing from now on, and nothing tells why."""
+    def missed(self, host, now, age=0):
+        """A host is missing from now on, and nothing tells why.
+
+        :param age: seconds since somebody first missed it
+        """
         if host in self._waiting:
             return
         clock = self._clock(now)
@@ -96,6 +100,8 @@ class Returns:
             self._batches = [batch for batch in self._batches if batch.hosts]
             self._batches.append(newest)
         newest.hosts.add(host)
+        if age < SERVER_NOTICES:
+            newest.recent.add(host)
         newest.restarted = clock
         self._waiting[host] = newest
 
@@ -115,11 +121,12 @@ class Returns:
         batch = self._waiting.pop(host, None)
         if batch is not None:
             batch.hosts.discard(host)
+            batch.recent.discard(host)
 
     def _due(self, batch):
         """Return when a batch is due, in seconds of connection."""
         since = batch.restarted
-        missed = len(batch.hosts) + len(batch.returned)
+        missed = len(batch.recent)
         if missed > 1 and missed >= SERVER_SHARE * (missed + self.present):
             since = max(since, batch.began + SERVER_NOTICES)
         return min(max(since, self._unbroken) + self.rejoin,

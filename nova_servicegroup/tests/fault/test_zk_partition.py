@@ -30,10 +30,10 @@ import pytest
 
 from nova_servicegroup.liveness import Question
 from nova_servicegroup.tests.fixtures import answers
-from nova_servicegroup.tests.fixtures import fleet
 from nova_servicegroup.tests.fixtures import member
 from nova_servicegroup.tests.fixtures import network
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import sessions
 from nova_servicegroup.tests.fixtures import zookeeper
 
 #: session timeout, milliseconds: the default
@@ -143,16 +143,16 @@ def test_without_root_it_fails_and_says_so(monkeypatch):
 
 
 def test_who_is_cut_off_knows_it_first_and_is_down_in_time(
-        namespace, start, watch, ensemble, tmp_path):
+        namespace, start, watch, ensemble):
     places = {way: namespace() for way in CUTS}
     members = {way: start(place, *('%s-%d' % (way, number)
                                    for number in range(3)))
                for way, place in places.items()}
     everybody = [one for some in members.values() for one in some]
     seen = watch(everybody, 0.02)
-    # Were it half of all, it would be doubted.
-    with fleet.Fleet(tmp_path, 'others', 12, ensemble.address) as others:
-        others.wait_joined()
+    # A tenth of all might be the clients of a server that lost its leader.
+    with sessions.Fleet(ensemble.address, '/servicegroups/compute') as others:
+        others.ask('start', members=100)
         cut_at = {}
         for way, place in places.items():
             cut_at[way] = time.monotonic()

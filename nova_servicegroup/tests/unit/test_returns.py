@@ -146,6 +146,14 @@ def test_the_clients_of_one_server_have_its_time_too(
     assert len(one.over(due)) == missed
 
 
+def test_who_was_missed_long_ago_was_no_client_of_it(one):
+    one.present = 2
+    one.missed('a', 10, 3600)
+    one.missed('b', 10, 10)
+    one.missed('c', 10, 1)
+    assert one.due(11) == 12
+
+
 def test_whose_end_is_known_was_no_client_of_a_server_that_was_cut_off(one):
     one.present = 4
     one.missed('a', 10)
