@@ -1,0 +1,70 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the commands have in common. Imports nothing of Nova."""
+
+import sys
+
+from cliff import command
+from cliff import lister
+from cliff import show
+
+from nova_servicegroup import dropin
+
+
+class CommandError(Exception):
+    """The command can't be done; the text says why, and what to do."""
+
+
+class _Explained:
+    """Tells errors that nobody foresaw from those that say what to do."""
+
+    def run(self, parsed_args):
+        try:
+            return super().run(parsed_args)
+        except Exception as e:
+            if _says_what_to_do(e):
+                raise
+            raise CommandError(
+                'This should not happen: %s: %s. "nova-servicegroup --debug '
+                '..." shows where; please report it.' % (
+                    type(e).__name__, e)) from e
+
+
+def _says_what_to_do(error):
+    known = [CommandError, dropin.DropInError, BrokenPipeError]
+    # It imports Nova where there is one.
+    ours = sys.modules.get('nova_servicegroup.exception')
+    if ours is not None:
+        known += [ours.ServiceGroupError, ours.ServiceGroupUnavailable]
+    return isinstance(error, tuple(known))
+
+
+class Command(_Explained, command.Command):
+    """A command that prints what it wants to; returns its exit code."""
+
+
+class _Formatted(_Explained):
+    #: the exit code if the output was printed
+    exit_code = 0
+
+    def produce_output(self, parsed_args, column_names, data):
+        super().produce_output(parsed_args, column_names, data)
+        return self.exit_code
+
+
+class Lister(_Formatted, lister.Lister):
+    """A command that returns (column names, rows)."""
+
+
+class ShowOne(_Formatted, show.ShowOne):
+    """A command that returns (names, values)."""

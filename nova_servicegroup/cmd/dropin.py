@@ -1,0 +1,133 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup dropin``: into a Nova and out of it.
+
+Imports nothing of Nova.
+"""
+
+import pathlib
+
+from nova_servicegroup.cmd import base
+from nova_servicegroup import dropin
+
+_PATCH = 'nova-servicegroup-dropin.patch'
+
+#: exit codes of ``dropin status``
+_STATUS = {dropin.INSTALLED: 0, dropin.NOT_INSTALLED: 3, dropin.OUTDATED: 4,
+           dropin.BROKEN: 5}
+
+
+class _DropIn(base.Command):
+    can_try = False
+    can_force = False
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            '--nova', metavar='PATH',
+            help='the folder that holds nova/; by default that which this '
+                 'Python imports')
+        if self.can_try:
+            parser.add_argument('--dry-run', action='store_true',
+                                help='print the unified diff, write nothing')
+        if self.can_force:
+            parser.add_argument('--force', action='store_true',
+                                help='even into a file that is not recognised')
+        return parser
+
+    def say(self, text, *values):
+        self.app.stdout.write(text % values + '\n')
+
+    def show(self, diff):
+        self.app.stdout.write(diff.decode(errors='replace'))
+
+
+class Install(_DropIn):
+    """Drop the plug-in into a Nova tree."""
+
+    can_try = can_force = True
+
+    def take_action(self, parsed_args):
+        tree = dropin.Tree(parsed_args.nova)
+        old, new = tree.change(install=True, force=parsed_args.force)
+        if old == new:
+            self.say('The drop-in is installed already in %s.', tree.file)
+        elif parsed_args.dry_run:
+            self.show(tree.diff(old, new))
+        else:
+            tree.apply(old, new, check=True)
+            self.say('Installed the drop-in in %s. Restart the Nova services '
+                     'of this tree.', tree.file)
+
+
+class Remove(_DropIn):
+    """Take exactly the drop-in's own block out of a Nova tree."""
+
+    can_try = True
+
+    def take_action(self, parsed_args):
+        tree = dropin.Tree(parsed_args.nova)
+        old, new = tree.change(install=False)
+        if old == new:
+            self.say('There is no drop-in in %s.', tree.file)
+        elif parsed_args.dry_run:
+            self.show(tree.diff(old, new))
+        else:
+            tree.apply(old, new, check=False)
+            self.say('Removed the drop-in from %s. Set servicegroup_driver to '
+                     'db or mc if it is zk, and restart the Nova services of '
+                     'this tree.', tree.file)
+
+
+class Status(_DropIn):
+    """Tell whether the drop-in is installed and has its effect.
+
+    Exit code: 0 installed, 3 not installed, 4 installed by another version,
+    5 installed but without effect.
+    """
+
+    def take_action(self, parsed_args):
+        tree = dropin.Tree(parsed_args.nova)
+        state, reason = tree.state()
+        self.say('%s\nNova %s: the drop-in is %s.', tree.file,
+                 tree.version or 'of an unknown version', state)
+        if reason:
+            self.say('%s', reason)
+        return _STATUS[state]
+
+
+class Export(_DropIn):
+    """Write the drop-in as a quilt patch, for packages and images."""
+
+    can_force = True
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('-o', '--output', metavar='DIR', required=True,
+                            help='where to write the patch and its series '
+                                 'file; made when it is missing')
+        return parser
+
+    def take_action(self, parsed_args):
+        tree = dropin.Tree(parsed_args.nova)
+        _, old = tree.change(install=False)
+        _, new = tree.change(install=True, force=parsed_args.force)
+        folder = pathlib.Path(parsed_args.output)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _PATCH).write_bytes(tree.diff(old, new))
+            (folder / 'series').write_text('%s -p1\n' % _PATCH)
+        except OSError as e:
+            raise dropin.DropInError('Cannot write to %s: %s.' % (
+                folder, e.strerror)) from e
+        self.say('Wrote %s and its series file to %s.', _PATCH, folder)

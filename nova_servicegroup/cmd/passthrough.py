@@ -1,0 +1,53 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup manage``: nova-manage with its service category.
+
+For trees that use the configuration hook, which comes too late to add to the
+categories of nova-manage itself.
+"""
+
+import argparse
+import sys
+
+from nova_servicegroup.cmd import base
+
+
+def run(arguments):
+    """Run nova-manage with these arguments; return its exit code."""
+    from nova.cmd import manage
+
+    from nova_servicegroup.cmd import manage as sg_manage
+    from nova_servicegroup import register
+    register.register()
+    manage.CATEGORIES.setdefault('service', sg_manage.ServiceCommands)
+    sys.argv = ['nova-manage', *arguments]
+    return manage.main()
+
+
+class Manage(base.Command):
+    """Run nova-manage with its service category, without a drop-in.
+
+    All arguments are those of nova-manage.
+    """
+
+    def get_parser(self, prog_name):
+        # No character begins an option of ours: all are nova-manage's.
+        parser = argparse.ArgumentParser(
+            prog=prog_name, description=self.get_description(),
+            prefix_chars='\0', add_help=False)
+        parser.add_argument('arguments', nargs=argparse.REMAINDER,
+                            help='as nova-manage takes them: service list')
+        return parser
+
+    def take_action(self, parsed_args):
+        return run(parsed_args.arguments)

@@ -1,0 +1,38 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup zookeeper``: what the zk driver keeps in ZooKeeper."""
+
+from nova_servicegroup.cmd import base
+
+
+class Tighten(base.Command):
+    """Let only the fleet's identity change what is in ZooKeeper.
+
+    Gives all nodes from [zookeeper] sg_prefix down the rights that services
+    with the identity of nova.conf give to what they make. Run it once all
+    services have that identity; again, it finds nothing to do.
+    """
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('--dry-run', action='store_true',
+                            help='print what would be done')
+        parser.add_argument('--force', action='store_true',
+                            help='although there are members that have '
+                                 'another identity or none')
+        return parser
+
+    def take_action(self, parsed_args):
+        from nova_servicegroup.cmd import tighten
+        tighten.run(self.app.options.config_file, parsed_args.dry_run,
+                    parsed_args.force)
