@@ -184,6 +184,8 @@ def judged(reports, killed):
         wrong.update(report['not_up'])
     return {'answers': sum(report['answers'] for report in reports),
             'wrong': sum(wrong.values()), 'wrong_hosts': len(wrong),
+            'wrong_examples': [report['examples'] for report in reports
+                               if report['examples']][:2],
             'kills': len(killed), 'kills_unseen': known.count(None),
             'kill_known_ms': spread([t for t in known if t is not None]),
             'slowest_pass_s': round(max(

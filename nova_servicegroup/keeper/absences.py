@@ -59,6 +59,8 @@ class Absences:
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
+        self._told = {}         # host -> what the parent knows
+        self._changed = set()   # hosts of which it may have to know more
         # Hosts whose records are to be read, as the keys of a dict.
         self._unread = {}
         self._unconfirmed = {}  # host -> monotonic time when it was read
@@ -94,8 +96,10 @@ class Absences:
                 self.unwritten[host] = self._missing[host].record
         for host in self.returns.over(began):
             self._missing[host].sure = True
+            self._changed.add(host)
 
     def _back(self, host, missing, now, time):
+        self._changed.add(host)
         self.returns.returned(host, now)
         self._unread.pop(host, None)
         self._unconfirmed.pop(host, None)
@@ -108,6 +112,7 @@ class Absences:
 
     def _gone(self, host, seen, now, time):
         self._missing[host] = _Missing(time, seen)
+        self._changed.add(host)
         self._gaps.pop(host, None)
         if self._has_records:
             self._unread[host] = True
@@ -121,6 +126,7 @@ class Absences:
             if host not in self._present and host not in self._missing and \
                     names.unquote(host) is not None:
                 self._missing[host] = _Missing(time, {})
+                self._changed.add(host)
         # Watches end with a connection, so all are read again. After a loss
         # of all data there is nothing to read.
         for host in list(self._missing):
@@ -151,6 +157,7 @@ class Absences:
         :param time: the same in ZooKeeper's time
         """
         self._unread.pop(host, None)
+        self._changed.add(host)
         missing = self._missing.get(host)
         if missing is None:
             if record is not None and record.gap and host in self._present:
@@ -196,13 +203,24 @@ class Absences:
         return max((missing.last for missing in self._missing.values()
                     if missing.state not in records.ENDS), default=None)
 
-    def told(self):
-        """Return what the parent is to know.
+    def changes(self):
+        """Return what the parent is to know and wasn't told yet.
 
         :returns: {host: [state, last sign of life, sure] of who is missing,
-            [BACK, from, to] of who was}
+            [BACK, from, to] of who was, None of who is neither}
         """
-        told = {host: [BACK, *gap] for host, gap in self._gaps.items()}
-        told.update((host, [missing.state, missing.last, missing.sure])
-                    for host, missing in self._missing.items())
-        return told
+        changes = {}
+        for host in self._changed:
+            about = self._about(host)
+            if about != self._told.get(host):
+                changes[host] = about
+        self._changed.clear()
+        self._told.update(changes)
+        return changes
+
+    def _about(self, host):
+        missing = self._missing.get(host)
+        if missing is not None:
+            return [missing.state, missing.last, missing.sure]
+        gap = self._gaps.get(host)
+        return gap and [BACK, *gap]

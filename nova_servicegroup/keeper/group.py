@@ -140,9 +140,12 @@ class Group:
             self._link.post('blind', path=self._name,
                             reason=self._link.rights.reason(self.path, e))
             return
+        foreign = self._doubts.foreign
         self._link.post('view', path=self._name,
-                        members=self._listed - self._doubts.foreign,
-                        absences=self._absences.told(), founded=self._founded)
+                        members=self._listed - foreign if foreign
+                        else self._listed,
+                        absences=self._absences.changes(),
+                        founded=self._founded)
 
     # The listing.
 
@@ -242,11 +245,12 @@ class Group:
         requests = [(host, self._ask(host, functools.partial(
             self._link.submit, self._record_changed, host)))
             for host in hosts]
-        silent = self._absences.silent_since()
-        if self._look_back and silent is not None and time - silent < RECENT:
-            # Who came back before this began tells whether others may.
-            self._look_back = False
-            self._living = self._absences.present()
+        if self._look_back:
+            silent = self._absences.silent_since()
+            if silent is not None and time - silent < RECENT:
+                # Who came back before this began tells whether others may.
+                self._look_back = False
+                self._living = self._absences.present()
         living, self._living = self._living[:READS], self._living[READS:]
         requests += [(host, self._ask(host)) for host in living]
         for host, request in requests:

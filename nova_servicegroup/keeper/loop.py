@@ -80,8 +80,9 @@ class Keeper:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._posted = collections.deque()
         self._messages = collections.deque(maxlen=BACKLOG)
-        self._views = {}     # path -> (names, absences) the parent was told
-        self._pending = {}   # path -> (names, absences, founded) to tell
+        self._told = {}      # path -> names that the parent was told
+        self._pending = {}   # path -> (names, founded) to tell
+        self._absences = {}  # path -> {host: what to tell of it}
         self._out = b''
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -220,7 +221,7 @@ class Keeper:
         self._registrar.submit(self._registrar.leave, id, how, seq)
 
     def _on_watch(self, path, records, bound, known):
-        self._views[path] = frozenset(known), {}
+        self._told[path] = frozenset(known)
         self._registrar.submit(self._registrar.watch, path, records, bound,
                                known)
 
@@ -256,8 +257,9 @@ class Keeper:
 
     def _from_registrar(self, op, fields):
         if op == 'view':
-            self._pending[fields['path']] = (
-                fields['members'], fields['absences'], fields['founded'])
+            path = fields['path']
+            self._absences.setdefault(path, {}).update(fields['absences'])
+            self._pending[path] = fields['members'], fields['founded']
             return
         if op == 'state':
             self._connected = fields['state'] == 'connected'
@@ -298,18 +300,15 @@ class Keeper:
         if self._messages:
             op, fields = self._messages.popleft()
             return protocol.encode(op, **fields)
-        for path, (members, absences, founded) in self._pending.items():
+        for path, (members, founded) in self._pending.items():
             del self._pending[path]
-            told, told_absences = self._views[path]
-            self._views[path] = members, absences
-            changes = dict.fromkeys(told_absences.keys() - absences.keys())
-            changes.update(
-                (host, absence) for host, absence in absences.items()
-                if told_absences.get(host) != absence)
+            told, self._told[path] = self._told[path], members
+            joined, left = ((), ()) if members is told else (
+                members - told, told - members)
             return protocol.encode('view', path=path,
-                                   joined=sorted(members - told),
-                                   left=sorted(told - members),
-                                   absences=changes, founded=founded)
+                                   joined=sorted(joined), left=sorted(left),
+                                   absences=self._absences.pop(path),
+                                   founded=founded)
         return b''
 
     # The end.

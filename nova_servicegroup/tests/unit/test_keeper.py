@@ -242,7 +242,7 @@ class TestLoop:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         keeper = loop.Keeper(theirs)
-        keeper._views['/g'] = frozenset(), {}
+        keeper._told['/g'] = frozenset()
         yield keeper, ours
         ours.close()
         theirs.close()
@@ -267,10 +267,18 @@ class TestLoop:
     def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
                                                           event):
         keeper[0]._from_registrar(
-            'view', {'path': '/g', 'members': frozenset('a'), 'absences': {},
+            'view', {'path': '/g', 'members': frozenset('a'),
+                     'absences': {'b': ['missed', 5, False], 'c': None},
                      'founded': None})
         keeper[0]._from_registrar(*event)
         assert [m['op'] for m in self.said(keeper)] == [event[0]]
+        # But no change is lost: the next one comes with it.
+        keeper[0]._from_registrar(
+            'view', {'path': '/g', 'members': frozenset('a'),
+                     'absences': {'b': None}, 'founded': None})
+        view, = self.said(keeper)
+        assert view['joined'] == ['a']
+        assert view['absences'] == {'b': None, 'c': None}
 
     def test_a_thousand_messages_wait_for_a_parent(self, keeper):
         for number in range(1500):
