@@ -64,7 +64,9 @@ _KNOWN = ast.dump(ast.parse(
     'from nova.servicegroup import api\nAPI = api.API'))
 
 _CHECK = '''
-import pathlib, sys
+import os, pathlib, pwd, sys
+if sys.argv[2:]:
+    sys.path.insert(0, sys.argv[1])
 from nova import servicegroup
 from nova.conf import servicegroup as options
 tree = pathlib.Path(sys.argv[1]).resolve()
@@ -74,10 +76,19 @@ if tree not in found.parents:
 try:
     from nova_servicegroup import api
 except ImportError as e:
-    sys.exit('%s: is nova-servicegroup installed for it?' % e)
+    sys.exit('%s: install nova-servicegroup for this Python' % e)
 if servicegroup.API is not api.API:
     sys.exit(*getattr(servicegroup, '_unlogged', [
         'nova.servicegroup.API is still that of Nova']))
+users = [user for user in pwd.getpwall() if user.pw_name == 'nova']
+if users and os.geteuid() == 0:
+    os.initgroups('nova', users[0].pw_gid)
+    os.setgid(users[0].pw_gid)
+    os.setuid(users[0].pw_uid)
+    if os.access(servicegroup.__file__, os.R_OK) and not os.access(
+            api.__file__, os.R_OK):
+        sys.exit('the user nova may not read %s: install nova-servicegroup '
+                 'with umask 022' % api.__file__)
 '''
 
 #: seconds; importing Nova takes some
@@ -99,10 +110,13 @@ class Tree:
 
     :param path: the folder that holds ``nova/``, or ``nova/`` itself; by
         default the one that this interpreter imports
+    :param python: the interpreter that runs this Nova; by default the one
+        that the place of the tree tells
     :raises DropInError: there is no Nova
     """
 
-    def __init__(self, path=None):
+    def __init__(self, path=None, python=None):
+        self._named_python = python
         if path is None:
             spec = importlib.util.find_spec('nova')
             if spec is None or not spec.submodule_search_locations:
@@ -234,31 +248,56 @@ class Tree:
                 stale.unlink()
 
     def _check(self):
-        """Return why the block has no effect, or None when it has."""
+        """Return why the block has no effect, or None when it has.
+
+        :raises DropInError: nothing tells which Python runs this Nova
+        """
+        python = self._python()
+        # Isolated: what PYTHONPATH or the user's own packages offer to this
+        # command isn't there for Nova's services.
+        command = [python, '-I', '-c', _CHECK, str(self.root)]
+        if self._named_python:
+            command.append('first on its path')
         try:
             done = subprocess.run(
-                [self._python(), '-c', _CHECK, str(self.root)],
-                env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [
-                    str(self.root), os.environ.get('PYTHONPATH')]))),
-                stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                # python -c puts the current folder first on the path.
-                cwd=self.root, timeout=CHECK_LIMIT)
+                command, stdin=subprocess.DEVNULL, capture_output=True,
+                text=True, timeout=CHECK_LIMIT)
         except subprocess.TimeoutExpired:
-            return '%s does not import it within %d s' % (
-                self._python(), CHECK_LIMIT)
+            return '%s does not import it within %d s' % (python, CHECK_LIMIT)
         except OSError as e:
-            return '%s cannot be run: %s' % (self._python(), e.strerror)
+            return '%s cannot be run: %s' % (python, e.strerror)
         if done.returncode == 0:
             return None
-        return '%s says: %s' % (self._python(), done.stderr.strip()[-1500:])
+        return '%s says: %s' % (python, done.stderr.strip()[-1500:])
 
     def _python(self):
-        """Return the interpreter that this tree belongs to."""
-        # <environment>/lib/pythonX.Y/site-packages
-        own = self.root.parent.parent.parent / 'bin' / 'python'
-        if self.root.name == 'site-packages' and own.exists():
-            return str(own)
-        return sys.executable
+        """Return the interpreter that runs the Nova of this tree.
+
+        Never just this one: where Nova is a package of the system, and this
+        command is in a virtual environment, the two have different packages.
+        """
+        if self._named_python:
+            return self._named_python
+        library = self.root.parent
+        prefix = library.parent.parent
+        if self.root.name == 'dist-packages' and prefix.name == 'local':
+            # /usr/local/lib/pythonX.Y/dist-packages is of Debian's Python.
+            prefix = prefix.parent
+        if self.root.name in ('site-packages', 'dist-packages'):
+            # <prefix>/lib/pythonX.Y/site-packages
+            for name in (library.name, 'python3', 'python'):
+                if (prefix / 'bin' / name).exists():
+                    return str(prefix / 'bin' / name)
+        spec = importlib.util.find_spec('nova')
+        if spec is not None and any(
+                pathlib.Path(place).resolve()
+                == (self.root / 'nova').resolve()
+                for place in spec.submodule_search_locations or ()):
+            return sys.executable
+        raise DropInError(
+            'Nothing tells which Python runs the Nova in %s, so it cannot be '
+            'seen whether the drop-in has its effect: name it with --python '
+            'PATH.' % self.root)
 
 
 def _with_block(pristine):

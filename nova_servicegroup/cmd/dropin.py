@@ -28,6 +28,7 @@ _STATUS = {dropin.INSTALLED: 0, dropin.NOT_INSTALLED: 3, dropin.OUTDATED: 4,
 
 
 class _DropIn(base.Command):
+    checks = False
     can_try = False
     can_force = False
 
@@ -37,6 +38,11 @@ class _DropIn(base.Command):
             '--nova', metavar='PATH',
             help='the folder that holds nova/; by default that which this '
                  'Python imports')
+        if self.checks:
+            parser.add_argument(
+                '--python', metavar='PATH',
+                help='the Python that runs this Nova; by default that which '
+                     'the place of the tree tells')
         if self.can_try:
             parser.add_argument('--dry-run', action='store_true',
                                 help='print the unified diff, write nothing')
@@ -55,10 +61,10 @@ class _DropIn(base.Command):
 class Install(_DropIn):
     """Drop the plug-in into a Nova tree."""
 
-    can_try = can_force = True
+    checks = can_try = can_force = True
 
     def take_action(self, parsed_args):
-        tree = dropin.Tree(parsed_args.nova)
+        tree = dropin.Tree(parsed_args.nova, parsed_args.python)
         old, new = tree.change(install=True, force=parsed_args.force)
         if old == new:
             self.say('The drop-in is installed already in %s.', tree.file)
@@ -96,8 +102,10 @@ class Status(_DropIn):
     5 installed but without effect.
     """
 
+    checks = True
+
     def take_action(self, parsed_args):
-        tree = dropin.Tree(parsed_args.nova)
+        tree = dropin.Tree(parsed_args.nova, parsed_args.python)
         state, reason = tree.state()
         self.say('%s\nNova %s: the drop-in is %s.', tree.file,
                  tree.version or 'of an unknown version', state)

@@ -15,7 +15,10 @@
 import os
 import pathlib
 import subprocess
+import sys
+import venv
 
+import nova
 import pytest
 
 from nova_servicegroup.cmd import main
@@ -33,6 +36,8 @@ def file(tmp_path):
 def run(tmp_path, capsys):
     """Runs a dropin verb on the tree: (exit code, stdout, stderr)."""
     def run(verb, *options):
+        if verb in ('install', 'status'):
+            options = '--python', sys.executable, *options
         code = main.main(['dropin', verb, '--nova', str(tmp_path), *options])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -328,6 +333,63 @@ def test_zk_is_refused_loudly_when_the_plugin_is_gone(file, run, tmp_path,
 
 
 def test_the_tree_of_this_python_is_the_default():
-    import nova
-    assert dropin.Tree().file == (pathlib.Path(nova.__file__).parent
-                                  / 'servicegroup' / '__init__.py')
+    tree = dropin.Tree()
+    assert tree.file == (pathlib.Path(nova.__file__).parent
+                         / 'servicegroup' / '__init__.py')
+    assert os.path.samefile(os.path.dirname(tree._python()),
+                            os.path.dirname(sys.executable))
+
+
+@pytest.mark.parametrize('place, python', [
+    ('usr/lib/python3/dist-packages', 'usr/bin/python3'),
+    ('usr/lib/python3.9/site-packages', 'usr/bin/python3.9'),
+    ('usr/lib64/python3.9/site-packages', 'usr/bin/python3'),
+    ('usr/local/lib/python3.11/dist-packages', 'usr/bin/python3.11'),
+    ('usr/local/lib/python3.11/site-packages', 'usr/local/bin/python3.11'),
+    ('var/lib/kolla/venv/lib/python3.12/site-packages',
+     'var/lib/kolla/venv/bin/python'),
+], ids=str)
+def test_the_place_of_a_tree_tells_its_python(tmp_path, place, python):
+    nova_tree.make(tmp_path / place)
+    program = tmp_path / python
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert dropin.Tree(tmp_path / place)._python() == str(program)
+
+
+def test_a_nova_of_a_python_without_the_package_is_refused(tmp_path, capsys):
+    """The command's own environment has the package, that of Nova has not."""
+    environment = tmp_path / 'environment'
+    venv.create(environment)
+    packages, = environment.glob('lib/python*/site-packages')
+    file = nova_tree.make(packages)
+    # Nova's own requirements, and no more than these.
+    for place in sys.path:
+        for entry in pathlib.Path(place).iterdir() if place.endswith(
+                '-packages') else ():
+            if not (packages / entry.name).exists() and (
+                    'servicegroup' not in entry.name):
+                (packages / entry.name).symlink_to(entry)
+    pristine = file.read_bytes()
+    for arguments in (['install', '--nova', str(packages)],
+                      ['install', '--nova', str(packages), '--python',
+                       str(environment / 'bin/python')]):
+        assert main.main(['dropin', *arguments]) == 1
+        err = capsys.readouterr().err
+        assert 'nova_servicegroup' in err and 'for this Python' in err
+        assert str(environment / 'bin') in err
+        assert file.read_bytes() == pristine
+
+
+def test_a_package_that_is_in_pythonpath_only_does_not_count(
+        tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(
+        pathlib.Path(dropin.__file__).parents[1]))
+    test_a_nova_of_a_python_without_the_package_is_refused(tmp_path, capsys)
+
+
+def test_a_tree_of_unknown_python_is_asked_about(file, tmp_path, capsys):
+    pristine = file.read_bytes()
+    assert main.main(['dropin', 'install', '--nova', str(tmp_path)]) == 1
+    assert '--python PATH' in capsys.readouterr().err
+    assert file.read_bytes() == pristine
