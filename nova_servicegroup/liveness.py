@@ -122,7 +122,8 @@ class Silence(typing.NamedTuple):
     :param base: members that gave a sign of life shortly before it fell
         silent, or later; itself included
     :param silent: those of them that fell silent with it and are late now
-    :param returned: those that were silent with it and are back
+    :param returned: those that were silent with it, or shortly before it
+        fell silent, and are back
     :param first_return: when the first one came back, None if nobody did
     :param last_return: when the last one did
     """
@@ -186,7 +187,7 @@ class Group:
                 m.gap for m in self.members.values() if m.gap is not None
                 and (m.last == math.inf
                      or abs(now - m.last) < self.late_after)])
-        return Silence(base, silent, *self._gaps.over(last, youngest))
+        return Silence(base, silent, *self._gaps.over(oldest, youngest))
 
     def _count(self, start, end):
         """Return how many last signs are in start <= last <= end."""
@@ -206,13 +207,13 @@ class _Gaps:
         self._by_end = sorted(gaps, key=lambda gap: gap.end)
         self._ends = [gap.end for gap in self._by_end]
 
-    def over(self, last, youngest):
-        """Return (how many, first end, last end) of gaps over a moment.
+    def over(self, oldest, youngest):
+        """Return (how many, first end, last end) of gaps over a time.
 
-        Those that began until ``youngest`` and ended after ``last``.
+        Those that began until ``youngest`` and ended after ``oldest``.
         """
         began = bisect.bisect_right(self._starts, youngest)
-        ended = bisect.bisect_right(self._ends, last)
+        ended = bisect.bisect_right(self._ends, oldest)
         # Whatever ended until then had begun, too.
         if began <= ended:
             return 0, None, None

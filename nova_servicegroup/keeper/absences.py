@@ -105,9 +105,11 @@ class Absences:
         self._unconfirmed.pop(host, None)
         self.unwritten.pop(host, None)
         # Where there was no record, ZooKeeper may have lost all data: others
-        # that are missing then may come back, too.
-        if missing.read and (missing.record is None or
-                             missing.record.state == records.MISSED):
+        # that are missing then may come back, too. Where there was no time to
+        # read it, that is more likely than an end.
+        if self._has_records and (
+                missing.record is None
+                or missing.record.state == records.MISSED):
             self._gaps[host] = missing.last, time
 
     def _gone(self, host, seen, now, time):

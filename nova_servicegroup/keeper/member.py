@@ -69,6 +69,7 @@ class Member:
         self._record_path = records_path and '%s/%s' % (
             records_path, names.quote(host))
         self._token = node and node.rpartition('@')[2]
+        self._silent_since = None   # its session was lost
         self._before = None     # the Record as it was last read
         self._version = None    # of the record's node, None if there is none
         self._mend_at = None    # when to look at the record
@@ -129,6 +130,8 @@ class Member:
         if not attached or (self.session is not None
                             and self.session != self._link.session):
             # The node of the old session is its ghost; make another.
+            if self.node is not None:
+                self._silent_since = self._link.lost_at
             self.node = None
 
     def delay(self, until):
@@ -206,6 +209,7 @@ class Member:
             if owner == link.session:
                 if self._record_path is not None:
                     self._mend_record(joining=made)
+                self._silent_since = None
                 return
             if owner and (owner, ) == (link.client.client_id or ())[:1]:
                 # kazoo has another session, and the news of it wait. The
@@ -271,7 +275,7 @@ class Member:
         join = link.client.transaction()
         join.create(self.node_path, self._data, acl=link.security.acl,
                     ephemeral=True)
-        data = records.joined(self._token, self._before)
+        data = self._joined(self._before)
         if self._version is None:
             join.create(self._record_path, data, acl=link.security.acl)
         else:
@@ -280,6 +284,12 @@ class Member:
         if isinstance(made, kazoo_exc.NodeExistsError):
             raise made
         return not any(isinstance(one, Exception) for one in results)
+
+    def _joined(self, before):
+        silent = self._silent_since
+        return records.joined(
+            self._token, before,
+            None if silent is None else self._link.monotonic() - silent)
 
     def _read_record(self, watch=None):
         """Note the record and its version."""
@@ -318,7 +328,7 @@ class Member:
                 if before is not None and before.token == self._token:
                     # It wasn't away.
                     before = before._replace(state=records.JOINED)
-                self._put_record(records.joined(self._token, before))
+                self._put_record(self._joined(before))
         except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
             if not self._told_unwritable:
                 self._told_unwritable = True

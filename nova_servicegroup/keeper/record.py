@@ -87,8 +87,9 @@ def parse(raw, stat):
     if gap is not None:
         if not isinstance(gap, list) or len(gap) != 2:
             return None
-        # Null is the time of this very write.
-        gap = [stat.mtime if end is None else end for end in gap]
+        # Up to 0 they are relative to this very write.
+        gap = [time + stat.mtime if _is_time(time, -_LATEST, 0) else time
+               for time in gap]
     if not all(map(_is_time, [*(gap or ()), stat.mtime])):
         return None
     return Record(token, state, stat.mtime / 1000 - age,
@@ -96,19 +97,23 @@ def parse(raw, stat):
                   stat.mtime / 1000, stat.version, stat.czxid)
 
 
-def _is_time(value):
+def _is_time(value, least=0, most=_LATEST):
     return (isinstance(value, int) and not isinstance(value, bool)
-            and 0 <= value <= _LATEST)
+            and least <= value <= most)
 
 
-def joined(token, before):
+def joined(token, before, silent=None):
     """Return the data of a record for a member that joins.
 
     :param before: the Record that there was, or None
+    :param silent: seconds since when it could give no sign of life, for one
+        that has lost its session
     """
     gap = _gap(before)
-    if before is not None and before.state == MISSED:
-        gap = [_ms(before.last), None]
+    if silent is not None:
+        gap = [-_ms(silent), 0]
+    elif before is not None and before.state == MISSED:
+        gap = [_ms(before.last), 0]
     return _encode(token, JOINED, gap)
 
 

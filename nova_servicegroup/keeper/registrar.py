@@ -82,6 +82,8 @@ class Registrar(threading.Thread):
         self._rebuild_at = None
         self._connected = False
         self.session = None
+        #: monotonic time of the last loss of the connection
+        self.lost_at = None
         self._expires_at = None
         self._members = {}      # id -> Member
         self._groups = {}       # path -> Group
@@ -316,7 +318,7 @@ class Registrar(threading.Thread):
             self._greeting = None
             if self._connected:
                 self._connected = False
-                now = self.monotonic()
+                self.lost_at = now = self.monotonic()
                 self._expires_at = now + self.timeout
                 for one in self._groups.values():
                     one.disconnected(now)

@@ -89,6 +89,20 @@ def test_who_died_unseen_in_between_is_proven_too(reader):
     assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
 
 
+def test_who_is_back_before_its_record_was_read_was_silent(reader):
+    """Ten thousand fall silent, and there was no time to read them all."""
+    reader.list(5, 'h2 b')
+    reader.list(6, 'h2 b', 'h1 c')
+    assert reader.told('h1') == [absences.BACK, AHEAD + 5, AHEAD + 6]
+
+
+def test_who_is_back_and_was_known_to_have_ended_was_not_silent(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', told_by('a', 'killed', AHEAD + 4.9))
+    reader.list(6, 'h2 b', 'h1 c')
+    assert reader.told('h1') is None
+
+
 def test_an_old_end_says_nothing_of_a_later_incarnation(reader):
     """An old plug-in joined after a new one left, and wrote no record."""
     reader.list(5, 'h2 b')

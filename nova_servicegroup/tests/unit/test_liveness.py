@@ -320,6 +320,20 @@ def test_many_that_are_not_back_cost_no_look_at_all_that_are():
     assert time.thread_time() - began < 3
 
 
+def test_who_falls_silent_when_others_are_back_is_of_the_same_outage():
+    """Sessions that run out one after the other on a server that is slow."""
+    def members(back):
+        return fleet(
+            (1, 70), *[(1, 0, {'gap': Gap(NOW - back - 99 + n, NOW - back)})
+                       for n in range(60)], (39, 0))
+    assert judge(members(75)).silence == (100, 1, 60, NOW - 75, NOW - 75)
+    assert state(members(75)) is State.DOWN
+    assert state(members(50)) is State.UNKNOWN
+    # When the others were back for so long, it is another story.
+    assert judge([member('host0', 61), *members(125)[1:]]).silence == (
+        100, 1, 0, None, None)
+
+
 def test_gaps_are_counted_as_if_one_looked_at_each():
     random.seed(1)
     for _ in range(2000):

@@ -48,13 +48,17 @@ def test_a_silence():
     assert (missed.token, missed.state, missed.last) == (TOKEN, 'missed', 20)
     back = read(record.joined(OTHER, missed), mtime=60000)
     assert back.gap == (20, 60)
+    # The member itself knows it better, and knows it unmissed, too.
+    for before in (joined, missed, None):
+        back = read(record.joined(OTHER, before, 40.5), mtime=60000)
+        assert back.gap == (19.5, 60)
     # And so it stays, whoever writes next.
     killed = read(record.ended(OTHER, 'killed', 0, back), mtime=70000)
-    assert killed.gap == (20, 60)
+    assert killed.gap == (19.5, 60)
     again = read(record.joined(TOKEN, killed), mtime=80000)
-    assert again.gap == (20, 60)
+    assert again.gap == (19.5, 60)
     missed_again = read(record.missed(again), mtime=90000)
-    assert missed_again.gap == (20, 60)
+    assert missed_again.gap == (19.5, 60)
     assert read(record.joined(OTHER, missed_again),
                 mtime=95000).gap == (90, 95)
 
@@ -72,7 +76,7 @@ SOUND = {'token': TOKEN, 'state': 'missed'}
         {'age': True}, {'age': '1'}, {'age': None},
         {'state': 'lost'},
         {'gap': 1}, {'gap': [1]}, {'gap': [1, 2, 3]}, {'gap': [1, '2']},
-        {'gap': [-1, 2]}, {'gap': {}}))])
+        {'gap': [-2 ** 54, 2]}, {'gap': {}}))])
 def test_what_is_no_record_says_nothing(raw):
     assert record.parse(raw, stat()) is None
     assert record.parse(json.dumps(SOUND).encode(), stat()) is not None
