@@ -44,9 +44,12 @@ from nova_servicegroup.drivers import base
 from nova_servicegroup import inventory
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
+from nova_servicegroup import records
 from nova_servicegroup import report_count
 
 LOG = logging.getLogger(__name__)
+
+_HEARTBEAT = records.Reader('last_seen_up', 'report_count')
 
 
 class DbDriver(base.Driver):
@@ -96,30 +99,17 @@ class DbDriver(base.Driver):
         last = base.as_aware(record.last_seen_up)
         return None if last is None else self.now() - last.timestamp()
 
-    def is_up(self, record):
-        return self._is_surely_up(record) or super().is_up(record)
-
-    def updated_time(self, record):
-        if self._is_surely_up(record):
-            return record.updated_at
-        return super().updated_time(record)
-
-    def _is_surely_up(self, record):
-        """Return True for whom there is no need to go the long way.
-
-        The scheduler asks a thousand times per request. While there is a
-        doubt, the long way finds its end.
-        """
+    def surely_up(self, record):
         try:
-            last = record.last_seen_up
-            count = record.report_count
-            age = (self.utcnow() - last.replace(tzinfo=None)).total_seconds()
+            last, count = _HEARTBEAT[type(record)](record)
+            if last.tzinfo is None:
+                last = last.replace(tzinfo=base.UTC)
+            age = self.now() - last.timestamp()
             return (abs(age) <= self.settings.service_down_time
-                    and last.tzinfo in (None, base.UTC)
                     and not report_count.is_last(count)
                     and not self.groups.doubted)
         except Exception:
-            # A dict, a record without all columns, a time in another form.
+            # A record without all columns, a time in another form.
             return False
 
     def observe(self, record):
@@ -156,7 +146,7 @@ class DbDriver(base.Driver):
             self._late_after)
 
     def now(self):
-        return self.utcnow().replace(tzinfo=base.UTC).timestamp()
+        return self.wall()
 
     cell_of = staticmethod(inventory.cell_of)
     list_heartbeats = staticmethod(inventory.heartbeats)

@@ -251,15 +251,15 @@ class MemcachedDriver(base.Driver):
 
     # Reading
 
-    def is_up(self, member):
-        known = self._view
-        state = known.members.get(_key_of(member))
+    def surely_up(self, record):
+        try:
+            known = self._view
+            state = known.members[base.KEY[type(record)](record)]
+        except (KeyError, AttributeError, TypeError):
+            return False
         now = self.monotonic()
-        if (state is not None and now < state.up_until and now < known.due
-                and not known.doubted):
-            # The way of a thousand questions in a row.
-            return True
-        return super().is_up(member)
+        return (now < state.up_until and now < known.due
+                and not known.doubted)
 
     def observe(self, record):
         known, state = self._view, self._state(record)
@@ -303,12 +303,11 @@ class MemcachedDriver(base.Driver):
                          self.utcnow, base.GUARDED, self.groups.doubted)
 
     def _state(self, member):
-        known = self._view
-        state = known.members.get(_key_of(member))
+        known, key = self._view, self.key(member)
+        state = known.members.get(key)
         if state is None or state.pending or self.monotonic() >= known.due:
             return known.member(
-                self.key(member),
-                None if self._has_no_database() else self.list_members)
+                key, None if self._has_no_database() else self.list_members)
         state.queried_at = known.due
         return state
 
@@ -331,15 +330,6 @@ class MemcachedDriver(base.Driver):
 def _members_of(services):
     return [(service['topic'], service['host'], False)
             for service in services]
-
-
-def _key_of(member):
-    """Return (topic, host) of a record; one or both may be missing."""
-    try:
-        # Brackets take half as long again, on Nova's objects.
-        return member.topic, member.host
-    except AttributeError:
-        return member['topic'], member['host']
 
 
 def _until(timeout):

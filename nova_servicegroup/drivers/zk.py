@@ -120,15 +120,18 @@ class ZooKeeperDriver(base.Driver):
         # whose session is closed isn't.
         self._views = {}
 
-    def is_up(self, member):
-        # The scheduler asks this a thousand times per request.
+    def surely_up(self, record):
         try:
-            view = self._views[os.getpid(), member['topic']]
-            if view.fresh and member['host'] in view.members:
-                return True
-        except KeyError:
-            pass
-        return super().is_up(member)
+            group, host = base.KEY[type(record)](record)
+            view, doubted = self._views[os.getpid(), group]
+            return view.fresh and host in view.members and not doubted
+        except (KeyError, AttributeError, TypeError):
+            return False
+
+    def updated_time(self, record):
+        if self.surely_up(record):
+            return _moment(self.wall())
+        return super().updated_time(record)
 
     def observe(self, record):
         group, host = self.key(record)
@@ -267,11 +270,12 @@ class ZooKeeperDriver(base.Driver):
 
     def _view(self, group):
         """Return the view of a group, waiting for its first listing once."""
-        view = self._views[os.getpid(), group] = self.shared(
+        view = self.shared(
             ('view', group), lambda: zk_membership.MembershipMonitor(
                 self._session, self._path(group),
                 records=self._records(group),
                 bound=self.settings.rules.outage_grace))
+        self._views[os.getpid(), group] = view, self.groups.doubted
         view.wait(self.conf.zookeeper.first_listing_timeout)
         return view
 

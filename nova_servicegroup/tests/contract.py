@@ -27,6 +27,7 @@ that hurt it. Tests that hold for some drivers only look at ``promises``.
 """
 
 import abc
+import collections
 import contextlib
 import datetime
 import inspect
@@ -537,6 +538,24 @@ class DriverContract:
         driver.leave('host1', GROUP)
         driver, _ = self.joined(world)
         assert driver.is_up(world.record('host1')) is True
+
+    @pytest.mark.parametrize('form', [
+        lambda record: record, dict,
+        # The scheduler's.
+        lambda record: collections.UserDict(dict(record))],
+        ids=['as it is', 'dict', 'UserDict'])
+    def test_who_is_plainly_up_needs_no_verdict(self, world, form):
+        driver, _ = self.joined(world)
+        record = form(world.record('host1'))
+        assert driver.is_up(record) is True
+        driver.verdict = None
+        assert driver.is_up(record) is True
+        assert driver.answer(record, Question.MAY_PLACE) is True
+        driver.updated_time(record)
+        driver.groups.doubted[GROUP, None] = 0
+        with pytest.raises(TypeError):
+            driver.is_up(record)
+        driver.groups.doubted.clear()
 
     # What only some drivers promise
 
