@@ -25,7 +25,7 @@ class CommandError(Exception):
     """The command can't be done; the text says why, and what to do."""
 
 
-class _Explained:
+class _Common:
     """Tells errors that nobody foresaw from those that say what to do."""
 
     def run(self, parsed_args):
@@ -39,6 +39,12 @@ class _Explained:
                 '..." shows where; please report it.' % (
                     type(e).__name__, e)) from e
 
+    def deployment(self):
+        """Return the Deployment that the configuration tells of."""
+        from nova_servicegroup.cmd import deployment
+        options = self.app.options
+        return deployment.Deployment(options.config_file, options.config_dir)
+
 
 def _says_what_to_do(error):
     known = [CommandError, dropin.DropInError, BrokenPipeError]
@@ -49,17 +55,16 @@ def _says_what_to_do(error):
     return isinstance(error, tuple(known))
 
 
-class Command(_Explained, command.Command):
+class Command(_Common, command.Command):
     """A command that prints what it wants to; returns its exit code."""
 
 
-class _Formatted(_Explained):
+class _Formatted(_Common):
     #: the exit code if the output was printed
     exit_code = 0
 
-    def produce_output(self, parsed_args, column_names, data):
-        super().produce_output(parsed_args, column_names, data)
-        return self.exit_code
+    def run(self, parsed_args):
+        return super().run(parsed_args) or self.exit_code
 
 
 class Lister(_Formatted, lister.Lister):

@@ -31,6 +31,9 @@ _PACKAGE = 'nova_servicegroup.cmd.'
 # A table and not entry points: a checkout works without being installed anew,
 # and no environment has to be searched for them.
 COMMANDS = {
+    'list': 'services:List',
+    'show': 'services:Show',
+    'explain': 'explain:Explain',
     'dropin install': 'dropin:Install',
     'dropin status': 'dropin:Status',
     'dropin remove': 'dropin:Remove',

@@ -36,9 +36,9 @@ from nova.cmd import common
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from oslo_db import exception as db_exc
 
 from nova_servicegroup import api
+from nova_servicegroup.cmd import cells
 from nova_servicegroup import exception
 from nova_servicegroup import liveness
 
@@ -207,42 +207,15 @@ class ServiceCommands:
 def _ask_cells(context, question, *args):
     """Ask every cell at once; name those that don't answer on stderr.
 
-    Blocks for ``nova.context.CELL_TIMEOUT`` (60 s) at most.
-
-    :param question: ``question(context, *args)``, run for each cell
     :returns: (list of the answers, number of cells that gave none)
     """
-    def ask(cell_context):
-        try:
-            return question(cell_context, *args)
-        except Exception as e:
-            # Returned, or Nova would log a traceback beside our line.
-            return e
-
     try:
-        cells = objects.CellMappingList.get_all(context)
-    except db_exc.DBError as e:
-        raise _Failure('The API database does not answer: %s'
-                       % _first_line(e), FAILED) from e
-    if not cells:
-        raise _Failure('No cell is known; make one with "nova-manage '
-                       'cell_v2 create_cell".', FAILED)
-    results = nova_context.scatter_gather_cells(
-        context, cells, nova_context.CELL_TIMEOUT, ask)
-    answers = []
-    silent = 0
-    for cell in cells:
-        answer = results[cell.uuid]
-        if nova_context.is_cell_failure_sentinel(answer):
-            silent += 1
-            print('error: cell %s does not answer: %s' % (
-                cell.identity,
-                _first_line(answer) if isinstance(answer, Exception)
-                else 'not within %s s' % nova_context.CELL_TIMEOUT),
-                file=sys.stderr)
-        else:
-            answers.append(answer)
-    return answers, silent
+        answers, silent = cells.ask(context, question, *args)
+    except cells.CellsUnknown as e:
+        raise _Failure(str(e), FAILED) from e
+    for text in silent:
+        print('error: %s' % text, file=sys.stderr)
+    return [answer for _, answer in answers], len(silent)
 
 
 def _find(question, *args, not_found):
@@ -308,7 +281,3 @@ def _as_text(moment):
     if moment.tzinfo is not None:
         moment = moment.astimezone(datetime.timezone.utc)
     return moment.strftime('%Y-%m-%d %H:%M:%S')
-
-
-def _first_line(error):
-    return str(error).strip().partition('\n')[0] or type(error).__name__

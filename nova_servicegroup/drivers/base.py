@@ -156,6 +156,22 @@ class Driver(abc.ABC):
     def recorded_time(self, record):
         """Return when the service was last known to be well, or None."""
 
+    def witness(self, member):
+        """Return who saw the last evidence of a liveness.Member, for people.
+
+        Does no I/O.
+        """
+        return 'the %s driver' % self.name
+
+    def details(self, record):
+        """Return what else the store holds of a service, for people.
+
+        May block for a few seconds.
+
+        :returns: dict, names to values that JSON can express
+        """
+        return {}
+
     def explain(self, error, membership):
         """Return the Failure to log for an exception that publish raised."""
         return Failure(logging.ERROR,
@@ -213,11 +229,14 @@ class Driver(abc.ABC):
             # Then it hasn't ended.
             pass
 
-    def answer(self, record, question):
-        """Return True, False or None; see ``liveness.answer``."""
+    def answer(self, record, question, policy=None):
+        """Return True, False or None; see ``liveness.answer``.
+
+        :param policy: by default that of ``[servicegroup] outage_policy``
+        """
         if self.surely_up(record):
             return True
-        policy = self.settings.outage_policy
+        policy = policy or self.settings.outage_policy
         if (question is liveness.Question.MAY_PLACE and policy == 'safe'
                 and Promise.PLACES_IN_DOUBT not in self.promises):
             # Who is silent is no candidate, whatever the others do.

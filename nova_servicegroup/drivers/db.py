@@ -155,6 +155,16 @@ class DbDriver(base.Driver):
         # As the record has it, like in-tree.
         return record['updated_at']
 
+    def witness(self, member):
+        if member.end is not None:
+            return 'the service itself, in its last heartbeat'
+        if member.reason in (Reason.STARTING, Reason.NEVER):
+            return 'Nova\'s database, where it was created then'
+        return 'nova-conductor, which stamped last_seen_up in the database'
+
+    def details(self, record):
+        return {'report_count': _count_of(record)}
+
     def explain(self, error, membership):
         record = membership.service.service_ref
         kind = _kind_of(error)

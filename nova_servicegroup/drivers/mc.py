@@ -293,6 +293,16 @@ class MemcachedDriver(base.Driver):
             return recorded
         return seen
 
+    def witness(self, member):
+        if member.end is not None:
+            return 'the service itself, by its last value in memcached'
+        return 'memcached, where the service wrote it by its own clock'
+
+    def details(self, record):
+        key = wire.key(*self.key(record), prefix=self._servers.prefix)
+        return {'memcached_key': key, 'memcached_servers': [
+            self._servers[index].name for index in self._servers.of(key)]}
+
     @property
     def _view(self):
         return shared.get(self._view_key, self._make_view)

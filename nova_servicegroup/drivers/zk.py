@@ -252,6 +252,43 @@ class ZooKeeperDriver(base.Driver):
         group, host = self.key(member)
         return self._view(group).get_member_details(host)
 
+    def known_hosts(self, group):
+        """Return the hosts of a group that ZooKeeper knows of, sorted.
+
+        Those with a node, and computes that have a record. For where Nova
+        can't be asked. Blocks for the first listing.
+
+        :raises ServiceGroupUnavailable: there is none
+        """
+        view = self._view(group)
+        if not view.fresh:
+            raise exception.ServiceGroupUnavailable(self.name, view.reason)
+        return sorted(set(view.members) | set(view.absences))
+
+    def witness(self, member):
+        if member.alive:
+            return 'ZooKeeper, where its session is open'
+        if member.end is liveness.End.GONE or member.end is None:
+            return 'the first reader that missed its node'
+        return ('its keeper, the process beside it on its host, which lived '
+                'on to tell')
+
+    def details(self, record):
+        group, host = self.key(record)
+        absence = self._view(group).absences.get(host)
+        if absence is not None:
+            return {'record': absence.state}
+        try:
+            found = self.member_details(record)
+        except zk_exc.ZooKeeperException as e:
+            return {'nodes': 'cannot be read: %s' % e}
+        nodes = [{'node': node, 'session': '0x%x' % about['owner'],
+                  **{name: _field(data, name) for name in (
+                      'pid', 'boot_id', 'joined_at', 'version')}}
+                 for node, data, about in found]
+        # One for each process, such as the workers of a conductor.
+        return nodes[0] if len(nodes) == 1 else {'nodes': nodes}
+
     # Inside
 
     @property
@@ -305,6 +342,11 @@ class ZooKeeperDriver(base.Driver):
                 'boot_id': _boot_id(),
                 'joined_at': base.as_aware(self.utcnow()).isoformat(),
                 'version': _version()}
+
+
+def _field(data, name):
+    # Others may have written anything.
+    return data.get(name) if isinstance(data, dict) else None
 
 
 @functools.cache

@@ -42,3 +42,17 @@ def config():
     yield fixture
     fixture.cleanUp()
     sg_conf.settings(fixture.conf).refresh()
+
+
+@pytest.fixture(scope='session')
+def empty_databases(tmp_path_factory):
+    """A folder with the schemas of Nova's databases."""
+    from nova_servicegroup.tests.fixtures import cells
+    return cells.make_empty(tmp_path_factory.mktemp('schemas'))
+
+
+@pytest.fixture
+def cells(tmp_path, empty_databases, plugin_tree):
+    """An API database and the databases of three cells."""
+    from nova_servicegroup.tests.fixtures import cells
+    return cells.Cells(tmp_path, empty_databases, plugin_tree)

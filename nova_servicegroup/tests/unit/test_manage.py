@@ -16,130 +16,17 @@ Real SQLite databases of an API and two cells, and a process per command from
 a Nova with the plug-in dropped in.
 """
 
-import datetime
-import shutil
-import sqlite3
 import subprocess
-import sys
 import uuid
 
 import pytest
 
+from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
 
 HEADER = ('Binary           Host                                 Zone        '
           '     Status     State Updated_At\n')
-DOWN_TIME = 3600
-
-# Runs the command and then prints every SQL statement of it on stderr.
-COUNTING = '''
-import sys
-from nova.cmd import manage
-from sqlalchemy import engine
-from sqlalchemy import event
-statements = []
-event.listen(engine.Engine, 'before_cursor_execute',
-             lambda *what: statements.append(what[2].split()[0]))
-code = manage.main()
-print('STATEMENTS', len(statements), statements.count('SELECT'),
-      file=sys.stderr)
-sys.exit(code)
-'''
-
-
-@pytest.fixture(scope='module')
-def empty_databases(tmp_path_factory):
-    """A folder with the schemas of Nova's databases."""
-    directory = tmp_path_factory.mktemp('schemas')
-    config = nova.write_config(directory / 'nova.conf', {
-        'DEFAULT': {'transport_url': 'fake:/'},
-        'database': {'connection': 'sqlite:///%s/cell1' % directory},
-        'api_database': {'connection': 'sqlite:///%s/api' % directory}})
-    for command in (['api_db', 'sync'], ['db', 'sync', '--local_cell']):
-        subprocess.run([nova.BIN / 'nova-manage', '--config-file', config,
-                        *command], env=nova.environment(), check=True,
-                       capture_output=True)
-    return directory
-
-
-@pytest.fixture
-def cells(tmp_path, empty_databases, plugin_tree):
-    return Cells(tmp_path, empty_databases, plugin_tree)
-
-
-class Cells:
-    """An API database and the databases cell0, cell1 and cell2."""
-
-    def __init__(self, directory, empty_databases, plugin_tree):
-        self.directory = directory
-        self.plugin_tree = plugin_tree
-        self.now = datetime.datetime.now(
-            datetime.timezone.utc).replace(tzinfo=None, microsecond=0)
-        shutil.copy(empty_databases / 'api', directory)
-        for number in range(3):
-            name = 'cell%d' % number
-            shutil.copy(empty_databases / 'cell1', directory / name)
-            self.insert('api', 'cell_mappings', name=name,
-                        uuid=str(uuid.UUID(int=number)),
-                        transport_url='none:/', disabled=0,
-                        database_connection=self.url(name))
-        self.configure()
-
-    def url(self, name):
-        return 'sqlite:///%s/%s' % (self.directory, name)
-
-    def configure(self, **options):
-        self.config = nova.write_config(self.directory / 'nova.conf', {
-            'DEFAULT': {'transport_url': 'fake:/',
-                        'service_down_time': DOWN_TIME, **options},
-            'database': {'connection': self.url('cell1'),
-                         'max_retries': 1, 'retry_interval': 1},
-            'api_database': {'connection': self.url('api'),
-                             'max_retries': 1, 'retry_interval': 1}})
-
-    def insert(self, file, table, /, **values):
-        self.insert_many(file, table, [values])
-
-    def insert_many(self, file, table, rows):
-        names = list(rows[0])
-        with sqlite3.connect(self.directory / file) as database:
-            database.executemany(
-                'INSERT INTO %s (%s) VALUES (%s)' % (
-                    table, ', '.join('"%s"' % n for n in names),
-                    ', '.join('?' * len(names))),
-                [[str(v) if isinstance(v, datetime.datetime) else v
-                  for v in row.values()] for row in rows])
-
-    def query(self, name, statement):
-        with sqlite3.connect(self.directory / name) as database:
-            return database.execute(statement).fetchall()
-
-    def service(self, host, binary='nova-compute', age=0, disabled=0, **more):
-        """Return a row of services, last seen up ``age`` seconds ago."""
-        seen = self.now - datetime.timedelta(seconds=age)
-        return {'host': host, 'binary': binary,
-                'topic': binary.removeprefix('nova-'), 'report_count': 1,
-                'disabled': disabled, 'deleted': 0, 'forced_down': 0,
-                'version': 70, 'uuid': str(uuid.uuid4()),
-                'created_at': seen, 'updated_at': seen, 'last_seen_up': seen,
-                **more}
-
-    def add_service(self, name, *args, **kwargs):
-        row = self.service(*args, **kwargs)
-        self.insert(name, 'services', **row)
-        return str(row['updated_at'])
-
-    def manage(self, *arguments, mode=nova.EVENTLET, code=0, counting=False):
-        """Run nova-manage service; check its exit code."""
-        command = ([sys.executable, '-c', COUNTING] if counting
-                   else [nova.BIN / 'nova-manage'])
-        done = subprocess.run(
-            [*command, '--config-file', self.config, 'service', *arguments],
-            env=nova.environment(self.plugin_tree, mode),
-            capture_output=True, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
 
 
 def line(*columns):

@@ -1,0 +1,66 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Questions to all cells of a deployment, for the commands."""
+
+from nova import context as nova_context
+from nova import objects
+from oslo_db import exception as db_exc
+
+
+class CellsUnknown(Exception):
+    """Nobody can be asked; the text says why."""
+
+
+def ask(context, question, *args):
+    """Ask every cell at once.
+
+    Blocks for ``nova.context.CELL_TIMEOUT`` (60 s) at most.
+
+    :param question: ``question(context, *args)``, run for each cell
+    :returns: (list of (CellMapping, answer), list of texts about the cells
+        that gave none)
+    :raises CellsUnknown: the API database doesn't answer or knows no cell
+    """
+    def ask_one(cell_context):
+        try:
+            return question(cell_context, *args)
+        except Exception as e:
+            # Returned, or Nova would log a traceback beside our line.
+            return e
+
+    try:
+        cells = objects.CellMappingList.get_all(context)
+    except db_exc.DBError as e:
+        raise CellsUnknown('The API database does not answer: %s'
+                           % first_line(e)) from e
+    if not cells:
+        raise CellsUnknown('No cell is known; make one with "nova-manage '
+                           'cell_v2 create_cell".')
+    results = nova_context.scatter_gather_cells(
+        context, cells, nova_context.CELL_TIMEOUT, ask_one)
+    answers, silent = [], []
+    for cell in cells:
+        answer = results[cell.uuid]
+        if nova_context.is_cell_failure_sentinel(answer):
+            silent.append('cell %s does not answer: %s' % (
+                cell.identity,
+                first_line(answer) if isinstance(answer, Exception)
+                else 'not within %s s' % nova_context.CELL_TIMEOUT))
+        else:
+            answers.append((cell, answer))
+    return answers, silent
+
+
+def first_line(error):
+    """Return what an exception says, in one line."""
+    return str(error).strip().partition('\n')[0] or type(error).__name__

@@ -1,0 +1,221 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The services that can be seen from here, and what is known of each.
+
+Where nova.conf has the API database, Nova tells which services there are.
+Elsewhere, on a compute, the zk driver's directories do: nothing of Nova is
+needed then.
+"""
+
+import typing
+import warnings
+
+from oslo_config import cfg
+
+from nova_servicegroup import api
+from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import progress
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup import exception
+from nova_servicegroup import liveness
+
+#: the groups that services of Nova join
+GROUPS = ('compute', 'conductor', 'scheduler')
+
+# What is Nova's own, as it has it, for hosts where nothing else of it is.
+_NOVA_OPTS = [cfg.StrOpt('servicegroup_driver', default='db'),
+              cfg.IntOpt('report_interval', default=10),
+              cfg.IntOpt('service_down_time', default=60)]
+_DATABASE_OPTS = [cfg.StrOpt('connection', secret=True)]
+
+
+class Service(typing.NamedTuple):
+    """A service, and the verdict on it.
+
+    :param record: a nova.objects.Service, or a dict where there is no Nova
+    :param cell: name of its cell, None if that isn't known
+    :param verdict: a liveness.Verdict
+    :param seen_at: the last sign of life, aware UTC datetime or None
+    """
+
+    record: typing.Any
+    cell: str | None
+    verdict: liveness.Verdict
+    seen_at: typing.Any
+
+    @property
+    def host(self):
+        return self.record['host']
+
+    @property
+    def binary(self):
+        return self.record['binary']
+
+    @property
+    def group(self):
+        return self.record['topic']
+
+    @property
+    def state(self):
+        return self.verdict.state
+
+
+class Deployment:
+    """A deployment, as one of its hosts sees it. Blocks.
+
+    :param config_files: nova.conf and others; Nova's own places by default
+    :param config_dirs: folders of configuration files
+    :raises CommandError: the configuration can't be used here
+    """
+
+    def __init__(self, config_files=(), config_dirs=()):
+        arguments = [
+            part for option, paths in (('--config-file', config_files),
+                                       ('--config-dir', config_dirs))
+            for path in paths for part in (option, path)]
+        conf = _read(arguments)
+        #: whether Nova's databases tell which services there are
+        self.has_database = bool(conf.api_database.connection)
+        if self.has_database:
+            conf = _read_as_nova(arguments)
+        elif conf.servicegroup_driver != 'zk':
+            raise base.CommandError(
+                'This host\'s configuration has no [api_database] connection, '
+                'so nothing tells which services there are: run this on a '
+                'controller, or name its nova.conf with --config-file. Only '
+                'the zk driver is enough by itself, and [DEFAULT] '
+                'servicegroup_driver is %s.' % conf.servicegroup_driver)
+        self.conf = conf
+        #: why some services could not be asked about, as texts
+        self.failures = []
+        self.api = api.API(conf=conf)
+        self.driver = self.api._driver
+
+    def records(self, group=None):
+        """Return [(record, name of its cell or None)], sorted.
+
+        :param group: only those of this topic
+        :raises CommandError: nobody can tell
+        """
+        found = (self._records_of_nova() if self.has_database
+                 else self._records_of_the_store(group))
+        return sorted(
+            ((record, cell) for record, cell in found
+             if record['topic'] and group in (None, record['topic'])),
+            key=lambda pair: (pair[0]['binary'] or '', pair[0]['host'] or ''))
+
+    def _records_of_nova(self):
+        from nova import context as nova_context
+        from nova import objects
+
+        from nova_servicegroup.cmd import cells
+        try:
+            answers, self.failures = cells.ask(
+                nova_context.get_admin_context(),
+                objects.ServiceList.get_all)
+        except cells.CellsUnknown as e:
+            raise base.CommandError(str(e)) from e
+        return [(record, cell.name or cell.uuid)
+                for cell, records in answers for record in records]
+
+    def _records_of_the_store(self, group):
+        return [({'host': host, 'topic': topic, 'binary': 'nova-' + topic,
+                  'updated_at': None}, None)
+                for topic in ([group] if group else GROUPS)
+                for host in self.driver.known_hosts(topic)]
+
+    def services(self, group=None):
+        """Return a list of Service, sorted by binary and host."""
+        with progress.Progress('Asking about the services'):
+            return [self.service(record, cell)
+                    for record, cell in self.records(group)]
+
+    def service(self, record, cell=None):
+        """Return the Service of a record."""
+        try:
+            seen_at = self.api.last_sign_of_life(record)
+        except exception.ServiceGroupUnavailable:
+            seen_at = None
+        verdict = self.api.verdict(record)
+        return Service(record, cell, verdict,
+                       verdict.seen_at or seen_at)
+
+    def find(self, host, binary=None):
+        """Return (record, cell) of the one service that is meant.
+
+        :param binary: nova-compute by default, or the only one of the host
+        :raises CommandError: there is none, or more than one
+        """
+        with progress.Progress('Looking for %s' % host):
+            found = [(record, cell) for record, cell in self.records()
+                     if record['host'] == host]
+        if not found:
+            raise base.CommandError(
+                'There is no service on a host named %s%s: "nova-'
+                'servicegroup list" shows all names.' % (
+                    host, '' if not self.failures else
+                    ' in the cells that answer'))
+        wanted = binary or 'nova-compute'
+        chosen = [pair for pair in found if pair[0]['binary'] == wanted]
+        if not chosen and not binary and len(found) == 1:
+            chosen = found
+        if not chosen:
+            raise base.CommandError(
+                'There is no %s on %s: choose one of its services with '
+                '--service %s.' % (wanted, host, ' or '.join(sorted(
+                    {record['binary'] for record, _ in found}))))
+        if len(chosen) > 1:
+            raise base.CommandError(
+                '%s on %s is in several cells: %s. Two hosts must not have '
+                'one name.' % (wanted, host, ', '.join(
+                    str(cell) for _, cell in chosen)))
+        return chosen[0]
+
+
+def _read(arguments):
+    """Return what this package needs of nova.conf, without any Nova."""
+    conf = cfg.ConfigOpts()
+    conf.register_opts(_NOVA_OPTS)
+    conf.register_opts(_DATABASE_OPTS, group='api_database')
+    sg_conf.register_opts(conf)
+    try:
+        conf(arguments, project='nova', prog='nova-servicegroup')
+        # Values are looked at when they are read.
+        return conf if [conf.servicegroup_driver, conf.report_interval,
+                        conf.service_down_time,
+                        conf.api_database.connection] else None
+    except (cfg.Error, ValueError) as e:
+        raise base.CommandError(str(e)) from e
+
+
+def _read_as_nova(arguments):
+    """Return Nova's own configuration, with this package in that Nova."""
+    # Not for who runs a command; it is in the logs of Nova's services.
+    warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
+    with progress.Progress('Starting Nova\'s libraries'):
+        try:
+            from nova import config
+            from nova import objects
+        except ImportError as e:
+            raise base.CommandError(
+                'This host\'s configuration has an [api_database] connection, '
+                'but its Nova cannot be imported (%s): run this with the '
+                'Python that Nova runs with.' % e) from e
+        from nova_servicegroup import register
+        register.register()
+        try:
+            config.parse_args(['nova-servicegroup', *arguments])
+        except (cfg.Error, ValueError) as e:
+            raise base.CommandError(str(e)) from e
+        objects.register_all()
+        return config.CONF

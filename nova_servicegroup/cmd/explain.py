@@ -1,0 +1,150 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup explain``: why a service is up, down, or unknown."""
+
+import datetime
+import math
+import textwrap
+
+from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import services
+
+_MAY_PLACE = {True: 'yes', False: 'no', None: 'if need be'}
+_IS_GONE = {True: 'no: up', False: 'yes: down'}
+
+
+class Explain(base.ShowOne):
+    """Explain why a service is up, down, or unknown.
+
+    Shows the last evidence and who saw it, which rule decided, what Nova is
+    told for each of its two questions by each outage_policy, and what would
+    change that. The verdict is made by the function that makes Nova's, from
+    what this host sees now.
+
+    Plain text by default; -f json and others for programs.
+    """
+
+    def get_parser(self, prog_name):
+        parser = services.add_service(super().get_parser(prog_name))
+        parser.set_defaults(formatter=None)
+        return parser
+
+    def run(self, parsed_args):
+        self._as_text = parsed_args.formatter is None
+        if self._as_text:
+            # cliff wants one of its own, and is not asked to print.
+            parsed_args.formatter = self.formatter_default
+        return super().run(parsed_args)
+
+    def produce_output(self, parsed_args, column_names, data):
+        if not self._as_text:
+            return super().produce_output(parsed_args, column_names, data)
+        self.app.stdout.write(_text(dict(zip(column_names, data))))
+        return 0
+
+    def take_action(self, parsed_args):
+        from nova_servicegroup import explain
+        from nova_servicegroup.liveness import Question
+        deployment = self.deployment()
+        record, cell = deployment.find(parsed_args.host, parsed_args.service)
+        driver = deployment.driver
+        found = explain.explain(driver, record)
+        shown = {
+            'host': record['host'], 'binary': record['binary'], 'cell': cell,
+            'state': found.verdict.state.value,
+            'reason': found.verdict.reason.value,
+            'driver': driver.name,
+            'evidence': _evidence(found, driver),
+            'rule': found.rule,
+            'outage_policy': driver.settings.outage_policy,
+            'answers': {
+                policy: {'may_place': answers[Question.MAY_PLACE],
+                         'service_is_up': answers[Question.IS_GONE]}
+                for policy, answers in found.answers.items()},
+            'changes': [_change(change, found.now)
+                        for change in found.changes]}
+        if not deployment.has_database:
+            shown['evidence'].append(
+                'Nova\'s database is not configured here, so whether the '
+                'operator forced it down is not known.')
+        return list(shown), list(shown.values())
+
+
+def _evidence(found, driver):
+    """Return sentences about what was seen, and by whom."""
+    member = found.member
+    if member is None:
+        return ['There is none: %s.' % found.verdict.reason.value]
+    witness = driver.witness(member)
+    if member.last is None:
+        lines = ['There was never a sign of life of it.']
+    elif member.last == math.inf:
+        lines = ['Its sign of life lasts, told by %s.' % witness]
+    else:
+        lines = ['Its last sign of life was %s (%s), told by %s.' % (
+            _ago(found.now - member.last), services.as_text(member.seen_at),
+            witness)]
+    if member.end is not None:
+        lines.append('How it ended is proven: %s.' % member.end.value)
+    if member.gap is not None:
+        lines.append('Before that it was silent for %.0f s, until %s.' % (
+            member.gap.end - member.gap.start,
+            _ago(found.now - member.gap.end)))
+    return lines
+
+
+def _change(change, now):
+    """Return what would change the verdict, with the time until then."""
+    if change.at is None:
+        return change.text
+    left = change.at - now
+    return '%s: %s' % ('in %.0f s' % left if left >= 0 else 'now',
+                       change.text)
+
+
+def _ago(seconds):
+    if seconds < 0:
+        return '%.0f s in the future' % -seconds
+    if seconds < 600:
+        return '%.0f s ago' % seconds
+    return '%s ago' % datetime.timedelta(seconds=round(seconds))
+
+
+def _text(shown):
+    """Return the explanation as people read it."""
+    lines = ['%s (%s%s): %s, %s' % (
+        shown['host'], shown['binary'],
+        ' in %s' % shown['cell'] if shown['cell'] else '',
+        shown['state'].upper(), shown['reason'])]
+    lines += ['', 'Evidence', *_paragraphs(shown['evidence'])]
+    lines += ['', 'Rule', *_paragraphs([shown['rule']])]
+    lines += ['', 'What Nova is told, by outage_policy']
+    row = '  %-40s' + '%-13s' * len(shown['answers'])
+    lines.append(row % ('', *(
+        policy + (' (set)' if policy == shown['outage_policy'] else '')
+        for policy in shown['answers'])))
+    for question, name, words in (
+            ('May I place an instance there?', 'may_place', _MAY_PLACE),
+            ('May I act as if the host were gone?', 'service_is_up',
+             _IS_GONE)):
+        lines.append(row % (question, *(
+            words[answers[name]] for answers in shown['answers'].values())))
+    lines += ['', 'What would change it',
+              *_paragraphs(shown['changes'], '- ')]
+    return '\n'.join(line.rstrip() for line in lines) + '\n'
+
+
+def _paragraphs(texts, mark=''):
+    return [line for text in texts for line in textwrap.wrap(
+        text, 76, initial_indent='  ' + mark,
+        subsequent_indent='  ' + ' ' * len(mark))]

@@ -1,0 +1,64 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Tells that something goes on, when it takes long and somebody looks."""
+
+import sys
+import threading
+import time
+
+#: seconds after which whoever waits wants to know what for
+PATIENCE = 2.0
+_TURN = 0.5
+
+
+class Progress:
+    """A line on the terminal while something takes more than two seconds.
+
+    Silent when stderr is no terminal. It is gone when that something is done::
+
+        with Progress('Asking the cells'):
+            ...
+
+    :param text: what goes on
+    :param stream: by default stderr
+    """
+
+    def __init__(self, text, stream=None):
+        self._text = text
+        self._stream = stream or sys.stderr
+        self._done = threading.Event()
+        self._thread = None
+
+    def __enter__(self):
+        if self._stream.isatty():
+            self._thread = threading.Thread(target=self._show, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _show(self):
+        began = time.monotonic()
+        pause = PATIENCE
+        shown = False
+        while not self._done.wait(pause):
+            shown, pause = True, _TURN
+            self._stream.write('\r%s ... %d s' % (
+                self._text, time.monotonic() - began))
+            self._stream.flush()
+        if shown:
+            self._stream.write('\r\033[K')
+            self._stream.flush()

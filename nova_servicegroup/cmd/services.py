@@ -1,0 +1,133 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup list`` and ``show``: who is up."""
+
+from nova_servicegroup.cmd import base
+
+_YES_NO = {True: 'yes', False: 'no', None: 'if need be'}
+
+
+class List(base.Lister):
+    """List the services of Nova, and whether they are up.
+
+    A state is "up"; "ended" if the process ended a short time ago, which
+    proves that its host lives; "down"; or "unknown" if nobody can tell, and
+    the reason says why. "nova-servicegroup explain HOST" tells more.
+
+    On a compute without Nova's database the zk driver's directories are
+    listed; who was forced down is not known there.
+
+    Exit code: 0, or 1 if a cell does not answer; its services are missing
+    then.
+    """
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('--group', metavar='GROUP',
+                            help='only this group: compute, conductor or '
+                                 'scheduler')
+        parser.add_argument('--down', action='store_true',
+                            help='only those that are down, or whose process '
+                                 'ended')
+        parser.add_argument('--unknown', action='store_true',
+                            help='only those about which nobody can tell; '
+                                 'with --down both')
+        parser.add_argument('--long', action='store_true',
+                            help='show more columns, among them what Nova is '
+                                 'told')
+        return parser
+
+    def take_action(self, parsed_args):
+        from nova_servicegroup import liveness
+        deployment = self.deployment()
+        wanted = set()
+        if parsed_args.down:
+            wanted |= {liveness.State.DOWN, liveness.State.ENDED}
+        if parsed_args.unknown:
+            wanted |= {liveness.State.UNKNOWN}
+        services = [
+            service for service in deployment.services(parsed_args.group)
+            if not wanted or service.state in wanted]
+        for text in deployment.failures:
+            self.app.stderr.write('error: %s\n' % text)
+            self.exit_code = 1
+        columns = ['Binary', 'Host', 'State', 'Reason', 'Last Seen']
+        if parsed_args.long:
+            columns += ['Group', 'Cell', 'Status', 'Forced Down',
+                        'Place There', 'Nova Is Told']
+        return columns, [
+            (one.binary, one.host, one.state.value, one.verdict.reason.value,
+             as_text(one.seen_at))
+            + (self._more(deployment, one) if parsed_args.long else ())
+            for one in services]
+
+    @staticmethod
+    def _more(deployment, service):
+        from nova_servicegroup.liveness import Question
+        record = service.record
+        place = deployment.api.answer(record, Question.MAY_PLACE)
+        is_there = deployment.api.answer(record, Question.IS_GONE)
+        return (service.group, service.cell, status(record),
+                record.get('forced_down', None), _YES_NO[place],
+                'up' if is_there else 'down')
+
+
+class Show(base.ShowOne):
+    """Show all that is known of a service.
+
+    What the store holds beside the last sign of life depends on the driver:
+    zk knows process, boot and version of each incarnation.
+    """
+
+    def get_parser(self, prog_name):
+        return add_service(super().get_parser(prog_name))
+
+    def take_action(self, parsed_args):
+        deployment = self.deployment()
+        record, cell = deployment.find(parsed_args.host, parsed_args.service)
+        service = deployment.service(record, cell)
+        shown = {
+            'host': service.host, 'binary': service.binary,
+            'group': service.group, 'cell': cell,
+            'state': service.state.value,
+            'reason': service.verdict.reason.value,
+            'last_seen': as_text(service.seen_at),
+            'status': status(record),
+            'disabled_reason': record.get('disabled_reason', None),
+            'forced_down': record.get('forced_down', None),
+            'driver': deployment.driver.name}
+        shown.update(deployment.driver.details(record))
+        return list(shown), list(shown.values())
+
+
+def add_service(parser):
+    """Let a parser take a host and one of its services."""
+    parser.add_argument('host', metavar='HOST',
+                        help='name of the host, as Nova knows it')
+    parser.add_argument('--service', metavar='BINARY',
+                        help='which of its services; by default '
+                             'nova-compute, or the only one')
+    return parser
+
+
+def as_text(moment):
+    """Return a time in UTC as ISO 8601 has it; None for None."""
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=None).isoformat(timespec='seconds') + 'Z'
+
+
+def status(record):
+    """Return enabled or disabled; None where Nova isn't asked."""
+    disabled = record.get('disabled', None)
+    return None if disabled is None else 'disabled' if disabled else 'enabled'

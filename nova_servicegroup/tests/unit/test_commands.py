@@ -1,0 +1,125 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The operator's commands: a process each, on real databases of Nova."""
+
+import json
+import shutil
+
+import pytest
+
+from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
+
+
+@pytest.fixture
+def outage(cells):
+    """Six of ten computes of a cell fell silent together."""
+    for number in range(6):
+        cells.add_service('cell2', 'c%d' % number, age=DOWN_TIME + 60)
+    for number in range(4):
+        cells.add_service('cell2', 'b%d' % number)
+    cells.add_service('cell1', 'forced', forced_down=1, disabled=1)
+    cells.add_service('cell0', 'boss', 'nova-conductor')
+    cells.add_service('cell0', 'boss', 'nova-osapi_compute', topic=None)
+    return cells
+
+
+def rows(done):
+    return json.loads(done.stdout)
+
+
+def test_list_shows_every_cell_and_why(outage):
+    shown = {row['Host']: row
+             for row in rows(outage.command('list', '--long', '-f', 'json'))}
+    assert sorted(shown) == sorted(
+        ['boss', 'forced'] + ['b%d' % n for n in range(4)]
+        + ['c%d' % n for n in range(6)])
+    assert shown['c0']['State'] == 'unknown'
+    assert shown['c0']['Reason'].startswith('too much of its group is silent')
+    assert (shown['c0']['Place There'], shown['c0']['Nova Is Told']) == (
+        'no', 'up')
+    assert shown['c0']['Cell'] == 'cell2'
+    assert shown['b0']['State'] == 'up'
+    assert shown['b0']['Last Seen'] == outage.now.isoformat() + 'Z'
+    assert shown['forced']['Reason'] == 'the operator forced it down'
+    assert (shown['forced']['State'], shown['forced']['Forced Down'],
+            shown['forced']['Status']) == ('down', True, 'disabled')
+    assert shown['boss']['Group'] == 'conductor'
+
+
+@pytest.mark.parametrize('arguments, hosts', [
+    (['--down'], ['forced']),
+    (['--unknown'], ['c0', 'c1', 'c2', 'c3', 'c4', 'c5']),
+    (['--group', 'conductor'], ['boss'])])
+def test_list_chooses(outage, arguments, hosts):
+    done = outage.command('list', '-f', 'value', '-c', 'Host', *arguments)
+    assert done.stdout.split() == hosts
+    # In a pipe nothing but the doubt itself is told.
+    assert 'Asking' not in done.stderr and 'eventlet' not in done.stderr
+
+
+def test_list_goes_on_when_a_cell_is_away(outage):
+    (outage.directory / 'cell2').unlink()
+    (outage.directory / 'cell2').mkdir()
+    done = outage.command('list', '-f', 'value', '-c', 'Host', code=1)
+    assert done.stdout.split() == ['forced', 'boss']
+    assert 'error: cell ' in done.stderr
+    assert '(cell2) does not answer: ' in done.stderr
+
+
+def test_show(outage):
+    shown = rows(outage.command('show', 'c1', '-f', 'json'))
+    assert (shown['host'], shown['state'], shown['cell'], shown['driver'],
+            shown['report_count'], shown['forced_down']) == (
+        'c1', 'unknown', 'cell2', 'db', 1, False)
+
+
+def test_explain_for_people_and_for_programs(outage):
+    shown = outage.command('explain', 'c1').stdout
+    assert shown.startswith('c1 (nova-compute in cell2): UNKNOWN, too much of')
+    text = ' '.join(shown.split())
+    assert 'Of 10 computes' in text and '6 are silent and 0 are back' in text
+    assert 'told by nova-conductor, which stamped last_seen_up' in text
+    assert 'safe (set) up down May I place an instance there? no yes no ' \
+        'May I act as if the host were gone? no: up no: up yes: down' in text
+    shown = rows(outage.command('explain', 'c1', '-f', 'json'))
+    assert shown['answers']['safe'] == {'may_place': False,
+                                        'service_is_up': True}
+    assert shown['state'] == 'unknown'
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['show', 'nobody'], 'There is no service on a host named nobody'),
+    (['explain', 'boss', '--service', 'nova-compute'],
+     '--service nova-conductor'),
+])
+def test_names_that_are_not_there(outage, arguments, told):
+    done = outage.command(*arguments, code=1)
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_database_only_zk_will_do(cells):
+    cells.config.write_text('[DEFAULT]\nservicegroup_driver = mc\n')
+    done = cells.command('list', code=1)
+    assert 'no [api_database] connection' in done.stderr
+    assert '--config-file' in done.stderr
+    cells.config.write_text('[DEFAULT]\nservicegroup_driver = zk\n')
+    done = cells.command('list', code=1)
+    assert '[zookeeper] address' in done.stderr
+
+
+def test_a_configuration_that_is_not_there(cells):
+    shutil.move(cells.config, cells.directory / 'elsewhere')
+    done = cells.command('list', code=1)
+    assert 'Failed to find some config files' in done.stderr
+    assert 'Traceback' not in done.stderr
