@@ -17,6 +17,7 @@ Elsewhere, on a compute, the zk driver's directories do: nothing of Nova is
 needed then.
 """
 
+import contextlib
 import typing
 import warnings
 
@@ -68,6 +69,16 @@ class Service(typing.NamedTuple):
     @property
     def state(self):
         return self.verdict.state
+
+    @property
+    def is_alive(self):
+        return self.state is liveness.State.UP
+
+    @property
+    def is_doubted_silence(self):
+        """It is silent, as others are, and nobody can tell if it is lost."""
+        return (self.state is liveness.State.UNKNOWN
+                and self.verdict.silence is not None)
 
 
 class Deployment:
@@ -142,13 +153,18 @@ class Deployment:
 
     def service(self, record, cell=None):
         """Return the Service of a record."""
-        try:
-            seen_at = self.api.last_sign_of_life(record)
-        except exception.ServiceGroupUnavailable:
-            seen_at = None
-        verdict = self.api.verdict(record)
-        return Service(record, cell, verdict,
-                       verdict.seen_at or seen_at)
+        return self._service(record, cell, self.api.verdict(record))
+
+    def unforced(self, record, cell=None):
+        """Return the Service by the evidence alone, forced down or not."""
+        return self._service(record, cell, self.driver.verdict(record))
+
+    def _service(self, record, cell, verdict):
+        seen_at = verdict.seen_at
+        if seen_at is None:
+            with contextlib.suppress(exception.ServiceGroupUnavailable):
+                seen_at = self.api.last_sign_of_life(record)
+        return Service(record, cell, verdict, seen_at)
 
     def find(self, host, binary=None):
         """Return (record, cell) of the one service that is meant.

@@ -34,6 +34,8 @@ COMMANDS = {
     'list': 'services:List',
     'show': 'services:Show',
     'explain': 'explain:Explain',
+    'force-down': 'force:ForceDown',
+    'migrate check': 'migrate:Check',
     'dropin install': 'dropin:Install',
     'dropin status': 'dropin:Status',
     'dropin remove': 'dropin:Remove',

@@ -17,7 +17,9 @@ import shutil
 
 import pytest
 
+from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
+from nova_servicegroup.tests.fixtures import memcached
 
 
 @pytest.fixture
@@ -123,3 +125,112 @@ def test_a_configuration_that_is_not_there(cells):
     done = cells.command('list', code=1)
     assert 'Failed to find some config files' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def forced(cells):
+    return {host for cell in ('cell1', 'cell2') for host, in cells.query(
+        cell, 'SELECT host FROM services WHERE forced_down')}
+
+
+SILENT = {'c%d' % number for number in range(6)}
+
+
+def test_force_down_of_all_that_are_silent_together(outage):
+    outage.add_service('cell1', 'other', age=9 * DOWN_TIME)
+    done = outage.command('force-down', '--silent', answer='yes')
+    for host in SILENT:
+        assert '%s: forced down.\n' % host in done.stdout
+    assert 'These 6 computes would be forced down' in done.stdout
+    assert 'fence these hosts' in done.stdout
+    assert forced(outage) == SILENT | {'forced'}
+    assert not outage.command('list', '--unknown', '-f', 'value').stdout
+    again = outage.command('force-down', '--silent', '--yes')
+    assert again.stdout == 'There is no compute to do that for.\n'
+
+
+@pytest.mark.parametrize('answer, told', [
+    ('y', 'Nothing was changed.'), (None, 'give --yes')])
+def test_without_a_yes_nothing_is_changed(outage, answer, told):
+    done = outage.command('force-down', '--silent', code=1, answer=answer)
+    assert told in done.stdout + done.stderr
+    assert forced(outage) == {'forced'}
+
+
+def test_who_is_back_is_lifted_and_nobody_else(outage):
+    outage.command('force-down', 'c0', 'c1', 'c2', '--yes')
+    assert forced(outage) == {'c0', 'c1', 'c2', 'forced'}
+    for host in ('c0', 'c1'):
+        outage.execute('cell2', 'UPDATE services SET last_seen_up = ? '
+                       'WHERE host = ?', str(outage.now), host)
+    outage.insert('cell2', 'migrations', uuid='m', source_compute='c1',
+                  migration_type='evacuation', status='done', deleted=0)
+    # As Nova refuses it.
+    done = outage.command('force-down', '--undo', '--back', '--yes', code=1)
+    assert 'c1: not changed: it was evacuated.' in done.stderr
+    assert forced(outage) == {'c1', 'c2'}
+    # Who says so by name need not be back.
+    outage.command('force-down', '--undo', 'c2', '--yes')
+    assert forced(outage) == {'c1'}
+
+
+@pytest.mark.parametrize('arguments, told', [
+    ([], 'name hosts, or give --silent'),
+    (['--undo'], 'name hosts, or give --back'),
+    (['--back'], 'add --undo'),
+    (['--undo', '--silent'], '--silent is for forcing down'),
+    (['c0', 'nobody'], 'no nova-compute that is not yet forced down on: '
+                       'nobody'),
+    (['boss'], 'on: boss')])
+def test_force_down_says_what_is_wrong(outage, arguments, told):
+    done = outage.command('force-down', *arguments, '--yes', code=1)
+    assert told in done.stderr
+    assert forced(outage) == {'forced'}
+
+
+@pytest.fixture
+def moving(cells):
+    """A deployment that reports to a memcached, too, which is empty."""
+    with memcached.Memcached(cells.directory / 'memcached') as store:
+        cells.configure()
+        with open(cells.config, 'a') as config:
+            config.write('[servicegroup]\nalso_report = mc\n'
+                         '[cache]\nmemcache_servers = %s\n' % store.address)
+        cells.store = store
+        yield cells
+
+
+def test_migrate_check(moving):
+    def check(code, *arguments):
+        done = moving.command('migrate', 'check', '-f', 'json', *arguments,
+                              code=code)
+        return {row['Host']: row['Result'] for row in rows(done)}, done.stderr
+
+    def report(host):
+        # Later than memcached was started: nobody could have told before.
+        stamp = wire.stamp_of(moving.now)
+        moving.store.raw_set(wire.key('compute', host),
+                             wire.encode(stamp, moving.now, {}),
+                             wire.FLAG_PICKLED)
+
+    moving.add_service('cell1', 'a')
+    moving.add_service('cell2', 'b')
+    moving.add_service('cell2', 'dead', age=9 * DOWN_TIME)
+    report('a')
+    results, told = check(2)
+    assert results == {'b': 'cannot tell', 'dead': 'not running'}
+    assert '1 of 3 services are in the store of mc.' in told
+    report('b')
+    assert check(1)[0] == {'dead': 'not running'}
+    report('dead')
+    assert check(0)[0] == {}
+    assert check(0, '--all')[0] == dict.fromkeys(['a', 'b', 'dead'], 'ok')
+
+
+@pytest.mark.parametrize('arguments, told', [
+    ([], 'name it with --to DRIVER'),
+    (['--to', 'pigeon'], '--to pigeon is no driver: give one of db, mc, zk'),
+    (['--to', 'zk'], '[zookeeper] address')])
+def test_migrate_check_says_what_is_wrong(cells, arguments, told):
+    done = cells.command('migrate', 'check', *arguments, code=2)
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1

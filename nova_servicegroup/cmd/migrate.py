@@ -1,0 +1,111 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup migrate check``: is every service in the new store?"""
+
+from nova_servicegroup.cmd import base
+
+OK = 'ok'
+_WORST = {OK: 0, 'not running': 1, 'missing': 2, 'cannot tell': 2}
+
+
+class Check(base.Lister):
+    """Check that every service is in the store of the driver to come.
+
+    For the step of a migration before the readers are switched over: asks the
+    driver that [servicegroup] also_report names, or --to, about each service,
+    and compares with the driver in use. Lists who is not there yet.
+
+    Exit code, as oslo.upgradecheck has it: 0 if everybody is there; 1 if some
+    are not that are down now, too; 2 if somebody is up now and would not be
+    after the switch, if the new store cannot be asked, or a cell does not
+    answer.
+    """
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('--to', metavar='DRIVER',
+                            help='db, mc or zk; by default what [servicegroup]'
+                                 ' also_report names')
+        parser.add_argument('--all', action='store_true',
+                            help='list those that are there, too')
+        return parser
+
+    def run(self, parsed_args):
+        try:
+            return super().run(parsed_args)
+        except Exception as e:
+            if self.app.options.debug:
+                raise
+            self.app.stderr.write('%s\n' % e)
+            return 2
+
+    def take_action(self, parsed_args):
+        from nova_servicegroup.cmd import progress
+        deployment = self.deployment()
+        if not deployment.has_database:
+            raise base.CommandError(
+                'Only Nova\'s database tells who should be there, and this '
+                'host\'s configuration has no [api_database] connection: run '
+                'it on a controller, or name its nova.conf with '
+                '--config-file.')
+        driver = _driver_to_come(deployment, parsed_args.to)
+        with progress.Progress('Asking both stores'):
+            rows = [_compare(deployment.driver, driver, record, cell)
+                    for record, cell in deployment.records()]
+        self.exit_code = max([_WORST[row[-1]] for row in rows], default=0)
+        for text in deployment.failures:
+            self.app.stderr.write('error: %s\n' % text)
+            self.exit_code = 2
+        self.app.stderr.write(
+            '%d of %d services are in the store of %s.\n' % (
+                sum(row[-1] == OK for row in rows), len(rows), driver.name))
+        return (
+            ('Binary', 'Host', 'Cell', 'By %s' % deployment.driver.name,
+             'By %s' % driver.name, 'Result'),
+            [row for row in rows if parsed_args.all or row[-1] != OK])
+
+
+def _driver_to_come(deployment, name):
+    from oslo_utils import importutils
+
+    from nova_servicegroup import drivers
+    conf = deployment.conf
+    candidates = [name] if name else [
+        other for other in conf.servicegroup.also_report
+        if other != conf.servicegroup_driver]
+    if len(candidates) != 1:
+        raise base.CommandError(
+            'It is not clear which driver to check: name it with --to DRIVER. '
+            '[servicegroup] also_report is "%s".' % ','.join(
+                conf.servicegroup.also_report))
+    if candidates[0] not in drivers.DRIVERS:
+        raise base.CommandError('--to %s is no driver: give one of %s.' % (
+            candidates[0], ', '.join(sorted(drivers.DRIVERS))))
+    return importutils.import_object(drivers.DRIVERS[candidates[0]],
+                                     conf=conf)
+
+
+def _compare(old, new, record, cell):
+    """Return the row of a service."""
+    from nova_servicegroup.liveness import State
+    before, after = old.verdict(record).state, new.verdict(record).state
+    if after is State.UP:
+        result = OK
+    elif before is not State.UP:
+        result = 'not running'
+    elif after is State.UNKNOWN:
+        result = 'cannot tell'
+    else:
+        result = 'missing'
+    return (record['binary'], record['host'], cell, before.value,
+            after.value, result)
