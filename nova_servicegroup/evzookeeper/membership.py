@@ -264,6 +264,7 @@ class MembershipMonitor:
         # Readers take no lock. So that they find a host in one place at
         # least, it is put where it is now before it is taken from the other.
         now = self._utcnow()
+        news = joined or left or not self.fresh
         for node in joined:
             host = names.host(node)
             if host is not None:
@@ -291,7 +292,8 @@ class MembershipMonitor:
         self.fresh = True
         self.stale_since = None
         self._listed.set()
-        self._tell()
+        if news:
+            self._tell()
 
     def blinded(self, reason):
         self.reason = reason

@@ -55,7 +55,6 @@ class Absences:
     def __init__(self, returns, has_records):
         self.returns = returns
         self._has_records = has_records
-        self._names = frozenset()
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
@@ -67,29 +66,37 @@ class Absences:
         #: host -> Record of those that are missed, and nobody wrote it yet
         self.unwritten = {}
 
-    def listed(self, listed, began, now, time):
-        """Take a listing, a frozenset of the names of members' nodes.
+    def changed(self, joined, left, now, time):
+        """Take what has changed of the nodes of members, two sets of names.
 
-        :param began: when it was begun, monotonic
         :param now: monotonic
         :param time: now in ZooKeeper's time, seconds since 1970
         """
-        for name in listed - self._names:
+        for name in joined:
             host, _, token = name.partition('@')
             self._present.setdefault(host, {})[token] = time
             missing = self._missing.pop(host, None)
             if missing is not None:
                 self._back(host, missing, now, time)
-        for name in self._names - listed:
+        gone = {}
+        for name in left:
             host, _, token = name.partition('@')
-            seen = self._present.get(host, {})
-            if any('%s@%s' % (host, other) in listed for other in seen):
-                del seen[token]
-            elif seen:
+            gone.setdefault(host, set()).add(token)
+        for host, tokens in gone.items():
+            seen = self._present[host]
+            if seen.keys() <= tokens:
                 del self._present[host]
                 self._gone(host, seen, now, time)
-        self._names = listed
+            else:
+                for token in tokens:
+                    del seen[token]
         self.returns.present = len(self._present)
+
+    def listed(self, began):
+        """Take that nothing else has changed when a listing was begun.
+
+        :param began: monotonic
+        """
         for host, read_at in list(self._unconfirmed.items()):
             if began >= read_at:
                 del self._unconfirmed[host]
@@ -145,7 +152,7 @@ class Absences:
         """
         return list(itertools.islice(reversed(self._unread), most))
 
-    def changed(self, host):
+    def record_changed(self, host):
         """The record of a host was changed or deleted."""
         if host in self._missing:
             self._unread[host] = True

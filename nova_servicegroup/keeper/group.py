@@ -16,6 +16,7 @@ import functools
 import logging
 import math
 import random
+import struct
 
 from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
@@ -25,6 +26,7 @@ from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import returns
 from nova_servicegroup.keeper import security
 from nova_servicegroup.keeper import view
+from nova_servicegroup.keeper import watches
 
 #: seconds after which a directory is listed even if nothing was heard of it
 SAFETY_CHECK = 120
@@ -36,6 +38,7 @@ READS, WRITES = 200, 20
 PAUSE = 0.1
 #: seconds for which a silence calls for looking who came back from it
 RECENT = 3600
+ATTEMPTS = 3
 #: owners of nodes that belong to no session: persistent nodes, containers
 NO_SESSION = (0, -0x8000000000000000)
 
@@ -57,14 +60,22 @@ class Group:
         self._link = link
         self._records_path = records_path and chroot + records_path
         self._watch = functools.partial(link.submit, self._directory_changed)
+        self._node_watch = functools.partial(link.submit, self._node_changed)
         self._doubts = view.Doubts()
         self._pace = view.Pace()
         self._absences = absences.Absences(
             returns.Returns(0, 0, bound), records_path is not None)
+        self._members = set(known)  # names that the parent believes in
         if known:
             now = link.monotonic()
-            self._absences.listed(frozenset(known), now, now, link.time(now))
-        self._listed = frozenset()
+            self._absences.changed(known, (), now, link.time(now))
+        self._listed = set()    # names of nodes, members' and others'
+        self._events = {}       # name -> whether its node was made or deleted
+        # Whether this connection has a persistent watch, None before it was
+        # asked for one; and how many connections in a row were lost then.
+        self._watched = None
+        self._lost_with_it = 0
+        self._told_unwatchable = False
         self._founded = None
         self._synced = False    # this connection's server isn't behind
         self._recorded = False  # the records' names were listed
@@ -82,6 +93,7 @@ class Group:
         self._dirty = True
         self._not_before = 0
         self._synced = self._recorded = False
+        self._watched = None
         self._list_at = 0
         waits = self._absences.returns
         waits.together = self._link.timeout
@@ -98,6 +110,8 @@ class Group:
 
     def due(self, now):
         """Return when there is something to do."""
+        if self._events:
+            return self._not_before
         return max(self._not_before, min(
             self._list_due(now), self._chores_due(now)))
 
@@ -126,7 +140,7 @@ class Group:
             if now >= self._list_due(now):
                 self._look_at_all(now)
             else:
-                self._look_closer()
+                self._look_at_events()
             if now >= self._read_at:
                 self._read()
             if now >= self._write_at:
@@ -140,14 +154,11 @@ class Group:
             self._link.post('blind', path=self._name,
                             reason=self._link.rights.reason(self.path, e))
             return
-        foreign = self._doubts.foreign
         self._link.post('view', path=self._name,
-                        members=self._listed - foreign if foreign
-                        else self._listed,
                         absences=self._absences.changes(),
                         founded=self._founded)
 
-    # The listing.
+    # The nodes.
 
     def _look_at_all(self, began):
         # Before it: a change that comes after it counts again.
@@ -158,35 +169,88 @@ class Group:
             self._synced = False
         if began >= self._safety_at:
             self._recorded = False
-        self._listed = self._list()
-        self._doubts.listed(self._listed)
+        self._events.clear()
+        listed = self._list()
+        self._doubts.changed(listed - self._listed, self._listed - listed)
+        self._listed = listed
         self._look_closer()
+        members = self._listed - self._doubts.foreign
+        self._change(members - self._members, self._members - members)
+        self._absences.listed(began)
         now = self._link.monotonic()
-        time = self._link.time(now)
-        self._absences.listed(self._listed - self._doubts.foreign, began, now,
-                           time)
         if not self._recorded and self._records_path is not None:
-            self._absences.recorded(self._list_records(), now, time)
+            self._absences.recorded(self._list_records(), now,
+                                    self._link.time(now))
             self._recorded = True
         self._list_at = now + self._pace.pause(len(self._listed), now)
         self._safety_at = now + self._link.jitter(0.5, 1) * SAFETY_CHECK
 
+    def _look_at_events(self):
+        """Take what the persistent watch has told. Costs no listing."""
+        made = {name for name, made in self._events.items() if made}
+        deleted = self._events.keys() - made
+        made -= self._listed
+        self._events = {}
+        self._doubts.changed(made, deleted)
+        self._listed |= made
+        self._listed -= deleted
+        gone = self._look_closer()
+        foreign = self._doubts.foreign
+        self._change(made - gone - foreign - self._members,
+                     (deleted | gone | foreign) & self._members)
+
+    def _change(self, joined, left):
+        """Take names of members' nodes that are there now or not, two sets."""
+        if not joined and not left:
+            return
+        self._members |= joined
+        self._members -= left
+        now = self._link.monotonic()
+        self._absences.changed(joined, left, now, self._link.time(now))
+        self._link.post('nodes', path=self._name, joined=joined, left=left)
+
     def _list(self):
+        """Return the names of all nodes, and watch what becomes of them."""
+        if self._watched is None:
+            self._watched = self._add_watch()
         children = functools.partial(
             self._link.client.get_children_async, self.path,
-            watch=self._watch)
+            watch=None if self._watched else self._watch)
         if not self._synced:
             # Who joined before we looked must be there.
             self._link.get(self._link.client.sync_async(self.path))
             self._synced = True
         try:
-            return frozenset(self._link.get(children()))
+            return set(self._link.get(children()))
         except kazoo_exc.NoNodeError:
             self._link.make_directory(self.path)
-            return frozenset(self._link.get(children()))
+            return set(self._link.get(children()))
+
+    def _add_watch(self):
+        """Ask for a persistent watch; tell whether there is one."""
+        if self._lost_with_it < ATTEMPTS and self._link.watches.supported:
+            # A server that doesn't know the request may hang up.
+            self._lost_with_it += 1
+            try:
+                self._link.get(self._link.watches.add_async(
+                    self.path, self._node_watch))
+            except self._link.DISCONNECTED:
+                raise
+            except (kazoo_exc.KazooException, struct.error):
+                self._lost_with_it = 0
+            else:
+                self._lost_with_it = 0
+                return True
+        if not self._told_unwatchable:
+            self._told_unwatchable = True
+            self._link.log(logging.INFO, (
+                'There are no persistent watches here, which ZooKeeper has '
+                'since 3.6: every change of %s costs a listing of it.' %
+                self.path))
+        return False
 
     def _look_closer(self):
-        """Look at some nodes: who owns them?"""
+        """Look at some nodes: who owns them? Return those that are gone."""
         requests = [
             (name, self._link.client.exists_async(
                 '%s/%s' % (self.path, name)))
@@ -202,14 +266,21 @@ class Group:
                 owned.add(name)
         self._listed -= gone
         self._doubts.looked(owned, foreign)
-        if foreign:
-            self._dirty = True
         if self._doubts.foreign and not self._warned:
             self._warned = True
             self._link.log(logging.WARNING, (
                 'There are nodes in %s that are no memberships, %r for one; '
                 'they are ignored.' % (
                     self.path, min(self._doubts.foreign))))
+        return gone
+
+    def _node_changed(self, kind, path):
+        """Take an event of the persistent watch."""
+        name = path[len(self.path) + 1:]
+        if not name:
+            self._dirty = True
+        elif kind in (watches.CREATED, watches.DELETED):
+            self._events[name] = kind == watches.CREATED
 
     def _directory_changed(self, event):
         # Events about the session come here too; a new one lists anyway.
@@ -271,7 +342,7 @@ class Group:
 
     def _record_changed(self, host, event):
         if event.type != states.EventType.NONE:
-            self._absences.changed(host)
+            self._absences.record_changed(host)
 
     def _write_missed(self, now):
         """Write down that some members are missed, if nobody else did."""
@@ -287,13 +358,13 @@ class Group:
             try:
                 stat = self._link.get(request)
             except (kazoo_exc.BadVersionError, kazoo_exc.NoNodeError):
-                self._absences.changed(host)
+                self._absences.record_changed(host)
             except kazoo_exc.NoAuthError:
                 # What was seen here has to do.
                 pass
             else:
                 if stat.czxid != record.created:
                     # That was another one; its keeper mends it.
-                    self._absences.changed(host)
+                    self._absences.record_changed(host)
         if requests:
             self._write_at = now + self._link.jitter(0.5, 1) * PAUSE

@@ -120,7 +120,7 @@ class Resolver:
 def resolve_in_time(client, timeout):
     """Give a client a Resolver.
 
-    kazoo keeps the method to itself (2.7 to 2.11 have it). One without it
+    kazoo keeps the method to itself (2.8 to 2.11 have it). One without it
     asks as it likes.
 
     :param timeout: of the session, seconds

@@ -80,9 +80,7 @@ class Keeper:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._posted = collections.deque()
         self._messages = collections.deque(maxlen=BACKLOG)
-        self._told = {}      # path -> names that the parent was told
-        self._pending = {}   # path -> (names, founded) to tell
-        self._absences = {}  # path -> {host: what to tell of it}
+        self._news = {}      # path -> _News of a group
         self._out = b''
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -221,7 +219,7 @@ class Keeper:
         self._registrar.submit(self._registrar.leave, id, how, seq)
 
     def _on_watch(self, path, records, bound, known):
-        self._told[path] = frozenset(known)
+        self._news[path] = _News()
         self._registrar.submit(self._registrar.watch, path, records, bound,
                                known)
 
@@ -256,18 +254,17 @@ class Keeper:
     # The registrar.
 
     def _from_registrar(self, op, fields):
-        if op == 'view':
-            path = fields['path']
-            self._absences.setdefault(path, {}).update(fields['absences'])
-            self._pending[path] = fields['members'], fields['founded']
+        if op in ('nodes', 'view'):
+            getattr(self._news[fields.pop('path')], op)(**fields)
             return
         if op == 'state':
             self._connected = fields['state'] == 'connected'
             if not self._connected:
-                # What was listed before is not news any more.
-                self._pending.clear()
+                # What was listed before is not the state of things any more.
+                for news in self._news.values():
+                    news.ready = False
         if op == 'blind':
-            self._pending.pop(fields['path'], None)
+            self._news[fields['path']].ready = False
         if op == 'member' and fields['id'] in self._pulses:
             pulse = self._pulses[fields['id']]
             pulse.node, pulse.reason = fields['node'], fields['reason']
@@ -292,7 +289,7 @@ class Keeper:
                 # The end will be read, too.
                 self._out = b''
                 self._messages.clear()
-                self._pending.clear()
+                self._news.clear()
                 return
             self._out = self._out[sent:]
 
@@ -300,15 +297,10 @@ class Keeper:
         if self._messages:
             op, fields = self._messages.popleft()
             return protocol.encode(op, **fields)
-        for path, (members, founded) in self._pending.items():
-            del self._pending[path]
-            told, self._told[path] = self._told[path], members
-            joined, left = ((), ()) if members is told else (
-                members - told, told - members)
-            return protocol.encode('view', path=path,
-                                   joined=sorted(joined), left=sorted(left),
-                                   absences=self._absences.pop(path),
-                                   founded=founded)
+        for path, news in self._news.items():
+            if news.ready:
+                self._news[path] = _News()
+                return protocol.encode('view', path=path, **news.fields())
         return b''
 
     # The end.
@@ -352,6 +344,34 @@ class Keeper:
         signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT)
         if self._registrar is not None:
             self._registrar.close(self._how)
+
+
+class _News:
+    """What the parent wasn't told yet of a group."""
+
+    def __init__(self):
+        self.ready = False      # it is to be told
+        self._nodes = {}        # name -> whether it joined or left
+        self._absences = {}     # host -> what keeper.absences tells of it
+        self._founded = None
+
+    def nodes(self, joined, left):
+        for there, names in ((True, joined), (False, left)):
+            for name in names:
+                if self._nodes.setdefault(name, there) is not there:
+                    # It came and went, and the parent never knew.
+                    del self._nodes[name]
+
+    def view(self, absences, founded):
+        self.ready = True
+        self._absences.update(absences)
+        self._founded = founded
+
+    def fields(self):
+        return {
+            'joined': sorted(n for n, there in self._nodes.items() if there),
+            'left': sorted(n for n, there in self._nodes.items() if not there),
+            'absences': self._absences, 'founded': self._founded}
 
 
 def _is_ending(pid):

@@ -35,6 +35,7 @@ from nova_servicegroup.keeper import group
 from nova_servicegroup.keeper import member
 from nova_servicegroup.keeper import rights
 from nova_servicegroup.keeper import security
+from nova_servicegroup.keeper import watches
 
 #: seconds between attempts that are repeated because something was in the way
 RETRY = 0.2
@@ -77,6 +78,7 @@ class Registrar(threading.Thread):
         self._session_key = ident and (ident[0], bytes.fromhex(ident[1]))
         self._inbox = queue.SimpleQueue()
         self.client = None
+        self.watches = None
         self._greeting = None   # session that hasn't answered yet
         self._greet_at = 0
         self._rebuild_at = None
@@ -299,6 +301,7 @@ class Registrar(threading.Thread):
         _note_granted_timeout(client)
         client.add_listener(functools.partial(self._on_state, client))
         self.client = client
+        self.watches = watches.Watches(client)
         self._greeting = None
         client.start_async()
 

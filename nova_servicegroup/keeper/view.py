@@ -58,19 +58,19 @@ class Doubts:
     """
 
     def __init__(self):
-        self.foreign = frozenset()
-        self._owned = frozenset()
-        self._unsure = frozenset()
+        self.foreign = set()
+        self._owned = set()
+        self._unsure = set()
         self._looks = LOOKS
         self._counted_at = None
 
-    def listed(self, listed):
-        """Take a listing, a frozenset of names."""
-        new = listed - self._owned - self._unsure - self.foreign
-        odd = frozenset(name for name in new if names.host(name) is None)
-        self._owned &= listed
-        self._unsure = (self._unsure & listed) | (new - odd)
-        self.foreign = (self.foreign & listed) | odd
+    def changed(self, joined, left):
+        """Take what has changed of a listing, two sets of names."""
+        odd = {name for name in joined if names.host(name) is None}
+        for some in (self._owned, self._unsure, self.foreign):
+            some -= left
+        self._unsure |= joined - odd
+        self.foreign |= odd
 
     def next(self, now):
         """Return the names to look at now, a list."""

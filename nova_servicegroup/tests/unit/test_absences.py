@@ -39,13 +39,17 @@ class Reader:
         self.absences = absences.Absences(waits, has_records)
         self.now = 0
         self._told = {}
+        self._listed = set()
 
     def list(self, now, *nodes, began=None):
         """Nodes are a host and the letter of a token, as 'h1 a'."""
         self.now = now
-        self.absences.listed(frozenset('%s@%s' % (
-            node.split()[0], TOKENS[node.split()[1]]) for node in nodes),
-            now if began is None else began, now, AHEAD + now)
+        listed = {'%s@%s' % (node.split()[0], TOKENS[node.split()[1]])
+                  for node in nodes}
+        self.absences.changed(listed - self._listed, self._listed - listed,
+                              now, AHEAD + now)
+        self.absences.listed(now if began is None else began)
+        self._listed = listed
 
     def read(self, host, record, now=None):
         self.now = self.now if now is None else now
@@ -125,7 +129,7 @@ def test_silence_is_told_after_a_rejoin_time(reader):
     assert not reader.absences.wants_listing
     assert reader.absences.unwritten.keys() == {'h1'}
     # Somebody wrote it.
-    reader.absences.changed('h1')
+    reader.absences.record_changed('h1')
     assert not reader.absences.unwritten
     reader.read('h1', told_by('a', 'missed', AHEAD + 5.2))
     assert reader.told('h1') == ['missed', AHEAD + 5.2, False]
@@ -199,7 +203,7 @@ def test_what_is_no_record_is_silence(reader):
 def test_a_deleted_record_changes_nothing_for_who_knew_it(reader):
     reader.list(5, 'h2 b')
     reader.read('h1', told_by('a', 'killed', AHEAD + 5))
-    reader.absences.changed('h1')
+    reader.absences.record_changed('h1')
     reader.read('h1', None)
     assert reader.told('h1') == ['killed', AHEAD + 5, True]
 

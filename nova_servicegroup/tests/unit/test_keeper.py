@@ -156,19 +156,19 @@ class TestDoubts:
         return len(chosen)
 
     def test_few_new_nodes_are_looked_at_at_once_and_once(self, doubts):
-        doubts.listed(node_names(3))
+        doubts.changed(node_names(3), set())
         assert self.look(doubts, 1) == 3
-        doubts.listed(node_names(5))
+        doubts.changed(node_names(5) - node_names(3), set())
         assert self.look(doubts, 1) == 2
         assert doubts.due(1) is None
 
     def test_a_name_that_is_no_members_is_foreign_unseen(self, doubts):
-        doubts.listed(frozenset(['lock']))
+        doubts.changed({'lock'}, set())
         assert doubts.foreign == {'lock'}
         assert doubts.due(1) is None
 
     def test_many_are_looked_at_bit_by_bit(self, doubts):
-        doubts.listed(node_names(10000))
+        doubts.changed(node_names(10000), set())
         assert self.look(doubts, 1) == 200
         assert self.look(doubts, 1) == 0
         now, looks = 1, 200
@@ -180,28 +180,28 @@ class TestDoubts:
         assert 450 < now < 550
 
     def test_whoever_comes_meanwhile_does_not_wait_for_more(self, doubts):
-        doubts.listed(node_names(200))
+        doubts.changed(node_names(200), set())
         assert self.look(doubts, 1) == 200
-        doubts.listed(node_names(201))
+        doubts.changed(node_names(201) - node_names(200), set())
         assert self.look(doubts, doubts.due(1)) == 1
         assert doubts.due(1) is None
 
     def test_where_there_is_a_leftover_all_are_looked_at_now(self, doubts):
         every = node_names(1000)
-        doubts.listed(every)
+        doubts.changed(every, set())
         looks = 0
         while doubts.due(1) == 1:
             looks += self.look(doubts, 1, leftovers=every)
         assert looks == 1000
         assert doubts.foreign == every
-        doubts.listed(frozenset())
-        assert doubts.foreign == frozenset()
+        doubts.changed(set(), every)
+        assert doubts.foreign == set()
 
     def test_who_went_before_the_look_is_forgotten(self, doubts):
-        doubts.listed(node_names(1))
+        doubts.changed(node_names(1), set())
         assert len(doubts.next(1)) == 1
         doubts.looked(frozenset(), frozenset())
-        doubts.listed(frozenset())
+        doubts.changed(set(), node_names(1))
         assert doubts.due(1) is None
 
 
@@ -242,7 +242,7 @@ class TestLoop:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         keeper = loop.Keeper(theirs)
-        keeper._told['/g'] = frozenset()
+        keeper._news['/g'] = loop._News()
         yield keeper, ours
         ours.close()
         theirs.close()
@@ -266,19 +266,23 @@ class TestLoop:
         ('state', {'state': 'suspended', 'ident': None, 'reason': ''})])
     def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
                                                           event):
-        keeper[0]._from_registrar(
-            'view', {'path': '/g', 'members': frozenset('a'),
-                     'absences': {'b': ['missed', 5, False], 'c': None},
-                     'founded': None})
+        keeper[0]._from_registrar('nodes', {
+            'path': '/g', 'joined': {'a', 'x'}, 'left': set()})
+        keeper[0]._from_registrar('view', {
+            'path': '/g', 'absences': {'b': ['missed', 5, False], 'c': None},
+            'founded': None})
         keeper[0]._from_registrar(*event)
         assert [m['op'] for m in self.said(keeper)] == [event[0]]
-        # But no change is lost: the next one comes with it.
-        keeper[0]._from_registrar(
-            'view', {'path': '/g', 'members': frozenset('a'),
-                     'absences': {'b': None}, 'founded': None})
+        # But no change is lost: it comes with the next one.
+        keeper[0]._from_registrar('nodes', {
+            'path': '/g', 'joined': {'y'}, 'left': {'x', 'z'}})
+        keeper[0]._from_registrar('view', {
+            'path': '/g', 'absences': {'b': None}, 'founded': None})
         view, = self.said(keeper)
-        assert view['joined'] == ['a']
+        assert view['joined'] == ['a', 'y']
+        assert view['left'] == ['z']
         assert view['absences'] == {'b': None, 'c': None}
+        assert self.said(keeper) == []
 
     def test_a_thousand_messages_wait_for_a_parent(self, keeper):
         for number in range(1500):
