@@ -25,8 +25,8 @@ endif
 
 .PHONY: help python packages venv demo test test-long fault-table \
 	callers-table fuzz soak lint \
-	checkconfig genconfig docs releasenotes bench bench-mc bench-crash \
-	bench-zk bench-outage bench-question clean
+	checkconfig genconfig docs releasenotes bench bench-question \
+	bench-start bench-store bench-crash bench-zk bench-outage clean
 
 help:
 	@echo 'make demo         three nova-computes; one is killed and comes back'
@@ -43,9 +43,8 @@ help:
 	@echo 'make checkconfig  compare the committed sample with the options'
 	@echo 'make docs         the documentation, into doc/build/html'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
-	@echo 'make bench        bench-question, -mc, -crash, -zk: costs, and how fast'
-	@echo '                  (root, about 25 minutes); results in bench/results'
-	@echo 'make bench-zk     ten thousand members (about 10 minutes)'
+	@echo 'make bench        bench-question, -start, -store, -crash, -zk: costs, and'
+	@echo '                  how fast (root, 25 minutes); results in bench/results'
 	@echo 'make bench-outage ten thousand members through outages of ZooKeeper'
 	@echo '                  (about 45 minutes)'
 	@echo 'make clean        remove whatever was made here'
@@ -101,18 +100,21 @@ releasenotes: $(VENV)/installed-doc
 		releasenotes/build/html
 	@echo 'Open releasenotes/build/html/index.html'
 
-bench: bench-question bench-mc bench-crash bench-zk
+bench: bench-question bench-start bench-store bench-crash bench-zk
 
-bench-question: packages $(VENV)/installed
+bench-question: packages $(VENV)/installed-bench
 	$(BIN)/python bench/question.py $(ARGS)
 
-bench-mc: packages $(VENV)/installed
-	$(BIN)/python bench/mc.py $(ARGS)
+bench-start: packages $(VENV)/installed
+	$(BIN)/python bench/start.py $(ARGS)
 
-bench-crash: packages $(VENV)/installed
+bench-store: packages $(VENV)/installed-bench
+	$(BIN)/python bench/store.py $(ARGS)
+
+bench-crash: packages $(VENV)/installed-bench
 	$(BIN)/python bench/crash.py $(ARGS)
 
-bench-zk: packages $(VENV)/installed
+bench-zk: packages $(VENV)/installed-bench
 	$(BIN)/python bench/zk.py $(ARGS)
 
 bench-outage: packages $(VENV)/installed

@@ -64,6 +64,8 @@ import subprocess
 import tempfile
 import time
 
+import report
+
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import sessions
 from nova_servicegroup.tests.fixtures import talker
@@ -107,7 +109,7 @@ class Meter:
 
     def _now(self):
         pids = [pid for reader in self._readers for pid in reader.pids]
-        return (time.monotonic(), cpu_seconds(self._server.pid),
+        return (time.monotonic(), report.cpu_seconds(self._server.pid),
                 sum(map(cpu_seconds, pids)), received(pids))
 
     def stop(self):
@@ -116,13 +118,6 @@ class Meter:
             now - before for now, before in zip(self._now(), self._before))
         count = len(self._readers) or 1
         return seconds, server, readers / count, size / count
-
-
-def cpu_seconds(pid):
-    """Return the processor time of a process, to the nanosecond."""
-    # The kernel's name for the clock, as clock_getcpuclockid() makes it:
-    # /proc has nothing finer than 10 ms.
-    return time.clock_gettime(~pid << 3 | 2)
 
 
 def received(pids):

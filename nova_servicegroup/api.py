@@ -45,9 +45,8 @@ class API:
 
     def __init__(self, *args, conf=None, **kwargs):
         conf = cfg.CONF if conf is None else conf
-        sg_conf.register_opts(conf)
-        self._ensure_down_time_exceeds_interval(conf)
         settings = sg_conf.settings(conf)
+        self._ensure_down_time_exceeds_interval(conf)
         settings.refresh()
         self._driver, *self._also_report = [
             importutils.import_object(driver, *args, conf=conf, **kwargs)

@@ -256,7 +256,8 @@ class Driver(abc.ABC):
 
     def is_up(self, record):
         """Return whether Nova may not act as if the host were gone."""
-        return self.answer(record, liveness.Question.IS_GONE)
+        return self.surely_up(record) or self.answer(
+            record, liveness.Question.IS_GONE)
 
     def updated_time(self, record):
         """Return what agrees with ``is_up``; see ``API.get_updated_time``."""

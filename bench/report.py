@@ -1,0 +1,71 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the benches have in common: the machine, and how pictures look."""
+
+import datetime
+import json
+import os
+import platform
+import time
+
+#: of a driver, in all pictures
+COLORS = {'zk': '#0b6e4f', 'mc': '#35649a', 'db': '#7a5195',
+          'nova-mc': '#e08e45', 'nova-db': '#b23a48'}
+LABELS = {'zk': 'zk', 'mc': 'mc', 'db': 'db',
+          'nova-mc': "Nova's mc", 'nova-db': "Nova's db"}
+
+
+def about(**more):
+    """Return when and where a bench runs; for its JSON."""
+    return {
+        'when': datetime.date.today().isoformat(),
+        'machine': '%s, %d cores, Linux %s, Python %s, for everything' % (
+            platform.machine(), os.cpu_count(), platform.release(),
+            platform.python_version()),
+        'load_average_before': round(os.getloadavg()[0], 1), **more}
+
+
+def cpu_seconds(pid):
+    """Return the processor time of a process, to the nanosecond."""
+    # The kernel's name for the clock, as clock_getcpuclockid() makes it:
+    # /proc has nothing finer than 10 ms.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def say(text):
+    """Show progress."""
+    print(text, flush=True)
+
+
+def write(directory, name, result):
+    """Write a result as JSON; return the path of the picture beside it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / ('%s.json' % name)).write_text(
+        json.dumps(result, indent=1) + '\n')
+    return directory / ('%s.svg' % name)
+
+
+def pyplot():
+    """Return matplotlib's, for pictures in files."""
+    import matplotlib
+    matplotlib.use('svg')
+    # The same picture from the same figures.
+    matplotlib.rcParams['svg.hashsalt'] = 'bench'
+    from matplotlib import pyplot
+    return pyplot
+
+
+def save(figure, path):
+    """Write a figure with nothing cut off."""
+    figure.savefig(path, metadata={'Date': None}, bbox_inches='tight')
+    say('Written to %s' % path)

@@ -1,0 +1,113 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the package adds to the start of Nova's processes.
+
+A process imports what nova-api, nova-compute or nova-manage does, and makes
+as many servicegroup API objects as that does: nova-api 243. Once with Nova's
+db driver, and once with the package and each of its drivers. Nothing is asked
+and nothing joins: question.py has the first answer. Takes about two minutes.
+
+    python bench/start.py [--repeat 5] [--output bench/results]
+
+Writes start.json: for each program and driver, ``cpu_s`` and ``memory_mb``
+(resident) at the end, the least of all runs, and for ours
+``added_cpu_ms`` and ``added_memory_mb``, by what they exceed Nova's.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import report
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+#: program -> (what it imports, how many API objects it makes)
+PROGRAMS = {
+    'nova-api': ('nova.api.openstack.compute', 243),
+    'nova-compute': ('nova.compute.manager', 3),
+    'nova-manage': ('nova.cmd.manage', 1)}
+IN_TREE = 'nova-db'
+DRIVERS = IN_TREE, 'db', 'mc', 'zk'
+CHILD = '''
+import importlib, json, logging, re, sys, time
+module, count, driver = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+importlib.import_module(module)
+import nova.conf
+from nova import servicegroup
+conf = nova.conf.CONF
+conf([], project='nova', default_config_files=[])
+logging.disable(logging.CRITICAL)
+if driver != 'nova-db':
+    from nova_servicegroup import register
+    register.register()
+    conf.set_override('servicegroup_driver', driver)
+    conf.set_override('memcache_servers', ['127.0.0.1:11211'], 'cache')
+    conf.set_override('address', '127.0.0.1:2181', 'zookeeper')
+apis = [servicegroup.API() for _ in range(count)]
+memory = re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]
+print(json.dumps({'cpu_s': time.process_time(),
+                  'memory_mb': int(memory) / 1024}))
+'''
+
+
+def start(program, driver):
+    """Return the figures of one process."""
+    module, count = PROGRAMS[program]
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', CHILD, module, str(count),
+         driver], check=True, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT),
+                 OS_NOVA_DISABLE_EVENTLET_PATCHING='true'))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(program, repeat):
+    runs = [{driver: start(program, driver) for driver in DRIVERS}
+            for _ in range(repeat)]
+    least = {driver: {name: min(run[driver][name] for run in runs)
+                      for name in ('cpu_s', 'memory_mb')}
+             for driver in DRIVERS}
+    nova = least[IN_TREE]
+    for driver, figures in least.items():
+        if driver != IN_TREE:
+            figures['added_cpu_ms'] = 1000 * (
+                figures['cpu_s'] - nova['cpu_s'])
+            figures['added_memory_mb'] = (
+                figures['memory_mb'] - nova['memory_mb'])
+    return {driver: {name: round(figure, 2)
+                     for name, figure in figures.items()}
+            for driver, figures in least.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--repeat', type=int, default=5)
+    parser.add_argument('--output', type=pathlib.Path,
+                        default=pathlib.Path(__file__).parent / 'results')
+    arguments = parser.parse_args()
+    result = {'about': report.about(), 'programs': {}}
+    for program in PROGRAMS:
+        found = result['programs'][program] = measure(
+            program, arguments.repeat)
+        for driver, figures in found.items():
+            report.say('%-12s %-8s %s' % (program, driver, '  '.join(
+                '%s %g' % item for item in figures.items())))
+    report.write(arguments.output, 'start', result)
+
+
+if __name__ == '__main__':
+    main()
