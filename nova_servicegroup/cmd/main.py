@@ -34,6 +34,7 @@ COMMANDS = {
     'list': 'services:List',
     'show': 'services:Show',
     'explain': 'explain:Explain',
+    'watch': 'watch:Watch',
     'force-down': 'force:ForceDown',
     'migrate check': 'migrate:Check',
     'dropin install': 'dropin:Install',

@@ -1,0 +1,221 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-servicegroup watch``: a line for each change, or a live table."""
+
+import collections
+import json
+import os
+import shutil
+import time
+
+from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import progress
+from nova_servicegroup.cmd import services
+
+#: the exit code of timeout(1)
+TIMED_OUT = 124
+_STATES = ('up', 'ended', 'down', 'unknown')
+_COLOURS = {'up': '32', 'ended': '33', 'down': '31', 'unknown': '35'}
+_HOME_AND_CLEAR = '\033[H\033[J'
+_INTERVAL = 1.0
+_INTERVAL_UNTIL = 0.2
+#: transitions at the bottom of the live table
+_RECENT = 8
+
+
+class Watch(base.Command):
+    """Tell of each change of a service's state.
+
+    In a pipe, or with --lines, one line for each: the time at which it was
+    seen here (UTC), host, binary, old and new state, and the reason. On a
+    terminal a table of those that are not up, which is drawn anew, and the
+    last changes below it.
+
+    With --until it waits for a state of one service and ends.
+
+    Exit code: 0 if the state of --until was reached, 124 if it was not within
+    --timeout, 130 after an interrupt, 1 for errors.
+    """
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('hosts', metavar='HOST', nargs='*',
+                            help='only the services on these hosts')
+        parser.add_argument('--group', metavar='GROUP',
+                            help='only this group: compute, conductor or '
+                                 'scheduler')
+        parser.add_argument('--service', metavar='BINARY',
+                            help='only this service; with --until by default '
+                                 'nova-compute')
+        parser.add_argument('--until', choices=_STATES,
+                            help='end when HOST is in this state')
+        parser.add_argument('--timeout', type=_seconds, metavar='S',
+                            help='with --until: wait for so many seconds at '
+                                 'most')
+        parser.add_argument('--interval', type=_seconds, metavar='S',
+                            help='seconds between looks, by default %g, and '
+                                 '%g with --until; Nova\'s database is asked '
+                                 'once a second at most' % (
+                                     _INTERVAL, _INTERVAL_UNTIL))
+        parser.add_argument('--lines', action='store_true',
+                            help='lines on a terminal, too')
+        parser.add_argument('--json', action='store_true',
+                            help='each line is a JSON object')
+        return parser
+
+    def take_action(self, parsed_args):
+        if parsed_args.until and len(parsed_args.hosts) != 1:
+            raise base.CommandError('--until needs one HOST, for whose state '
+                                    'to wait.')
+        if parsed_args.timeout is not None and not parsed_args.until:
+            raise base.CommandError('--timeout is for --until: say for which '
+                                    'state to wait.')
+        if parsed_args.until and parsed_args.service is None:
+            parsed_args.service = 'nova-compute'
+        from nova_servicegroup.cmd import watcher
+        deadline = (float('inf') if parsed_args.timeout is None
+                    else time.monotonic() + parsed_args.timeout)
+        watched = watcher.Watcher(
+            self.deployment(), parsed_args.group,
+            lambda record: (
+                (not parsed_args.hosts or record['host'] in parsed_args.hosts)
+                and parsed_args.service in (None, record['binary'])))
+        if parsed_args.until:
+            return self._wait(watched, parsed_args, deadline)
+        return self._watch(watched, parsed_args)
+
+    def _wait(self, watched, parsed_args, deadline):
+        host = parsed_args.hosts[0]
+        with progress.Progress('Waiting for %s on %s to be %s' % (
+                parsed_args.service, host, parsed_args.until)):
+            while True:
+                for change in watched.look():
+                    self._tell(change, parsed_args.json)
+                for one in watched.services.values():
+                    if one.state.value == parsed_args.until:
+                        return 0
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                time.sleep(min(left, parsed_args.interval
+                               or _INTERVAL_UNTIL))
+        states = [one.state.value for one in watched.services.values()]
+        self.app.stderr.write(
+            '%s on %s is %s, and was not %s within %g s.\n' % (
+                parsed_args.service, host,
+                states[0] if states else 'not known to Nova',
+                parsed_args.until, parsed_args.timeout))
+        return TIMED_OUT
+
+    def _watch(self, watched, parsed_args):
+        is_live = self.app.stdout.isatty() and not (
+            parsed_args.lines or parsed_args.json)
+        recent = collections.deque(maxlen=_RECENT)
+        told = []
+        while True:
+            changes = watched.look()
+            if is_live:
+                recent.extend(changes)
+                self._draw(watched, recent)
+            else:
+                for change in changes:
+                    self._tell(change, parsed_args.json)
+                if watched.failures != told:
+                    told = watched.failures
+                    for text in told:
+                        self.app.stderr.write('error: %s\n' % text)
+            time.sleep(parsed_args.interval or _INTERVAL)
+
+    def _tell(self, change, as_json):
+        self.app.stdout.write(
+            (json.dumps(_fields(change)) if as_json else line(change)) + '\n')
+        # Who reads a pipe waits for each.
+        self.app.stdout.flush()
+
+    def _draw(self, watched, recent):
+        size = shutil.get_terminal_size()
+        self.app.stdout.write(_HOME_AND_CLEAR + screen(
+            list(watched.services.values()), list(recent), watched.failures,
+            size.columns, size.lines, not os.environ.get('NO_COLOR')))
+        self.app.stdout.flush()
+
+
+def _seconds(text):
+    """Return a positive number of seconds."""
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise ValueError(text)
+    return value
+
+
+# argparse names it when it refuses a value.
+_seconds.__name__ = 'number of seconds'
+
+
+def _fields(change):
+    return {'at': change.at.replace(tzinfo=None).isoformat(
+                timespec='milliseconds') + 'Z',
+            'host': change.host, 'binary': change.binary,
+            'cell': change.cell,
+            'old': change.old and change.old.value,
+            'new': change.new and change.new.value,
+            'reason': change.reason and change.reason.value}
+
+
+def line(change):
+    """Return a Transition as one line of text."""
+    fields = _fields(change)
+    return '%s %s %s %s -> %s%s' % (
+        fields['at'], fields['host'], fields['binary'],
+        fields['old'] or 'absent', fields['new'] or 'deleted',
+        ': %s' % fields['reason'] if fields['reason'] else '')
+
+
+def screen(found, recent, failures, width, height, colour):
+    """Return what the live table shows.
+
+    :param found: list of Service
+    :param recent: list of Transition, the last ones
+    :param failures: list of texts
+    :param width: columns of the terminal
+    :param height: its lines
+    :param colour: whether to use colours, beside the words
+    """
+    def paint(state, text):
+        return '\033[%sm%s\033[0m' % (_COLOURS[state], text) if colour \
+            else text
+
+    counts = collections.Counter(one.state.value for one in found)
+    lines = ['%d services: ' % len(found) + ', '.join(
+        paint(state, '%d %s' % (counts[state], state)) for state in _STATES)]
+    lines += [('error: ' + text)[:width] for text in failures]
+    bottom = [line(change)[:width] for change in recent]
+    if bottom:
+        bottom = ['', 'Last changes', *bottom]
+    others = sorted((one for one in found if one.state.value != 'up'),
+                    key=lambda one: (-_STATES.index(one.state.value),
+                                     one.host))
+    # The line of the cursor, and one that may say how many more there are.
+    room = max(1, height - len(lines) - len(bottom) - 3)
+    if others:
+        lines.append('')
+    for one in others[:room]:
+        text = '%-8s %-24s %-15s %-21s %s' % (
+            one.state.value, one.host, one.binary,
+            services.as_text(one.seen_at) or 'never seen',
+            one.verdict.reason.value)
+        lines.append(paint(one.state.value, text[:width]))
+    if len(others) > room:
+        lines.append('... and %d more that are not up' % (
+            len(others) - room))
+    return '\n'.join(lines + bottom) + '\n'

@@ -1,0 +1,114 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Looks at all services again and again, and tells what changed."""
+
+import datetime
+import time
+import typing
+
+from nova_servicegroup.cmd import base
+
+#: seconds for which a list of services, and what db reads of them, is used
+RELOAD = 1.0
+
+
+class Transition(typing.NamedTuple):
+    """A service whose state changed.
+
+    :param at: when that was seen here, aware UTC datetime
+    :param host: name of the host, str
+    :param binary: nova-compute, or another
+    :param cell: name of its cell, or None
+    :param old: liveness.State; None for a service that was not there
+    :param new: liveness.State; None for one that was deleted
+    :param reason: the liveness.Reason of the new state, None without one
+    """
+
+    at: typing.Any
+    host: str
+    binary: str
+    cell: str | None
+    old: typing.Any
+    new: typing.Any
+    reason: typing.Any
+
+
+class Watcher:
+    """The services of a deployment, and their states when it looked last.
+
+    Not for several threads.
+
+    :param deployment: a Deployment
+    :param group: only the services of this group
+    :param is_wanted: ``is_wanted(record)`` tells whether to look at it
+    """
+
+    def __init__(self, deployment, group=None, is_wanted=lambda record: True,
+                 monotonic=time.monotonic, utcnow=None):
+        self._deployment = deployment
+        self._group = group
+        self._is_wanted = is_wanted
+        self._monotonic = monotonic
+        self._utcnow = utcnow or (
+            lambda: datetime.datetime.now(datetime.timezone.utc))
+        self._records = None
+        self._reload_at = float('-inf')
+        #: (binary, host, cell) -> Service, as it was looked at last
+        self.services = {}
+        #: why not all of them could be looked at, as texts
+        self.failures = []
+
+    def look(self):
+        """Look at all services; return what changed, a list of Transition.
+
+        The first time nothing has. Blocks as the driver does; raises nothing
+        when Nova's database is away, see ``failures``.
+        """
+        is_first = self._records is None
+        self._reload()
+        now = self._utcnow()
+        looked_at = {
+            (record['binary'], record['host'], cell):
+            self._deployment.service(record, cell)
+            for record, cell in self._records or ()}
+        changes = []
+        for key in [*looked_at, *(set(self.services) - set(looked_at))]:
+            before, after = self.services.get(key), looked_at.get(key)
+            old, new = before and before.state, after and after.state
+            if old is not new and not is_first:
+                changes.append(Transition(
+                    now, key[1], key[0], key[2], old, new,
+                    after and after.verdict.reason))
+        self.services = looked_at
+        return changes
+
+    def _reload(self):
+        if self._monotonic() < self._reload_at:
+            return
+        self._reload_at = self._monotonic() + RELOAD
+        try:
+            found = [(record, cell) for record, cell
+                     in self._deployment.records(self._group)
+                     if self._is_wanted(record)]
+        except base.CommandError as e:
+            self.failures = [str(e)]
+            return
+        self.failures = list(self._deployment.failures)
+        if self.failures and self._records:
+            # Who is in a cell that doesn't answer was not deleted.
+            known = {(record['binary'], record['host'], cell)
+                     for record, cell in found}
+            found += [(record, cell) for record, cell in self._records
+                      if (record['binary'], record['host'], cell)
+                      not in known]
+        self._records = found

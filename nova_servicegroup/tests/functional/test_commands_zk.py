@@ -1,0 +1,180 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The operator's commands on a compute that has no database, with zk."""
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from nova_servicegroup.tests.fixtures import member
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
+
+RECV_TIMEOUT = 2000
+#: [DEFAULT] service_down_time, and so [servicegroup] restart_grace; seconds
+GRACE = 20
+
+
+@pytest.fixture(scope='module')
+def ensemble(tmp_path_factory):
+    with zookeeper.Ensemble(tmp_path_factory.mktemp('ensemble')) as ensemble:
+        yield ensemble
+
+
+class Compute:
+    """A host on which only the package is, and members beside it."""
+
+    def __init__(self, directory, ensemble, prefix):
+        self.directory = directory
+        self.ensemble = ensemble
+        self.prefix = prefix
+        self.members = {}
+        without_nova = directory / 'without-nova'
+        without_nova.mkdir()
+        (without_nova / 'nova.py').write_text(
+            'raise ImportError("There is no Nova.")')
+        self.env = nova.environment(without_nova)
+        self.config = nova.write_config(directory / 'nova.conf', {
+            'DEFAULT': {'servicegroup_driver': 'zk',
+                        'service_down_time': GRACE},
+            'zookeeper': {'address': ensemble.address, 'sg_prefix': prefix,
+                          'recv_timeout': RECV_TIMEOUT}})
+
+    def join(self, *hosts):
+        for host in hosts:
+            self.members[host] = member.Member(
+                self.directory / host, host, self.ensemble.address,
+                prefix=self.prefix, recv_timeout=RECV_TIMEOUT,
+                down_time=GRACE).start()
+        for host in hosts:
+            self.members[host].wait_joined()
+
+    def lose(self, *hosts):
+        """Lose hosts as by a switch: their keepers fall silent, too."""
+        for host in hosts:
+            os.kill(self.members[host].keeper_pid, signal.SIGSTOP)
+            self.members[host].kill()
+
+    def words(self, *arguments):
+        return [nova.BIN / 'nova-servicegroup', '--config-file', self.config,
+                *arguments]
+
+    def run(self, *arguments, code=0):
+        done = subprocess.run(self.words(*arguments), capture_output=True,
+                              env=self.env, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def states(self):
+        rows = json.loads(self.run('list', '-f', 'json').stdout)
+        return {row['Host']: row['State'] for row in rows}
+
+    def explain(self, host):
+        return json.loads(self.run('explain', host, '-f', 'json').stdout)
+
+    def close(self):
+        for one in self.members.values():
+            for pid in one.keeper_pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if one.running:
+                one.kill()
+            one.stop()
+
+
+@pytest.fixture
+def compute(tmp_path, ensemble, request):
+    made = Compute(tmp_path, ensemble, '/' + request.node.name)
+    yield made
+    made.close()
+
+
+def test_list_show_and_explain(compute):
+    compute.join('a', 'b')
+    assert compute.states() == {'a': 'up', 'b': 'up'}
+    shown = json.loads(compute.run('show', 'a', '-f', 'json').stdout)
+    assert shown['pid'] == compute.members['a'].pid
+    assert shown['node'].startswith('a@') and shown['boot_id']
+    joined = datetime.datetime.fromisoformat(shown['joined_at'])
+    age = datetime.datetime.now(datetime.timezone.utc) - joined
+    assert 0 <= age.total_seconds() < 60
+
+    compute.members['a'].kill()
+    killed_at = time.monotonic()
+    process.wait_until(lambda: compute.states()['a'] == 'ended', 10, 'ended')
+    why = compute.explain('a')
+    assert time.monotonic() - killed_at < GRACE
+    assert why['reason'] == 'its process was killed or has crashed'
+    assert 'told by its keeper' in why['evidence'][0]
+    assert 'the operator forced it down is not known' in why['evidence'][-1]
+    assert why['answers']['safe'] == {'may_place': False,
+                                      'service_is_up': True}
+    assert any(change.startswith('in ') and 'restart_grace is over' in change
+               for change in why['changes'])
+
+
+def test_a_mass_failure_is_doubted_and_explained(compute):
+    hosts = ['h%d' % number for number in range(6)]
+    compute.join(*hosts)
+    assert set(compute.states().values()) == {'up'}
+    compute.lose(*hosts[:4])
+    process.wait_until(
+        lambda: compute.states() == {
+            **dict.fromkeys(hosts[:4], 'unknown'),
+            **dict.fromkeys(hosts[4:], 'up')}, 60, 'the doubt')
+    process.wait_until(
+        lambda: 'too much of its group' in compute.explain('h0')['reason'],
+        60, 'the loss')
+    why = compute.explain('h0')
+    assert 'Of 6 computes' in why['rule']
+    assert '4 are silent and 0 are back' in why['rule']
+    assert why['answers'] == {
+        'safe': {'may_place': None, 'service_is_up': True},
+        'up': {'may_place': True, 'service_is_up': True},
+        'down': {'may_place': False, 'service_is_up': False}}
+
+
+def test_watch_tells_of_a_kill_in_milliseconds(compute):
+    compute.join('a', 'b')
+    watching = process.Process(
+        'watch', compute.words('watch', '--interval', '0.05', '--json'),
+        compute.directory, env=compute.env)
+    with watching:
+        time.sleep(5)
+        compute.members['a'].kill()
+        killed_at = datetime.datetime.now(datetime.timezone.utc)
+        process.wait_until(watching.log, 10, 'a line', interval=0.01)
+        change = json.loads(watching.log().splitlines()[0])
+    assert (change['host'], change['old'], change['new']) == (
+        'a', 'up', 'ended')
+    seen_at = datetime.datetime.fromisoformat(
+        change['at'].replace('Z', '+00:00'))
+    # One look more, and a busy machine.
+    assert (seen_at - killed_at).total_seconds() < 1
+    compute.run('watch', '--until', 'ended', '--timeout', '10', 'a')
+    compute.run('watch', '--until', 'up', '--timeout', '1', 'a', code=124)
+
+
+def test_zookeeper_away_is_told(compute):
+    compute.config.write_text(compute.config.read_text().replace(
+        compute.ensemble.address, '127.0.0.1:%d' % process.free_port()))
+    done = compute.run('list', code=1)
+    assert 'temporarily unavailable' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
