@@ -41,7 +41,8 @@ help:
 	@echo 'make lint         ruff, and the H checks of hacking'
 	@echo 'make genconfig    write the sample configuration anew'
 	@echo 'make checkconfig  compare the committed sample with the options'
-	@echo 'make docs         the documentation, into doc/build/html'
+	@echo 'make docs         the documentation, into doc/build/html, and the'
+	@echo '                  man page, into doc/build/man'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
 	@echo 'make bench        bench-question, -start, -store, -crash, -zk: costs, and'
 	@echo '                  how fast (root, 25 minutes); results in bench/results'
@@ -92,6 +93,8 @@ checkconfig: $(VENV)/installed
 docs: $(VENV)/installed-doc
 	$(BIN)/sphinx-build -W --keep-going -q -b html \
 		-d doc/build/doctrees doc/source doc/build/html
+	$(BIN)/sphinx-build -W --keep-going -q -b man \
+		-d doc/build/doctrees doc/source doc/build/man
 	@echo 'Open doc/build/html/index.html'
 
 releasenotes: $(VENV)/installed-doc

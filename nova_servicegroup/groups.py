@@ -32,8 +32,8 @@ REFRESH = 1.0
 FIRST_LOAD = 30.0
 
 _WHAT_TO_DO = ('Nova takes them for up until then and places nothing there. '
-               'If they are known to be dead: openstack compute service set '
-               '--down HOST nova-compute.')
+               'If they are known to be dead: nova-servicegroup force-down '
+               '--silent')
 
 
 class _Loaded:

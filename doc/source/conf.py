@@ -12,9 +12,15 @@
 
 """Sphinx configuration of the documentation."""
 
+import fnmatch
+
+from cliff import sphinxext
+
+from nova_servicegroup.cmd import main
+
 project = 'nova-servicegroup'
 copyright = 'nova-servicegroup contributors'
-extensions = ['openstackdocstheme', 'sphinx.ext.autodoc']
+extensions = ['openstackdocstheme', 'sphinx.ext.autodoc', 'cliff.sphinxext']
 html_theme = 'openstackdocs'
 pygments_style = 'native'
 openstackdocs_repo_name = 'nova-servicegroup'
@@ -22,3 +28,29 @@ openstackdocs_pdf_link = False
 openstackdocs_auto_name = False
 openstackdocs_auto_version = False
 openstackdocs_use_storyboard = False
+# Two hyphens begin an option.
+smartquotes_action = 'qe'
+autoprogram_cliff_application = autoprogram_cliff_app_dist_name = main.NAME
+man_pages = [('cli/nova-servicegroup', main.NAME,
+              'liveness of Nova services: who is up, why, and what to do',
+              [copyright], 1)]
+
+
+class Commands(sphinxext.AutoprogramCliffDirective):
+    """The commands whose names match, from the program's own table.
+
+    cliff's directive finds those only that are entry points.
+    """
+
+    final_argument_whitespace = True
+
+    def _load_commands(self):
+        return {name: command.load() for name, command in main.Commands()
+                if fnmatch.fnmatch(name, self.arguments[0])}
+
+    def _load_app(self):
+        return None
+
+
+def setup(app):
+    app.add_directive('commands', Commands)

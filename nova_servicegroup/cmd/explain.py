@@ -16,11 +16,27 @@ import datetime
 import math
 import textwrap
 
+from cliff.formatters import base as formatters
+from stevedore import extension
+
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import services
 
 _MAY_PLACE = {True: 'yes', False: 'no', None: 'if need be'}
 _IS_GONE = {True: 'no: up', False: 'yes: down'}
+
+
+class _Text(formatters.SingleFormatter):
+    """Explanations as people read them; the other formats are for programs."""
+
+    def add_argument_group(self, parser):
+        pass
+
+    def emit_one(self, column_names, data, stdout, parsed_args):
+        shown = dict(zip(column_names, data))
+        stdout.write(''.join(
+            '%s: %s\n' % item for item in shown.items()
+        ) if parsed_args.columns else _text(shown))
 
 
 class Explain(base.ShowOne):
@@ -30,27 +46,19 @@ class Explain(base.ShowOne):
     told for each of its two questions by each outage_policy, and what would
     change that. The verdict is made by the function that makes Nova's, from
     what this host sees now.
-
-    Plain text by default; -f json and others for programs.
     """
 
+    formatter_default = 'text'
+
+    def _load_formatter_plugins(self):
+        # Not by an entry point: it is for this command alone.
+        found = super()._load_formatter_plugins()
+        found.extensions.append(extension.Extension(
+            'text', None, _Text, _Text()))
+        return found
+
     def get_parser(self, prog_name):
-        parser = services.add_service(super().get_parser(prog_name))
-        parser.set_defaults(formatter=None)
-        return parser
-
-    def run(self, parsed_args):
-        self._as_text = parsed_args.formatter is None
-        if self._as_text:
-            # cliff wants one of its own, and is not asked to print.
-            parsed_args.formatter = self.formatter_default
-        return super().run(parsed_args)
-
-    def produce_output(self, parsed_args, column_names, data):
-        if not self._as_text:
-            return super().produce_output(parsed_args, column_names, data)
-        self.app.stdout.write(_text(dict(zip(column_names, data))))
-        return 0
+        return services.add_service(super().get_parser(prog_name))
 
     def take_action(self, parsed_args):
         from nova_servicegroup import explain

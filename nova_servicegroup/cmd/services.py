@@ -36,28 +36,24 @@ class List(base.Lister):
         parser.add_argument('--group', metavar='GROUP',
                             help='only this group: compute, conductor or '
                                  'scheduler')
-        parser.add_argument('--down', action='store_true',
-                            help='only those that are down, or whose process '
-                                 'ended')
-        parser.add_argument('--unknown', action='store_true',
-                            help='only those about which nobody can tell; '
-                                 'with --down both')
+        for option, what in (
+                ('--down', 'only those that are down'),
+                ('--ended', 'only those whose process ended a short time ago'),
+                ('--unknown', 'only those about which nobody can tell')):
+            parser.add_argument(option, action='append_const', dest='states',
+                                const=option[2:], default=[],
+                                help=what + '; may be combined')
         parser.add_argument('--long', action='store_true',
                             help='show more columns, among them what Nova is '
                                  'told')
         return parser
 
     def take_action(self, parsed_args):
-        from nova_servicegroup import liveness
         deployment = self.deployment()
-        wanted = set()
-        if parsed_args.down:
-            wanted |= {liveness.State.DOWN, liveness.State.ENDED}
-        if parsed_args.unknown:
-            wanted |= {liveness.State.UNKNOWN}
+        wanted = parsed_args.states
         services = [
             service for service in deployment.services(parsed_args.group)
-            if not wanted or service.state in wanted]
+            if not wanted or service.state.value in wanted]
         for text in deployment.failures:
             self.app.stderr.write('error: %s\n' % text)
             self.exit_code = 1

@@ -17,9 +17,15 @@ import shutil
 
 import pytest
 
+from nova_servicegroup import liveness
 from nova_servicegroup.memcached import wire
+from nova_servicegroup import report_count
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import memcached
+
+
+#: what a service writes that is stopped in order
+STOPPED = report_count.Counter(0, None, 1, 0).last(liveness.End.STOPPED)
 
 
 @pytest.fixture
@@ -30,6 +36,7 @@ def outage(cells):
     for number in range(4):
         cells.add_service('cell2', 'b%d' % number)
     cells.add_service('cell1', 'forced', forced_down=1, disabled=1)
+    cells.add_service('cell1', 'stopped', report_count=STOPPED)
     cells.add_service('cell0', 'boss', 'nova-conductor')
     cells.add_service('cell0', 'boss', 'nova-osapi_compute', topic=None)
     return cells
@@ -43,7 +50,7 @@ def test_list_shows_every_cell_and_why(outage):
     shown = {row['Host']: row
              for row in rows(outage.command('list', '--long', '-f', 'json'))}
     assert sorted(shown) == sorted(
-        ['boss', 'forced'] + ['b%d' % n for n in range(4)]
+        ['boss', 'forced', 'stopped'] + ['b%d' % n for n in range(4)]
         + ['c%d' % n for n in range(6)])
     assert shown['c0']['State'] == 'unknown'
     assert shown['c0']['Reason'].startswith('too much of its group is silent')
@@ -60,6 +67,7 @@ def test_list_shows_every_cell_and_why(outage):
 
 @pytest.mark.parametrize('arguments, hosts', [
     (['--down'], ['forced']),
+    (['--ended', '--down'], ['forced', 'stopped']),
     (['--unknown'], ['c0', 'c1', 'c2', 'c3', 'c4', 'c5']),
     (['--group', 'conductor'], ['boss'])])
 def test_list_chooses(outage, arguments, hosts):
@@ -73,7 +81,7 @@ def test_list_goes_on_when_a_cell_is_away(outage):
     (outage.directory / 'cell2').unlink()
     (outage.directory / 'cell2').mkdir()
     done = outage.command('list', '-f', 'value', '-c', 'Host', code=1)
-    assert done.stdout.split() == ['forced', 'boss']
+    assert done.stdout.split() == ['forced', 'stopped', 'boss']
     assert 'error: cell ' in done.stderr
     assert '(cell2) does not answer: ' in done.stderr
 
@@ -97,6 +105,8 @@ def test_explain_for_people_and_for_programs(outage):
     assert shown['answers']['safe'] == {'may_place': False,
                                         'service_is_up': True}
     assert shown['state'] == 'unknown'
+    done = outage.command('explain', 'c1', '-c', 'state', '-c', 'driver')
+    assert done.stdout == 'state: unknown\ndriver: db\n'
 
 
 @pytest.mark.parametrize('arguments, told', [

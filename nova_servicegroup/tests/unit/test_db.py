@@ -394,7 +394,7 @@ class TestEvidence:
                  if r.levelno >= logging.WARNING]
         assert len(texts) == 2
         assert 'Of 10 members 10 are silent and 0 came back' in texts[0]
-        assert 'openstack compute service set --down HOST' in texts[0]
+        assert 'nova-servicegroup force-down --silent' in texts[0]
         assert texts[1].startswith('The doubt about the group compute ended')
 
     def test_one_query_a_second_and_none_for_the_living(self, fleet):

@@ -23,7 +23,7 @@ from nova_servicegroup.cmd import main
 ROOT = pathlib.Path(__file__).parents[3]
 TEXTS = sorted(
     path.relative_to(ROOT)
-    for pattern in ('*.rst', 'doc/source/*.rst', 'contrib/**/*.rst',
+    for pattern in ('*.rst', 'doc/source/**/*.rst', 'contrib/**/*.rst',
                     'releasenotes/notes/*.yaml')
     for path in ROOT.glob(pattern))
 
