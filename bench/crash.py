@@ -180,9 +180,10 @@ class Bench:
 
     def run(self, kills):
         self.kill_one_by_one(kills)
-        for _ in range(max(1, kills // 25)):
-            services = self.start(ZK, ['cut-zk-%d' % number
-                                       for number in range(BATCH)])
+        for _ in range(max(1, kills // 10)):
+            # One at a time: of several that are missed together readers
+            # wait to see whether it is their ZooKeeper server that failed.
+            services = self.start(ZK, ['cut-zk-0'])
             for thread in self.hurt_together(
                     ZK, 'partition', services,
                     lambda services: self.cut()):

@@ -22,12 +22,14 @@ Writes store.json and store.svg. In store.json:
 
 ``db``
     For one heartbeat, by driver: ``statements``, those of them that write,
-    ``rows`` changed, ``bytes`` to and from MariaDB. A thousand heartbeats are
-    made, one after the other.
+    ``rows`` changed, ``bytes`` to and from MariaDB, and ``writer_cpu_ms``,
+    CPU of the conductor's part. A thousand are made, one after the other.
 ``mc``
-    For one heartbeat ``commands`` and ``bytes`` to and from memcached. For a
-    reader, by number of members: ``poll_bytes``, what it takes to renew what
-    it knows of all; in-tree, ``question_bytes`` for each question.
+    For one heartbeat ``commands`` and ``bytes`` to and from memcached, and
+    ``stored_bytes`` there. For a reader, by number of members: ``poll_bytes``,
+    what it takes to renew what it knows of all, ``poll_cpu_ms``, its CPU for
+    that when a tenth of them has beaten since, and ``memory_bytes``, what it
+    knows; in-tree, ``question_bytes`` for each question.
 ``zk``
     By number of members, each with a session as each host has: what the
     server does in a second at rest, ``packets``, ``transactions``, ``bytes``,
@@ -41,6 +43,7 @@ Writes store.json and store.svg. In store.json:
 import argparse
 import collections
 import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -49,6 +52,7 @@ import re
 import subprocess
 import tempfile
 import time
+import tracemalloc
 import types
 
 import report
@@ -127,9 +131,11 @@ def measure_beats(driver, records, counters, names):
         one.tg.beat()
     counting = counted(len(services), counters, names)
     next(counting)
+    began = time.process_time()
     for one in services:
         one.tg.beat()
-    return next(counting)
+    cpu_ms = (time.process_time() - began) / len(services) * 1000
+    return dict(next(counting), writer_cpu_ms=round(cpu_ms, 2))
 
 
 # MariaDB
@@ -200,7 +206,8 @@ def records(count):
 def measure_reading(name, make, count, counters, traffic):
     asked = records(count)
     writer = make()
-    for one in joined(writer, asked):
+    services = joined(writer, asked)
+    for one in services:
         one.tg.beat()
     if name == 'nova-mc':
         counting = counted(100, counters, {'question_bytes': traffic})
@@ -211,10 +218,39 @@ def measure_reading(name, make, count, counters, traffic):
         reader = make(conf=configure(cfg.ConfigOpts()),
                       inventory=lambda group: asked)
     next(counting)
-    for record in asked:
+    gc.collect()
+    tracemalloc.start()
+    ask(reader, asked)
+    memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    found = next(counting)
+    found['stored_bytes'] = round(counters()['bytes'] / count)
+    if name == 'mc':
+        found['memory_bytes'] = memory
+        found['poll_cpu_ms'] = poll_cpu_ms(reader, services)
+    return found
+
+
+def ask(reader, records):
+    for record in records:
         if not reader.is_up(record):
             raise SystemExit('%s is down, which cannot be' % record['host'])
-    return next(counting)
+
+
+def poll_cpu_ms(reader, services):
+    """Return the CPU of a question that renews the view, the least of five.
+
+    A second after the last time a tenth of the services has reported.
+    """
+    taken = []
+    for number in range(5):
+        for one in services[number::10]:
+            one.tg.beat()
+        reader._view.due = float('-inf')
+        began = time.process_time()
+        reader.is_up(services[0].service_ref)
+        taken.append((time.process_time() - began) * 1000)
+    return round(min(taken), 1)
 
 
 def configure(conf):

@@ -37,6 +37,7 @@ COMMANDS = {
     'watch': 'watch:Watch',
     'force-down': 'force:ForceDown',
     'migrate check': 'migrate:Check',
+    'size': 'size:Size',
     'dropin install': 'dropin:Install',
     'dropin status': 'dropin:Status',
     'dropin remove': 'dropin:Remove',
