@@ -20,7 +20,7 @@ GENERATE = $(BIN)/oslo-config-generator \
 # pbr asks git for the version. In a tree without a repository, or with one
 # that git doesn't trust, the environment gets a version of its own.
 ifneq ($(shell git rev-parse --is-inside-work-tree 2>&1),true)
-export PBR_VERSION ?= 0.0.1.dev0
+export PBR_VERSION ?= 1.0.0.dev0
 endif
 
 .PHONY: help python packages venv demo test test-long fault-table \

@@ -198,12 +198,20 @@ class Tree:
                 'The drop-in has no effect in %s, so it was taken out again: '
                 '%s' % (self.root, failure))
 
-    def diff(self, old, new):
-        """Return the change as a unified diff that ``patch -p1`` takes."""
+    def diff(self, old, new, place=None):
+        """Return the change as a unified diff.
+
+        ``patch -p1`` takes it in the folder that holds ``nova/``.
+
+        :param place: the path of that folder; ``patch -p0`` takes the diff in
+            the root of the file system then
+        """
         name = 'nova/servicegroup/__init__.py'
+        names = ('a/' + name, 'b/' + name) if place is None else (
+            str(pathlib.PurePath(place, name)).lstrip('/'),) * 2
         lines = difflib.diff_bytes(
             difflib.unified_diff, old.splitlines(True), new.splitlines(True),
-            b'a/' + name.encode(), b'b/' + name.encode())
+            *map(str.encode, names))
         return b''.join(
             line if line.endswith(b'\n') else
             line + b'\n\\ No newline at end of file\n' for line in lines)

@@ -21,6 +21,8 @@ Nothing in here blocks, logs or reads a clock. Times are seconds on any one
 clock, the same for all members of a group.
 """
 
+from __future__ import annotations
+
 import bisect
 import enum
 import itertools

@@ -13,6 +13,7 @@
 """Sphinx configuration of the documentation."""
 
 import fnmatch
+import re
 
 from cliff import sphinxext
 
@@ -52,5 +53,27 @@ class Commands(sphinxext.AutoprogramCliffDirective):
         return None
 
 
+# The README is the first page. Its links are files there, and pages here.
+_ELSEWHERE = {'CONTRIBUTING.rst': ':doc:`%s <contributing>`',
+              'etc/nova/snippets': ':doc:`%s <configuration>`'}
+
+
+def _link(match):
+    text, target = match[1], match[2]
+    if target.startswith('doc/source/'):
+        return ':doc:`%s <%s>`' % (
+            text, target[len('doc/source/'):-len('.rst')])
+    return _ELSEWHERE.get(
+        target, ':download:`%%s <../../%s>`' % target) % text
+
+
+def _link_to_pages(app, path, parent, content):
+    if path.name == 'README.rst':
+        content[0] = re.sub(
+            r'`([^`<]+?)\s*<((?!https?:)[^>`]+)>`_', _link,
+            content[0]).replace('.. image:: ', '.. image:: ../../')
+
+
 def setup(app):
     app.add_directive('commands', Commands)
+    app.connect('include-read', _link_to_pages)

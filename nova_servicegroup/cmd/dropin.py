@@ -115,7 +115,12 @@ class Status(_DropIn):
 
 
 class Export(_DropIn):
-    """Write the drop-in as a quilt patch, for packages and images."""
+    """Write the drop-in as a patch, for packages and images.
+
+    quilt: for a tree that holds nova/, with a series file for quilt. kolla:
+    for the patches_path of kolla-build; it names the file by its place in the
+    image.
+    """
 
     can_force = True
 
@@ -124,17 +129,26 @@ class Export(_DropIn):
         parser.add_argument('-o', '--output', metavar='DIR', required=True,
                             help='where to write the patch and its series '
                                  'file; made when it is missing')
+        parser.add_argument('--format', choices=('quilt', 'kolla'),
+                            default='quilt', help='by default quilt')
+        parser.add_argument('--image-path', metavar='PATH',
+                            help='the folder that holds nova/ in the image, '
+                                 'for kolla; by default where it is here')
         return parser
 
     def take_action(self, parsed_args):
         tree = dropin.Tree(parsed_args.nova)
         _, old = tree.change(install=False)
         _, new = tree.change(install=True, force=parsed_args.force)
+        place, series = None, _PATCH + ' -p1'
+        if parsed_args.format == 'kolla':
+            # Its loop takes each word of the series file for a patch.
+            place, series = parsed_args.image_path or tree.root, _PATCH
         folder = pathlib.Path(parsed_args.output)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / _PATCH).write_bytes(tree.diff(old, new))
-            (folder / 'series').write_text('%s -p1\n' % _PATCH)
+            (folder / _PATCH).write_bytes(tree.diff(old, new, place))
+            (folder / 'series').write_text(series + '\n')
         except OSError as e:
             raise dropin.DropInError('Cannot write to %s: %s.' % (
                 folder, e.strerror)) from e

@@ -131,7 +131,7 @@ class Child:
         while True:
             try:
                 data = self._socket.recv(262144)
-            except TimeoutError:
+            except socket.timeout:  # TimeoutError from Python 3.10 on
                 self._wonder()
                 continue
             except OSError:

@@ -13,6 +13,7 @@
 """The keeper's side that faces its parent, and its main loop."""
 
 import collections
+import contextlib
 import logging
 import os
 import select
@@ -77,7 +78,8 @@ class Keeper:
         self._parent = None
         self._pidfd = None
         self._poll = select.poll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Python 3.9 has no eventfd.
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._posted = collections.deque()
         self._messages = collections.deque(maxlen=BACKLOG)
         self._news = {}      # path -> _News of a group
@@ -92,7 +94,8 @@ class Keeper:
     def post(self, op, **fields):
         """Hand a message to the parent. From any thread; never waits."""
         self._posted.append((op, fields))
-        os.eventfd_write(self._wake, 1)
+        with contextlib.suppress(BlockingIOError):  # full: it will look
+            os.write(self._waker, b'.')
 
     def run(self):
         """Serve until the parent is gone, then end the session."""
@@ -128,7 +131,7 @@ class Keeper:
         late = timeout is not None and (
             self._monotonic() - planned > OWN_DELAY)
         if self._wake in ready:
-            os.eventfd_read(self._wake)
+            os.read(self._wake, 65536)
         while self._posted:
             self._from_registrar(*self._posted.popleft())
         # Whatever was said before the parent died is still heard.

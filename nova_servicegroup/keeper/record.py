@@ -23,6 +23,8 @@ Times are ZooKeeper's own, those of the node's changes. No host's clock has a
 part in them.
 """
 
+from __future__ import annotations
+
 import json
 import re
 import typing

@@ -20,6 +20,7 @@ none holds a secret.
 import errno
 import importlib.util
 import os
+import socket
 import ssl
 
 from kazoo import client as kazoo_client
@@ -248,7 +249,7 @@ class _TLSHandler(handler.Handler):
         plain.settimeout(timeout * HANDSHAKE_SHARE)
         try:
             sock = context.wrap_socket(plain, server_hostname=hostname)
-        except TimeoutError as e:
+        except socket.timeout as e:  # TimeoutError from Python 3.10 on
             raise _error('no TLS handshake within %.1f s' % (
                 timeout * HANDSHAKE_SHARE)) from e
         except ssl.SSLCertVerificationError as e:

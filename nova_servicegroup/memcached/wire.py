@@ -39,6 +39,8 @@ Nothing in here blocks or keeps state; all of it may be called from any
 thread.
 """
 
+from __future__ import annotations
+
 import datetime
 import functools
 import hashlib

@@ -22,6 +22,8 @@ import venv
 
 import pytest
 
+from nova_servicegroup.tests.fixtures import texts
+
 ROOT = pathlib.Path(__file__).parents[3]
 ONE_SERVICE = pathlib.Path(__file__).with_name('one_service.py')
 
@@ -44,11 +46,7 @@ connection = sqlite:///%(directory)s/main.sqlite
 connection = sqlite:///%(directory)s/api.sqlite
 '''
 
-HOOK = '''[DEFAULT]
-config_source = liveness
-[liveness]
-driver = nova_servicegroup
-'''
+HOOK = texts.block('README.rst', 'hook')
 
 
 @pytest.fixture(scope='module')

@@ -715,7 +715,7 @@ class _Keeper(loop.Keeper):
         else:
             self._ours.shutdown(socket.SHUT_WR)
         # Not to wait.
-        os.eventfd_write(self._wake, 1)
+        os.write(self._waker, b'.')
         return super()._serve()
 
     def _wait_for_end(self):
@@ -726,6 +726,7 @@ class _Keeper(loop.Keeper):
 
     def free(self):
         os.close(self._wake)
+        os.close(self._waker)
         if self._pidfd is not None:
             os.close(self._pidfd)
 

@@ -35,7 +35,7 @@ def test_every_option_is_explained(group, opt):
     assert len(lines[0]) <= 79 and lines[0].endswith('.')
     assert len(lines) > 2, 'help of %s: one line is not enough' % opt.name
     assert 'Possible values' not in opt.help or opt.choices
-    if isinstance(opt, cfg.IntOpt | cfg.FloatOpt):
+    if isinstance(opt, (cfg.IntOpt, cfg.FloatOpt)):
         assert re.search('[Ss]econds|Part of', lines[0]), 'no unit'
 
 

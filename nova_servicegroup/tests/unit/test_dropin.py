@@ -291,6 +291,41 @@ def test_the_exported_patch_is_the_same_block(file, run, tmp_path):
     assert file.read_bytes() == pristine
 
 
+# What Kolla does with the files of patches_path, in each image that is built
+# upon another: only the root of the file system is another one here.
+KOLLA = '''
+cd "$ROOT"
+for name in $(grep -v '^#' "$ROOT/patches/series"); do
+    if ! grep -q "$name" patched; then
+        patch -p0 --fuzz=0 --ignore-whitespace < "$ROOT/patches/$name" || exit
+        echo "Applied $name" >> patched
+    fi
+done
+'''
+
+
+@pytest.mark.parametrize('place', [None, '/opt/venv/site-packages'])
+def test_kolla_takes_its_patch(run, tmp_path, monkeypatch, place):
+    process.program('patch', 'patch')
+    source = nova_tree.make(tmp_path)
+    image = tmp_path / 'image'
+    # Absolute paths in the image begin in this folder.
+    target = nova_tree.make(
+        str(image) + (place or str(tmp_path))).relative_to(image)
+    pristine = source.read_bytes()
+    assert run('export', '--format', 'kolla', '-o', str(image / 'patches'),
+               *(('--image-path', place) if place else ()))[0] == 0
+    monkeypatch.setenv('ROOT', str(image))
+    (image / 'patched').touch()
+    for _ in range(2):
+        subprocess.run(['bash', '-c', KOLLA], check=True,
+                       stdout=subprocess.DEVNULL)
+        assert (image / target).read_bytes().count(BEGIN) == 1
+    assert (image / target).read_bytes().startswith(pristine)
+    assert run('install')[0] == 0
+    assert source.read_bytes() == (image / target).read_bytes()
+
+
 GONE = '''
 sys.modules['nova_servicegroup'] = None
 from nova import servicegroup

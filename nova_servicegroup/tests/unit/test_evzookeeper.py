@@ -33,6 +33,7 @@ from nova_servicegroup import liveness
 from nova_servicegroup.tests import contract
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import tree
 
 NOBODY = '127.0.0.1:1'
 
@@ -118,6 +119,7 @@ def test_other_prefixes_are_not(config, prefix):
     config.config(group='zookeeper', sg_prefix=prefix)
 
 
+@tree.needs_native_threads
 def test_no_client_and_no_eventlet_in_the_process():
     code = ('import sys; from nova_servicegroup.drivers import zk; '
             'print(*sorted(sys.modules))')

@@ -60,5 +60,6 @@ def test_it_is_made_where_this_package_is_not_installed(monkeypatch):
 
 
 def test_it_keeps_its_name_in_tracebacks():
-    assert traceback.format_exception_only(unavailable())[-1].startswith(
+    assert traceback.format_exception_only(
+        type(unavailable()), unavailable())[-1].startswith(
         'nova.exception.ServiceGroupUnavailable: ' + TEXT)

@@ -21,6 +21,8 @@ import sys
 
 import pytest
 
+from nova_servicegroup.tests.fixtures import tree
+
 EARLY = ['', '.api', '.conf', '.exception', '.inventory', '.liveness',
          '.shared', '.drivers', '.drivers.base']
 
@@ -33,6 +35,7 @@ def imported_by(module):
     return set(done.stdout.split())
 
 
+@tree.needs_native_threads
 @pytest.mark.parametrize('name', EARLY)
 def test_early_modules_do_not_bring_eventlet(name):
     modules = imported_by('nova_servicegroup' + name)
@@ -46,6 +49,7 @@ def test_the_package_itself_is_nearly_empty():
     assert not modules & {'oslo_config', 'nova', 'oslo_log'}
 
 
+@tree.needs_native_threads
 def test_drivers_come_after_the_choice():
     """The order in which a Nova service in native threads imports them."""
     code = ('from nova import monkey_patch; '

@@ -24,6 +24,7 @@ import zlib
 
 from dogpile.cache import api as dogpile_api
 from dogpile.cache import region as dogpile_region
+import nova.conf
 from nova import objects
 from nova.servicegroup.drivers import mc as in_tree_mc
 from oslo_utils import timeutils
@@ -43,6 +44,9 @@ from nova_servicegroup.tests.fixtures import database
 from nova_servicegroup.tests.fixtures import memcached
 
 VIEW_REFRESH = 0.1
+#: oslo.cache 4 has another name for it
+SOCKET_TIMEOUT = ('socket_timeout' if 'socket_timeout' in nova.conf.CONF.cache
+                  else 'memcache_socket_timeout')
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +72,7 @@ class McWorld(contract.World):
         config.config(group='cache', enabled=True,
                       backend='dogpile.cache.memcached',
                       memcache_servers=[server.address],
-                      memcache_dead_retry=0, socket_timeout=0.3)
+                      memcache_dead_retry=0, **{SOCKET_TIMEOUT: 0.3})
         config.config(group='servicegroup', view_refresh=VIEW_REFRESH)
 
     def utcnow(self):
@@ -623,7 +627,7 @@ def test_leave_is_bounded_however_many_servers_hang(config):
     with contextlib.ExitStack() as running:
         stores = [running.enter_context(memcached.Memcached())
                   for _ in range(3)]
-        config.config(group='cache', enabled=True, socket_timeout=1.0,
+        config.config(group='cache', enabled=True, **{SOCKET_TIMEOUT: 1.0},
                       backend='dogpile.cache.memcached',
                       memcache_servers=[store.address for store in stores])
         driver = mc.MemcachedDriver()

@@ -21,7 +21,6 @@ import importlib.metadata
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,10 +28,11 @@ import zipfile
 
 import pytest
 
+from nova_servicegroup.tests.fixtures import clone as clones
+from nova_servicegroup.tests.fixtures import texts
+from nova_servicegroup.tests.fixtures import tree as nova_tree
+
 ROOT = pathlib.Path(__file__).parents[3]
-NOT_CLONED = shutil.ignore_patterns(
-    '.git', '.venv*', '.tox', '.demo', '.*_cache', '__pycache__',
-    '*.egg-info', 'build', 'dist', 'AUTHORS', 'ChangeLog')
 
 
 def run(*command, cwd, check=True, **env):
@@ -55,21 +55,14 @@ def build(tree, *what, **how):
 @pytest.fixture(scope='module')
 def plain_tree(tmp_path_factory):
     """This tree as it is now, without a repository."""
-    return shutil.copytree(ROOT, tmp_path_factory.mktemp('plain') / 'tree',
-                           ignore=NOT_CLONED)
+    return clones.without_repository(
+        tmp_path_factory.mktemp('plain') / 'tree')
 
 
 @pytest.fixture(scope='module')
-def clone(plain_tree, tmp_path_factory):
+def clone(tmp_path_factory):
     """The same in a repository that has commits and no tag."""
-    tree = shutil.copytree(plain_tree,
-                           tmp_path_factory.mktemp('clone') / 'tree')
-    git = ('git', '-c', 'user.name=test', '-c', 'user.email=test@localhost')
-    run(*git, 'init', '-q', cwd=tree)
-    run(*git, 'add', '-A', cwd=tree)
-    run(*git, 'commit', '-q', '-m', 'Everything', cwd=tree)
-    run(*git, 'commit', '-q', '-m', 'A change', '--allow-empty', cwd=tree)
-    return tree
+    return clones.with_repository(tmp_path_factory.mktemp('clone') / 'tree')
 
 
 @pytest.fixture(scope='module')
@@ -107,7 +100,7 @@ def test_the_wheel_says_who_it_is(dists):
         about = email.message_from_bytes(wheel.read(prefix + '/METADATA'))
         entry_points = wheel.read(prefix + '/entry_points.txt').decode()
     assert about['Name'] == 'nova-servicegroup'
-    assert re.fullmatch(r'0\.0\.1\.dev\d+', about['Version'])
+    assert re.fullmatch(r'1\.0\.0\.dev\d+', about['Version'])
     needs = {re.match(r'[\w.-]+', line)[0]
              for line in about.get_all('Requires-Dist')}
     assert {'eventlet', 'kazoo', 'oslo.config', 'oslo.db', 'oslo.service',
@@ -145,6 +138,35 @@ def test_a_tree_without_a_repository_needs_a_version(plain_tree):
     build(plain_tree, '--wheel', PBR_VERSION='1.2.3')
     assert [path.name for path in plain_tree.glob('dist/*')] == [
         'nova_servicegroup-1.2.3-py3-none-any.whl']
+
+
+def test_the_readmes_way_into_an_environment(clone, tmp_path):
+    """Its blocks as they stand, but for the name of the environment."""
+    environment = tmp_path / 'nova'
+    run(sys.executable, '-m', 'venv', environment, cwd=tmp_path)
+    packages, = environment.glob('lib/python*/site-packages')
+    # Nova and what it needs; the package isn't there yet.
+    for place in map(pathlib.Path, sys.path):
+        for entry in place.iterdir() if place.name == 'site-packages' else ():
+            if entry.name != 'nova' and 'servicegroup' not in entry.name and (
+                    not (packages / entry.name).exists()):
+                (packages / entry.name).symlink_to(entry)
+    file = nova_tree.make(packages)
+    pristine = file.read_bytes()
+
+    def as_printed(name):
+        block = texts.block('README.rst', name)
+        return run('bash', '-exc', block.replace('/opt/nova',
+                                                 str(environment)),
+                   cwd=clone, PATH='%s:%s' % (environment / 'bin',
+                                              os.environ['PATH'])).stdout
+
+    assert 'Installed the drop-in' in as_printed('install-venv')
+    assert run(environment / 'bin/nova-servicegroup', 'dropin', 'status',
+               cwd=tmp_path).returncode == 0
+    assert 'Successfully uninstalled' in as_printed('remove')
+    assert file.read_bytes() == pristine
+    assert not (environment / 'bin/nova-servicegroup').exists()
 
 
 def test_whatever_is_imported_is_required():

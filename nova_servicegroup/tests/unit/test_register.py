@@ -14,6 +14,7 @@
 
 import pytest
 
+from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import tree as nova_tree
 
 REGISTERED = '''
@@ -81,6 +82,7 @@ assert before == (dict(vars(api)), dict(vars(servicegroup)))
     assert 'Nova 26 to 34 are known' in done.stdout
 
 
+@nova_tree.needs_native_threads
 def test_native_threads_stay_native(tree):
     done = nova_tree.run(tree, '''
 from nova_servicegroup import register
@@ -98,6 +100,7 @@ print('good')
     assert done.stdout == 'good\n', done.stderr
 
 
+@nova_tree.needs_native_threads
 def test_nova_manage_has_its_service_category(tree):
     done = nova_tree.run(tree, '''
 import os
@@ -118,13 +121,10 @@ print(*sorted(manage.CATEGORIES))
     assert second.split().count('service') == 1
 
 
-HOOK = '''[DEFAULT]
-config_source = liveness
-[liveness]
-driver = nova_servicegroup
-'''
+HOOK = texts.block('README.rst', 'hook')
 
 
+@nova_tree.needs_native_threads
 def test_the_hook_registers_from_a_configuration_folder(tree):
     folder = tree / 'nova.conf.d'
     folder.mkdir()
