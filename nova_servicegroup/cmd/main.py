@@ -36,6 +36,7 @@ COMMANDS = {
     'explain': 'explain:Explain',
     'watch': 'watch:Watch',
     'force-down': 'force:ForceDown',
+    'leave': 'leave:Leave',
     'migrate check': 'migrate:Check',
     'size': 'size:Size',
     'dropin install': 'dropin:Install',

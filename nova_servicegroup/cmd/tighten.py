@@ -17,6 +17,7 @@ there. This gives everything from ``[zookeeper] sg_prefix`` down the rights
 that they would give it.
 """
 
+import contextlib
 import logging
 
 from kazoo import exceptions as kazoo_exc
@@ -76,9 +77,21 @@ def run(config_files=(), dry_run=False, force=False):
         raise TightenError(
             'There is no identity to tighten anything for: set [zookeeper] '
             'auth_scheme and what goes with it.')
+    with connection(ours, hosts) as client:
+        tighten(client, ours, conf.zookeeper.sg_prefix, dry_run, force)
+
+
+@contextlib.contextmanager
+def connection(ours, hosts):
+    """Give a client that is connected and has proved who it is.
+
+    :param ours: a keeper.security.Security
+    :param hosts: as ``evzookeeper.check_address`` returns it
+    :raises TightenError: ZooKeeper can't be reached, or gives up
+    """
     client = _connected(ours, hosts)
     try:
-        tighten(client, ours, conf.zookeeper.sg_prefix, dry_run, force)
+        yield client
     except (kazoo_exc.KazooException,
             kazoo_threading.KazooTimeoutError) as e:
         raise TightenError('ZooKeeper at %s gave up: %s. Try again.' % (

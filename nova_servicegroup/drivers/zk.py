@@ -265,6 +265,11 @@ class ZooKeeperDriver(base.Driver):
             raise exception.ServiceGroupUnavailable(self.name, view.reason)
         return sorted(set(view.members) | set(view.absences))
 
+    def record_path(self, group, host):
+        """Return the path of a host's record, None where there are none."""
+        directory = self._records(group)
+        return directory and '%s/%s' % (directory, names.quote(host))
+
     def witness(self, member):
         if member.alive:
             return 'ZooKeeper, where its session is open'

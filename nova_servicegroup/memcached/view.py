@@ -116,6 +116,10 @@ class MemberState:
             # Another server has it too, or another worker has left.
             self.gap = self.gap and beat.gap
             return None
+        elif beat.stamp == self.stamp and beat.end is End.LEFT:
+            # The operator took it out, which is no sign of life of it.
+            self.end = End.LEFT
+            return None
         elif beat.stamp < self.stamp and (
                 before is _NOT_POLLED or status.lost_at is not None):
             # A server that was away brings back an old one.

@@ -150,6 +150,19 @@ def test_a_mass_failure_is_doubted_and_explained(compute):
         'up': {'may_place': True, 'service_is_up': True},
         'down': {'may_place': False, 'service_is_up': False}}
 
+    done = compute.run('leave', 'compute', 'h5', code=1)
+    assert 'gives signs of life' in done.stderr
+    for host in ('h0', 'h1'):
+        compute.run('leave', 'compute', host)
+    # The others are judged by the silence of these two as before.
+    process.wait_until(lambda: compute.states() == {
+        'h0': 'down', 'h1': 'down', 'h2': 'unknown', 'h3': 'unknown',
+        'h4': 'up', 'h5': 'up'}, 60, 'the two that left')
+    assert compute.explain('h1')['reason'] == 'it was taken out of the group'
+    assert '4 are silent' in compute.explain('h2')['rule']
+    compute.join('h0')
+    assert compute.states()['h0'] == 'up'
+
 
 def test_watch_tells_of_a_kill_in_milliseconds(compute):
     compute.join('a', 'b')

@@ -93,12 +93,14 @@ def test_nothing_here_listens_for_other_machines(cloud):
 
 
 def _listed(cloud):
-    """Return {(binary, host): is up} of both listings, which must agree."""
+    """Return {(binary, host): is up} of all listings, which must agree."""
     by_api = {(row['binary'], row['host']): row['state'] == 'up'
               for row in cloud.os_services()}
     by_manage = {(row['Binary'], row['Host']): row['State'] == ':-)'
                  for row in cloud.service_list()}
-    assert by_manage == by_api
+    by_command = {(row['Binary'], row['Host']): row['Nova Is Told'] == 'up'
+                  for row in cloud.command('list', '--long')}
+    assert by_manage == by_command == by_api
     return by_api
 
 

@@ -97,6 +97,8 @@ def test_every_reader_sees_every_writer(cloud):
     assert _states(cloud, api='in-tree') == everybody
     assert {(row['Binary'], row['Host']): row['State']
             for row in cloud.service_list()} == dict.fromkeys(SERVICES, ':-)')
+    assert {(row['Binary'], row['Host']): row['State']
+            for row in cloud.command('list')} == everybody
 
 
 def test_updated_at_is_fresh_and_the_same_for_both_readers(cloud):
@@ -173,6 +175,9 @@ def test_a_stop_in_order(cloud):
     assert _shown(cloud, 'leaver') == ['XXX']
     for api in ('controller', 'in-tree'):
         cloud.wait_state('leaver', 'down', DOWN_TIME + 3, api=api)
+    why = cloud.command('explain', 'leaver')
+    assert (why['state'], why['reason']) == ('down', 'it was stopped')
+    assert 'told by the service itself' in why['evidence'][0]
 
 
 def test_loss_and_recovery_are_told_once(cloud, store):

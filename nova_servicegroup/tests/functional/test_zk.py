@@ -164,6 +164,10 @@ def test_a_killed_compute_is_down_and_back(cloud):
     assert shown(cloud) == 'XXX'
     cloud.wait_state('c1', 'down', GRACE + 5)
     assert time.monotonic() - killed_at > GRACE - 1
+    why = cloud.command('explain', 'c1')
+    assert (why['state'], why['reason']) == (
+        'down', 'its process was killed or has crashed')
+    assert 'told by its keeper' in why['evidence'][0]
     compute.stop()
     cloud.restart(compute)
     cloud.wait_state('c1', 'up', 3)

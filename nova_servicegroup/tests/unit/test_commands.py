@@ -12,6 +12,7 @@
 
 """The operator's commands: a process each, on real databases of Nova."""
 
+import datetime
 import json
 import shutil
 
@@ -244,3 +245,55 @@ def test_migrate_check_says_what_is_wrong(cells, arguments, told):
     done = cells.command('migrate', 'check', *arguments, code=2)
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_leave_takes_one_out_and_changes_nothing_for_others(outage):
+    # SQLAlchemy writes fractions of a second, too.
+    seen = 'SELECT host, substr(last_seen_up, 1, 19) FROM services'
+    before = outage.query('cell2', seen)
+    for host in ('c0', 'c1'):
+        done = outage.command('leave', 'compute', host)
+        assert done.stdout == (
+            '%s left the group compute. It is down.\n' % host)
+    assert outage.query('cell2', seen) == before
+    states = {row['Host']: row for row in
+              rows(outage.command('list', '-f', 'json'))}
+    for host in ('c0', 'c1'):
+        assert states[host]['State'] == 'down'
+        assert states[host]['Reason'] == 'it was taken out of the group'
+    # Four of ten are fewer than half; the two still count.
+    assert {states['c%d' % n]['State'] for n in range(2, 6)} == {'unknown'}
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['compute', 'b0'], 'gives signs of life'),
+    (['compute', 'boss'], 'There is no service of the group compute'),
+    (['pigeons', 'b0'], 'There is no service of the group pigeons')])
+def test_leave_is_refused(outage, arguments, told):
+    done = outage.command('leave', *arguments, code=1)
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_leave_of_memcached(moving):
+    moving.configure(servicegroup_driver='mc')
+    with open(moving.config, 'a') as config:
+        config.write('[cache]\nmemcache_servers = %s\n'
+                     % moving.store.address)
+    for host in ('a', 'b', 'never'):
+        moving.add_service('cell1', host)
+    moment = moving.now - datetime.timedelta(seconds=2 * DOWN_TIME)
+    stamp = wire.stamp_of(moment)
+    keys = {host: wire.key('compute', host) for host in 'ab'}
+    for key in keys.values():
+        moving.store.raw_set(key, wire.encode(stamp, moment, {}),
+                             wire.FLAG_PICKLED)
+    moving.command('leave', 'compute', 'a')
+    beat = wire.decode(*moving.store.raw_get(keys['a']))
+    assert (beat.end, beat.stamp) == (liveness.End.LEFT, stamp)
+    assert wire.decode(*moving.store.raw_get(keys['b'])).end is None
+    why = rows(moving.command('explain', 'a', '-f', 'json'))
+    assert (why['state'], why['reason']) == (
+        'down', 'it was taken out of the group')
+    done = moving.command('leave', 'compute', 'never', code=1)
+    assert 'No memcached server holds a heartbeat of it' in done.stderr

@@ -494,6 +494,24 @@ def test_leaving_is_seen_by_a_thread_that_was_just_judging(world):
     assert world.verdict('c1').reason is Reason.LEFT
 
 
+def test_who_was_taken_out_by_others_gave_no_sign_of_life(world):
+    world.beat('c1')
+    world.state('c1')
+    world.now += 2 * DOWN_TIME
+    last = world.view.observe(world.state('c1')).last
+    # Under the time of its last heartbeat: "nova-servicegroup leave".
+    for server in world.servers:
+        server.held[wire.key('compute', 'c1')] = (
+            1, wire.encode(1000.0, None, {}))
+    world.now += 2 * REFRESH
+    assert world.verdict('c1').reason is Reason.LEFT
+    # Whoever is judged by the silence of all is judged as before.
+    assert world.view.observe(world.state('c1')).last == last
+    world.beat('c1')
+    world.now += 2 * REFRESH
+    assert world.verdict('c1').state is UP
+
+
 def test_at_first_sight_a_heartbeat_is_as_old_as_it_is_far(world):
     world.beat('c1', ahead=-40)
     assert world.ask() is UP
