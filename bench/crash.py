@@ -20,7 +20,7 @@ is no place for new instances (zk), and until its host is down (zk-host), which
 for a process that was killed is restart_grace later. Needs root, for the
 network namespace. Takes about 7 minutes.
 
-    python bench/crash.py [--kills 50] [--output bench/results]
+    python bench/crash.py [--kills 40] [--output bench/results]
 
 Writes crash.json, crash.md (the table), crash.svg (the picture), and
 sigkill.svg, the part of it about killed processes. ``unseen`` in crash.json
@@ -300,7 +300,7 @@ def in_tree_reader(address):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=50)
+    parser.add_argument('--kills', type=int, default=40)
     parser.add_argument('--output', type=pathlib.Path,
                         default=pathlib.Path(__file__).parent / 'results')
     arguments = parser.parse_args()

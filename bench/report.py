@@ -55,6 +55,19 @@ def write(directory, name, result):
     return directory / ('%s.svg' % name)
 
 
+def table(title, heads, lines):
+    """Return a csv-table of reStructuredText."""
+    def row(cells):
+        return ', '.join('"%s"' % cell for cell in cells)
+    return '.. csv-table:: %s\n   :header: %s\n\n%s\n' % (
+        title, row(heads), ''.join('   %s\n' % row(line) for line in lines))
+
+
+def measured(about):
+    """Return a paragraph that says when and where."""
+    return 'Measured on %s: %s.\n\n' % (about['when'], about['machine'])
+
+
 def pyplot():
     """Return matplotlib's, for pictures in files."""
     import matplotlib

@@ -14,11 +14,12 @@
 
 The services write as they do in Nova, to real stores: a MariaDB as a
 conductor writes to it, a memcached, a ZooKeeper server. Nova's own drivers are
-beside ours, in the same run. Takes about three minutes.
+beside ours, in the same run. Takes about two minutes.
 
     python bench/store.py [--members 1000 10000] [--output bench/results]
 
-Writes store.json and store.svg. In store.json:
+Writes store.json, store.svg (the picture) and store.rst (for the
+documentation). In store.json:
 
 ``db``
     For one heartbeat, by driver: ``statements``, those of them that write,
@@ -388,6 +389,30 @@ def picture(result, path):
     report.save(figure, path)
 
 
+def tables(result):
+    """Return what the documentation includes."""
+    beats = [
+        [report.LABELS[name], found.get('statements', found.get('commands')),
+         '%.0f' % found['bytes'], '%.2f' % found['writer_cpu_ms']]
+        for name, found in (*result['db'].items(), *result['mc'].items())]
+    return report.measured(result['about']) + '\n'.join([
+        report.table(
+            'One heartbeat', ['driver', 'statements or commands', 'bytes',
+                              'CPU of who writes it, ms'], beats),
+        report.table(
+            'ZooKeeper, a session for each member', [
+                'members', 'packets a second', 'bytes a second',
+                'CPU of a core', 'transactions a second',
+                'all restart: transactions for each', 'seconds'],
+            [[members, *('%.0f' % found['at_rest_per_s'][name]
+                         for name in ('packets', 'bytes')),
+              '%.0f %%' % (found['at_rest_per_s']['cpu_ms'] / 10),
+              '%.1f' % found['at_rest_per_s']['transactions'],
+              '%.1f' % found['restart_per_member']['transactions'],
+              found['restart_s']]
+             for members, found in result['zk'].items()])])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--members', type=int, nargs='+',
@@ -408,7 +433,9 @@ def main():
         result['zk'] = {str(count): measure_zk(directory / str(count), count)
                         for count in arguments.members}
     result['restart'] = restarts(arguments.members)
-    picture(result, report.write(arguments.output, 'store', result))
+    path = report.write(arguments.output, 'store', result)
+    path.with_suffix('.rst').write_text(tables(result))
+    picture(result, path)
 
 
 if __name__ == '__main__':

@@ -14,12 +14,12 @@
 
 One real ZooKeeper server, one process that is the whole fleet (sessions.py
 of the fixtures), and readers of two kinds, each a process (zk_reader.py):
-``keeper``, the package's own, which lists the directory after a change, and
-``watch``, a bare socket with a persistent recursive watch, to see what that
-would save.
+``keeper``, the package's own, and ``watch``, a bare socket with the same
+persistent recursive watch that looks at nothing else: the least that a reader
+can cost.
 
-    python bench/zk.py [--members 1000 10000] [--readers 1 20]
-        [--deaths 30] [--output bench/results]
+    python bench/zk.py [--members 1000 10000] [--readers 1 100 20]
+        [--deaths 20] [--output bench/results]
 
 Takes about ten minutes, a part for each number of members and each kind of
 fleet. What is done is kept in zk.part.json: run it again, as it was, after an
@@ -34,6 +34,7 @@ zk.json, for each number of members:
     have joined, CPU of the server for it, and at rest, for nothing but their
     pings. Then, for each kind and number of readers, what is below, with:
     ``restart``, all members die at once and join as fast as they can;
+    and with the last number of readers
     ``outage``, the server is stopped in order, is away and comes back;
     ``expiry``, the fleet is killed and its sessions run out.
 ``nodes``
@@ -80,8 +81,6 @@ PER_SESSION = 100
 #: members that are asked about at a time in an outage, of those with and of
 #: those without a node
 ASKED = 200
-#: what a keeper promises of any storm, at 10,000 members
-MOST_LISTINGS = 2
 
 
 class Reader(talker.Talker):
@@ -211,10 +210,7 @@ def opened_readers(kind, count, server, fleet):
 
 def changes(server, fleet, readers, members, deaths, resting):
     """Let members die and join; return when it was known, and its cost."""
-    # So that no change meets the pause after a listing.
     pause = 0.1
-    if readers[0].kind == KEEPER:
-        pause += 0.00006 * members
     for reader in readers:
         reader.ask('gone')
     meter = Meter(server, readers)
@@ -264,8 +260,8 @@ def restart(server, fleet, readers):
               'reader_bytes': round(size)}
     if readers[0].kind == KEEPER:
         views = [reader.ask('gone')['views'] for reader in readers]
-        result['listings'] = max(map(len, views))
-        result['listings_per_s'] = round(max(map(rate, views)), 2)
+        result['views'] = max(map(len, views))
+        result['views_per_s'] = round(max(map(rate, views)), 2)
     return result
 
 
@@ -379,6 +375,31 @@ def say(members, what, figures):
     report.say('%6d members, %s: %s' % (members, what, json.dumps(figures)))
 
 
+def measure_part(members, per_session, arguments):
+    """Return the figures of one fleet on a server of its own.
+
+    A machine that is busy with something else may make it fail: it has three
+    attempts, and ``hiccups`` says what ended the others.
+    """
+    hiccups = []
+    while True:
+        try:
+            with contextlib.ExitStack() as stack:
+                directory = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix='sg-bench-'))
+                ensemble = stack.enter_context(
+                    zookeeper.Ensemble(directory, size=1))
+                with ensemble.client() as client:
+                    client.ensure_path(GROUP)
+                return dict(measure(ensemble.servers[0], members,
+                                    per_session, arguments), hiccups=hiccups)
+        except AssertionError as e:
+            hiccups.append(str(e))
+            report.say('A hiccup, once more: %s' % e)
+            if len(hiccups) == 3:
+                raise
+
+
 def measure_all(about, arguments):
     """Return the figures of all fleets, those of an earlier run included."""
     part = arguments.output / 'zk.part.json'
@@ -391,15 +412,8 @@ def measure_all(about, arguments):
         for name, per_session in (('sessions', 1), ('nodes', PER_SESSION)):
             if name in results.setdefault(str(members), {}):
                 continue
-            with contextlib.ExitStack() as stack:
-                directory = stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix='sg-bench-'))
-                ensemble = stack.enter_context(
-                    zookeeper.Ensemble(directory, size=1))
-                with ensemble.client() as client:
-                    client.ensure_path(GROUP)
-                results[str(members)][name] = measure(
-                    ensemble.servers[0], members, per_session, arguments)
+            results[str(members)][name] = measure_part(
+                members, per_session, arguments)
             part.write_text(json.dumps(
                 {'asked': about['asked'], 'members': results}))
     part.unlink()
@@ -411,19 +425,16 @@ def broken_promises(results):
     broken = []
     for members, result in results.items():
         for count, figures in result['sessions'][KEEPER].items():
-            where = '%s members, %s keepers: ' % (members, count)
-            per_s = figures['restart']['listings_per_s']
-            if int(members) >= 10000 and per_s > MOST_LISTINGS:
-                broken.append('%s%s listings a second' % (where, per_s))
             if figures.get('outage', {}).get('wrong_downs'):
-                broken.append('%s%s' % (where, figures['outage']))
+                broken.append('%s members, %s keepers: %s' % (
+                    members, count, figures['outage']))
     return broken
 
 
 def rows(results, fleet):
     """Give (members, readers, kind, figures) in the order of all tables."""
     for members, result in results.items():
-        for count in result[fleet][KEEPER]:
+        for count in sorted(result[fleet][KEEPER], key=int):
             for kind in (KEEPER, WATCH):
                 yield members, count, kind, result[fleet][kind][count]
 
@@ -439,11 +450,8 @@ def size(count):
 
 def table(title, heads, lines):
     """Return a csv-table of reStructuredText."""
-    return '.. csv-table:: %s\n   :header: %s\n\n%s\n' % (
-        title, ', '.join('"%s"' % head for head in heads),
-        ''.join('   "{:,}", {}\n'.format(
-            int(members), ', '.join('"%s"' % cell for cell in line))
-            for members, *line in lines))
+    return report.table(title, heads, [
+        (format(int(members), ','), *line) for members, *line in lines])
 
 
 def tables(about, results):
@@ -473,12 +481,12 @@ def tables(about, results):
     parts.append(table(
         'All members restarted at once',
         [*keys, 'all have died and joined', 'all readers know, later',
-         'listings a second', 'bytes to a reader', 'CPU of a reader',
+         'views a second', 'bytes to a reader', 'CPU of a reader',
          'CPU of the server'],
         [[members, count, kind,
           '%.1f s' % (r['restart']['die_s'] + r['restart']['join_s']),
           '%.1f s' % r['restart']['known_to_all_after_s'],
-          r['restart'].get('listings_per_s', ''),
+          r['restart'].get('views_per_s', ''),
           size(r['restart']['reader_bytes']),
           '%.2f s' % r['restart']['reader_cpu_s'],
           '%.1f s' % r['restart']['server_cpu_s']]
@@ -510,26 +518,13 @@ def quoted(results):
 
     found = []
     for members, count, kind, r in rows(results, 'nodes'):
-        name = '%s %s %s ' % (kind, members, count)
-        cost = r['per_change']
-        found += [define(name + 'bytes', size(cost['reader_bytes'])),
-                  define(name + 'cpu', '%.1f ms' % cost['reader_cpu_ms']),
-                  define(name + 'server', '%.1f ms' % cost['server_cpu_ms']),
-                  define(name + 'known', '%.0f ms' % r['death_to_known_ms'][
-                      'median']),
-                  # A hundred readers, two listings or changes a second.
-                  define(name + 'traffic', size(
-                      200 * cost['reader_bytes']) + ' a second')]
+        found.append(define('%s %s %s known' % (kind, members, count),
+                            '%.0f ms' % r['death_to_known_ms']['median']))
     for members, count, kind, r in rows(results, 'sessions'):
         name = '%s %s %s ' % (kind, members, count)
         found += [define(name + 'first', '%.0f ms' % r['first_listing_ms'][
                       'max']),
-                  define(name + 'restart bytes', size(
-                      r['restart']['reader_bytes'])),
                   define(name + 'memory', '%.0f MB' % r['reader_memory_mb'])]
-        if kind == KEEPER:
-            found.append(define(name + 'rate',
-                                '%.1f' % r['restart']['listings_per_s']))
     for members, result in results.items():
         fleet = result['sessions']['fleet']
         found += [define(members + ' joined', '%.1f s' % fleet[
@@ -589,8 +584,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--members', type=int, nargs='+',
                         default=[1000, 10000])
-    parser.add_argument('--readers', type=int, nargs='+', default=[1, 20])
-    parser.add_argument('--deaths', type=int, default=30)
+    parser.add_argument('--readers', type=int, nargs='+',
+                        default=[1, 100, 20])
+    parser.add_argument('--deaths', type=int, default=20)
     parser.add_argument('--output', type=pathlib.Path,
                         default=HERE / 'results')
     arguments = parser.parse_args()

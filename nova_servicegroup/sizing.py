@@ -97,6 +97,8 @@ class Cost(typing.NamedTuple):
     :param requests: statements, commands or packets that the store handles
     :param traffic: bytes of heartbeats and pings, both ways
     :param reading: bytes that all processes that ask take at rest
+    :param refresh: seconds; the view_refresh that keeps ``reading`` bearable,
+        None without such an option
     :param connections: with all servers of the store together, those beyond
         what Nova has anyway; as many open files there
     :param store_cpu: cores of the store at rest; with db of the conductors
@@ -114,6 +116,7 @@ class Cost(typing.NamedTuple):
     requests: float
     traffic: float
     reading: float
+    refresh: float | None
     connections: int
     store_cpu: float | None
     store_mb: float
@@ -145,7 +148,8 @@ def _db(hosts, interval):
     down = DOWN_BY_INTERVAL * interval
     return Cost(
         heartbeats=rate, requests=rate * _m('db_statements'),
-        traffic=rate * _m('db_bytes'), reading=0, connections=0,
+        traffic=rate * _m('db_bytes'), reading=0, refresh=None,
+        connections=0,
         store_cpu=rate * _m('db_cpu_ms') / 1000, store_mb=0, host_mb=0,
         reader_mb=0, killed_s=(down - interval, down),
         lost_s=(down - interval, down), restart_s=None)
@@ -161,7 +165,7 @@ def _mc(hosts, interval, workers):
         heartbeats=rate,
         requests=rate * _m('mc_commands') + workers / refresh,
         traffic=rate * _m('mc_bytes'),
-        reading=polled * _m('mc_poll_bytes'),
+        reading=polled * _m('mc_poll_bytes'), refresh=refresh,
         connections=hosts + 2 * workers, store_cpu=None,
         store_mb=hosts * _m('mc_stored') / 1e6, host_mb=0,
         reader_mb=hosts * _m('mc_reader_bytes') / 1e6,
@@ -173,7 +177,8 @@ def _zk(hosts, interval, workers):
     return Cost(
         # Each reader looks at ZooKeeper's clock every two minutes.
         heartbeats=workers / 120, requests=sessions * _m('zk_packets'),
-        traffic=sessions * _m('zk_bytes'), reading=0, connections=sessions,
+        traffic=sessions * _m('zk_bytes'), reading=0, refresh=None,
+        connections=sessions,
         store_cpu=sessions * _m('zk_cpu'),
         store_mb=_line('zk_server_mb', sessions),
         host_mb=_m('zk_keeper_mb'),

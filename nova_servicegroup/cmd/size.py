@@ -83,6 +83,8 @@ ROWS = [
      lambda c: _number(c.traffic / 1000)),
     ('kB that all readers take at rest, a second',
      lambda c: _number(c.reading / 1000)),
+    ('[servicegroup] view_refresh that this needs, seconds',
+     lambda c: _number(c.refresh)),
     ('sessions, connections and open files of the store',
      lambda c: _number(c.connections)),
     ('cores of the store (db: of conductors) at rest',
