@@ -86,6 +86,9 @@ KILL_PAUSE = 0.5
 #: how long after the last member is back a late "down" may still come
 AFTERMATH = 20
 MEMORY = '/dev/shm'
+AUTOGROUP = pathlib.Path('/proc/sys/kernel/sched_autogroup_enabled')
+#: of each server
+HEAP = '-Xms1g', '-Xmx1g'
 #: how soon a kill has to be known
 KNOWN_LIMIT_MS = 1000
 
@@ -102,7 +105,8 @@ class World:
             dir=MEMORY if os.path.isdir(MEMORY) else None))
         with machines_of_their_own():
             self.ensemble = stack.enter_context(zookeeper.Ensemble(
-                directory, settings=zookeeper.documented_settings()))
+                directory, settings=zookeeper.documented_settings(),
+                java=HEAP))
             self.fleet = stack.enter_context(
                 sessions.Fleet(self.ensemble.address, GROUP))
         self.fleet.ask('start', members=self.members)
@@ -178,6 +182,24 @@ class World:
 
 
 @contextlib.contextmanager
+def priorities():
+    """Let priorities hold between all processes, not within a session only.
+
+    Linux gives each session of processes the same share of a processor
+    (sched_autogroup_enabled), whatever the priority of its processes.
+    """
+    if not AUTOGROUP.exists():
+        yield
+        return
+    before = AUTOGROUP.read_text()
+    AUTOGROUP.write_text('0')
+    try:
+        yield
+    finally:
+        AUTOGROUP.write_text(before)
+
+
+@contextlib.contextmanager
 def machines_of_their_own():
     """Start processes that this machine's readers don't keep from running.
 
@@ -236,6 +258,7 @@ def measure(arguments, about):
             done = earlier['outages']
     todo = plan(arguments)[len(done):]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(priorities())
         world = World(stack, arguments) if todo else None
         for way, away in todo:
             done.append(world.outage(way, away, arguments.kills))

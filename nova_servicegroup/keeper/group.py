@@ -33,9 +33,9 @@ SAFETY_CHECK = 120
 #: records that are read or written at a time
 READS, WRITES = 200, 20
 #: seconds between them when there are more: a hundred readers who miss half
-#: of 10,000 members shall not ask for all records at once, and leave some of
-#: the writing to each other
-PAUSE = 0.1
+#: of 10,000 members shall not keep the servers from letting these come back,
+#: and leave some of the writing to each other
+READ_PAUSE, WRITE_PAUSE = 0.5, 1
 #: seconds for which a silence calls for looking who came back from it
 RECENT = 3600
 ATTEMPTS = 3
@@ -334,7 +334,7 @@ class Group:
         if self._absences.wants_listing:
             self._dirty = True
         if len(requests) >= READS:
-            self._read_at = now + self._link.jitter(0.5, 1) * PAUSE
+            self._read_at = now + self._link.jitter(0.5, 1) * READ_PAUSE
 
     def _ask(self, host, watch=None):
         return self._link.client.get_async(
@@ -367,4 +367,4 @@ class Group:
                     # That was another one; its keeper mends it.
                     self._absences.record_changed(host)
         if requests:
-            self._write_at = now + self._link.jitter(0.5, 1) * PAUSE
+            self._write_at = now + self._link.jitter(0.5, 1) * WRITE_PAUSE
