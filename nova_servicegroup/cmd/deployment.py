@@ -17,7 +17,6 @@ Elsewhere, on a compute, the zk driver's directories do: nothing of Nova is
 needed then.
 """
 
-import contextlib
 import typing
 import warnings
 
@@ -27,7 +26,6 @@ from nova_servicegroup import api
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
-from nova_servicegroup import exception
 from nova_servicegroup import liveness
 
 #: the groups that services of Nova join
@@ -153,18 +151,16 @@ class Deployment:
 
     def service(self, record, cell=None):
         """Return the Service of a record."""
-        return self._service(record, cell, self.api.verdict(record))
+        verdict = self.api.verdict(record)
+        if verdict.reason is liveness.Reason.FORCED_DOWN:
+            seen_at = self.driver.verdict(record).seen_at
+            return Service(record, cell, verdict, seen_at)
+        return Service(record, cell, verdict, verdict.seen_at)
 
     def unforced(self, record, cell=None):
         """Return the Service by the evidence alone, forced down or not."""
-        return self._service(record, cell, self.driver.verdict(record))
-
-    def _service(self, record, cell, verdict):
-        seen_at = verdict.seen_at
-        if seen_at is None:
-            with contextlib.suppress(exception.ServiceGroupUnavailable):
-                seen_at = self.api.last_sign_of_life(record)
-        return Service(record, cell, verdict, seen_at)
+        verdict = self.driver.verdict(record)
+        return Service(record, cell, verdict, verdict.seen_at)
 
     def find(self, host, binary=None):
         """Return (record, cell) of the one service that is meant.

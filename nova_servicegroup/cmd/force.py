@@ -13,6 +13,7 @@
 """``nova-servicegroup force-down``: the operator's word on many hosts."""
 
 from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import progress
 from nova_servicegroup.cmd import services
 
 _COMPUTE = 'nova-compute'
@@ -100,13 +101,14 @@ class ForceDown(base.Command):
 
     def _choose(self, deployment, parsed_args):
         """Return a list of Service, forced_down left out of the verdict."""
-        found = []
-        for record, cell in deployment.records('compute'):
-            wanted = not parsed_args.hosts or (
-                record['host'] in parsed_args.hosts)
-            if (record['binary'] == _COMPUTE and wanted and
-                    bool(record['forced_down']) is parsed_args.undo):
-                found.append(deployment.unforced(record, cell))
+        with progress.Progress('Asking about the computes'):
+            found = [
+                deployment.unforced(record, cell)
+                for record, cell in deployment.records('compute')
+                if record['binary'] == _COMPUTE
+                and bool(record['forced_down']) is parsed_args.undo
+                and (not parsed_args.hosts
+                     or record['host'] in parsed_args.hosts)]
         for text in deployment.failures:
             self.app.stderr.write('error: %s\n' % text)
         missing = set(parsed_args.hosts) - {one.host for one in found}

@@ -13,6 +13,7 @@
 """``nova-servicegroup leave``: take a member out that can't do it itself."""
 
 from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import progress
 
 #: attempts at a value that somebody else writes to at the same time
 _ATTEMPTS = 5
@@ -42,9 +43,10 @@ class Leave(base.Command):
     def take_action(self, parsed_args):
         deployment = self.deployment()
         group, host = parsed_args.group, parsed_args.host
-        found = [deployment.unforced(record, cell)
-                 for record, cell in deployment.records(group)
-                 if record['host'] == host]
+        with progress.Progress('Looking for %s' % host):
+            found = [deployment.unforced(record, cell)
+                     for record, cell in deployment.records(group)
+                     if record['host'] == host]
         if len(found) != 1:
             raise base.CommandError(
                 'There is no service of the group %s on a host named %s: '

@@ -13,6 +13,7 @@
 """``nova-servicegroup watch``: a line for each change, or a live table."""
 
 import collections
+import datetime
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ import time
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
-from nova_servicegroup.cmd import services
 
 #: the exit code of timeout(1)
 TIMED_OUT = 124
@@ -146,7 +146,8 @@ class Watch(base.Command):
         size = shutil.get_terminal_size()
         self.app.stdout.write(_HOME_AND_CLEAR + screen(
             list(watched.services.values()), list(recent), watched.failures,
-            size.columns, size.lines, not os.environ.get('NO_COLOR')))
+            datetime.datetime.now(datetime.timezone.utc), size.columns,
+            size.lines, not os.environ.get('NO_COLOR')))
         self.app.stdout.flush()
 
 
@@ -181,12 +182,24 @@ def line(change):
         ': %s' % fields['reason'] if fields['reason'] else '')
 
 
-def screen(found, recent, failures, width, height, colour):
+def _age(moment, now):
+    """Return how long ago something was, in a few characters."""
+    if moment is None:
+        return 'never'
+    seconds = max(0, (now - moment).total_seconds())
+    for unit, length in (('d', 86400), ('h', 3600), ('min', 60)):
+        if seconds >= 2 * length:
+            return '%d %s' % (seconds // length, unit)
+    return '%d s' % seconds
+
+
+def screen(found, recent, failures, now, width, height, colour):
     """Return what the live table shows.
 
     :param found: list of Service
     :param recent: list of Transition, the last ones
     :param failures: list of texts
+    :param now: aware datetime
     :param width: columns of the terminal
     :param height: its lines
     :param colour: whether to use colours, beside the words
@@ -209,11 +222,11 @@ def screen(found, recent, failures, width, height, colour):
     room = max(1, height - len(lines) - len(bottom) - 3)
     if others:
         lines.append('')
+    longest = max((len(one.host) for one in others[:room]), default=0)
     for one in others[:room]:
-        text = '%-8s %-24s %-15s %-21s %s' % (
-            one.state.value, one.host, one.binary,
-            services.as_text(one.seen_at) or 'never seen',
-            one.verdict.reason.value)
+        text = '%-7s %-*s %-14s %9s  %s' % (
+            one.state.value, longest, one.host, one.binary,
+            _age(one.seen_at, now), one.verdict.reason.value)
         lines.append(paint(one.state.value, text[:width]))
     if len(others) > room:
         lines.append('... and %d more that are not up' % (

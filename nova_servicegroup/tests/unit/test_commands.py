@@ -36,7 +36,8 @@ def outage(cells):
         cells.add_service('cell2', 'c%d' % number, age=DOWN_TIME + 60)
     for number in range(4):
         cells.add_service('cell2', 'b%d' % number)
-    cells.add_service('cell1', 'forced', forced_down=1, disabled=1)
+    cells.add_service('cell1', 'forced', age=60, forced_down=1, disabled=1,
+                      updated_at=cells.now)
     cells.add_service('cell1', 'stopped', report_count=STOPPED)
     cells.add_service('cell0', 'boss', 'nova-conductor')
     cells.add_service('cell0', 'boss', 'nova-osapi_compute', topic=None)
@@ -63,6 +64,9 @@ def test_list_shows_every_cell_and_why(outage):
     assert shown['forced']['Reason'] == 'the operator forced it down'
     assert (shown['forced']['State'], shown['forced']['Forced Down'],
             shown['forced']['Status']) == ('down', True, 'disabled')
+    # Not when somebody forced it down.
+    assert shown['forced']['Last Seen'] == (
+        outage.now - datetime.timedelta(seconds=60)).isoformat() + 'Z'
     assert shown['boss']['Group'] == 'conductor'
 
 

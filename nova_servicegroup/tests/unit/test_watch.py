@@ -141,7 +141,7 @@ def test_lines_for_programs(watching):
 
 def screen(made, recent=(), width=80, height=24, colour=False):
     found = [made.service(record, cell) for record, cell in made.records()]
-    return watch.screen(found, list(recent), [], width, height, colour)
+    return watch.screen(found, list(recent), [], AT, width, height, colour)
 
 
 def test_the_table_fits_the_terminal():
@@ -156,6 +156,16 @@ def test_the_table_fits_the_terminal():
     hidden = 501 - (len(shown) - 3)
     assert shown[-1] == '... and %d more that are not up' % hidden
     assert len(screen(made, height=3).splitlines()) <= 5
+    assert Reason.KILLED.value in shown[3]
+
+
+@pytest.mark.parametrize('seconds, shown', [
+    (None, 'never'), (-5, '0 s'), (119, '119 s'), (120, '2 min'),
+    (7300, '2 h'), (200000, '2 d')])
+def test_ages_are_short(seconds, shown):
+    moment = None if seconds is None else AT - datetime.timedelta(
+        seconds=seconds)
+    assert watch._age(moment, AT) == shown
 
 
 def test_colours_say_nothing_that_words_do_not(watching):
