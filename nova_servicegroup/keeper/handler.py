@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import threading
+import time
 
 from kazoo.handlers import threading as kazoo_threading
 
@@ -36,10 +37,15 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
 
     def __init__(self):
         super().__init__()
+        #: what is really waited of each pause between attempts to connect
+        self.share_of_pause = 1
         self._limit = None
         # The number of a socket on which nothing was heard yet.
         self._unheard = None
         self._impatient = False
+
+    def sleep_func(self, seconds):
+        time.sleep(seconds * self.share_of_pause)
 
     def create_connection(self, address, timeout, **_):
         """Return a connected socket.

@@ -41,6 +41,8 @@ from nova_servicegroup.keeper import watches
 RETRY = 0.2
 #: seconds between looks at ZooKeeper's clock
 CLOCK_CHECK = 120
+#: of the pauses between attempts to connect, for those who read a group
+READERS_SHARE = 0.4
 #: seconds that each of the last words of a process may take
 LAST_WORD = 0.2
 
@@ -155,6 +157,7 @@ class Registrar(threading.Thread):
             self, path, self._chroot, records, bound, known)
         if self._connected:
             one.connected(self.monotonic())
+        self._hurry()
 
     def details(self, seq, path, host):
         if not self._connected:
@@ -301,9 +304,15 @@ class Registrar(threading.Thread):
         _note_granted_timeout(client)
         client.add_listener(functools.partial(self._on_state, client))
         self.client = client
+        self._hurry()
         self.watches = watches.Watches(client)
         self._greeting = None
         client.start_async()
+
+    def _hurry(self):
+        """Let a reader be back before the members are, which are many more."""
+        if self._groups and self.client is not None:
+            self.client.handler.share_of_pause = READERS_SHARE
 
     def _on_state(self, client, state):
         # In kazoo's connection thread, which must not wait for anything.

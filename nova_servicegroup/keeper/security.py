@@ -128,12 +128,13 @@ class Security:
                 'password': self._password}
         if self._tls is not None:
             how.update(handler=_TLSHandler(**self._tls), use_ssl=True)
+        sleep = how['handler'].sleep_func
         client = kazoo_client.KazooClient(
             hosts=hosts, timeout=timeout, client_id=client_id,
             # kazoo's own grows to an hour.
             connection_retry={'max_tries': -1, 'delay': 0.1, 'backoff': 2,
                               'max_delay': RECONNECT_MAX_DELAY,
-                              'max_jitter': 0.4}, **how)
+                              'max_jitter': 0.4, 'sleep_func': sleep}, **how)
         handler.resolve_in_time(client, timeout)
         return client
 

@@ -110,3 +110,13 @@ def test_a_first_word_is_waited_for_impatiently_once():
 def test_every_client_connects_so(tls):
     client = security.Security(tls=tls).client('127.0.0.1:1', TIMEOUT)
     assert isinstance(client.handler, handler.Handler)
+
+
+def test_a_pause_is_as_long_as_is_said(monkeypatch):
+    slept = []
+    monkeypatch.setattr(handler.time, 'sleep', slept.append)
+    one = handler.Handler()
+    one.sleep_func(0.1)
+    one.share_of_pause = 0.4
+    one.sleep_func(0.1)
+    assert slept == pytest.approx([0.1, 0.04])

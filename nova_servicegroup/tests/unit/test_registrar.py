@@ -42,6 +42,7 @@ class Client:
         self.failing = {}       # name of a request -> exception
         self.before = None      # called with the name of each request
         self._connection = None
+        self.handler = types.SimpleNamespace()
 
     def __getattr__(self, name):
         if not name.endswith('_async'):
@@ -246,3 +247,13 @@ def test_who_is_away_for_too_long_keeps_its_session_if_it_can(world):
     world.connect(1)
     world.turn(1)
     assert world.owners() == [1]
+
+
+def test_who_reads_a_group_is_back_before_the_others(world):
+    assert not vars(world.client.handler)
+    world.watch()
+    assert world.client.handler.share_of_pause < 1
+    # So is a client that takes its place.
+    world.client.handler = types.SimpleNamespace()
+    world.registrar._connect()
+    assert world.client.handler.share_of_pause < 1
