@@ -64,9 +64,9 @@ class Watch(base.Command):
                                  'most')
         parser.add_argument('--interval', type=_seconds, metavar='S',
                             help='seconds between looks, by default %g, and '
-                                 '%g with --until; Nova\'s database is asked '
-                                 'once a second at most' % (
-                                     _INTERVAL, _INTERVAL_UNTIL))
+                                 '%g with --until; Nova\'s database is read '
+                                 'once a second at most, less often when that '
+                                 'takes long' % (_INTERVAL, _INTERVAL_UNTIL))
         parser.add_argument('--lines', action='store_true',
                             help='lines on a terminal, too')
         parser.add_argument('--json', action='store_true',

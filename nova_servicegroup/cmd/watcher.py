@@ -20,6 +20,8 @@ from nova_servicegroup.cmd import base
 
 #: seconds for which a list of services, and what db reads of them, is used
 RELOAD = 1.0
+#: the list is read in one part of so many of the time: ten thousand take long
+SHARE = 5
 
 
 class Transition(typing.NamedTuple):
@@ -93,9 +95,16 @@ class Watcher:
         return changes
 
     def _reload(self):
-        if self._monotonic() < self._reload_at:
+        began = self._monotonic()
+        if began < self._reload_at:
             return
-        self._reload_at = self._monotonic() + RELOAD
+        try:
+            self._read()
+        finally:
+            took = self._monotonic() - began
+            self._reload_at = began + max(RELOAD, SHARE * took)
+
+    def _read(self):
         try:
             found = [(record, cell) for record, cell
                      in self._deployment.records(self._group)

@@ -23,6 +23,7 @@ from nova_servicegroup.memcached import wire
 from nova_servicegroup import report_count
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import memcached
+from nova_servicegroup.tests.fixtures import process
 
 
 #: what a service writes that is stopped in order
@@ -133,6 +134,28 @@ def test_without_a_database_only_zk_will_do(cells):
     cells.config.write_text('[DEFAULT]\nservicegroup_driver = zk\n')
     done = cells.command('list', code=1)
     assert '[zookeeper] address' in done.stderr
+
+
+def test_a_store_that_is_away_is_no_loss_of_anybody(cells):
+    """With the configuration hook, too, by which Nova knows zk."""
+    cells.configure(servicegroup_driver='zk', config_source='liveness')
+    with open(cells.config, 'a') as config:
+        config.write('[liveness]\ndriver = nova_servicegroup\n'
+                     '[zookeeper]\naddress = 127.0.0.1:%d\n'
+                     'first_listing_timeout = 1\n' % process.free_port())
+    cells.add_service('cell1', 'a')
+    cells.add_service('cell2', 'forced', forced_down=1)
+    shown = {row['Host']: (row['State'], row['Reason']) for row in
+             rows(cells.command('list', '-f', 'json'))}
+    assert shown == {
+        'a': ('unknown', 'the store cannot be reached'),
+        'forced': ('down', 'the operator forced it down')}
+    why = rows(cells.command('explain', 'a', '-f', 'json'))
+    assert why['answers']['safe'] == {'may_place': None,
+                                      'service_is_up': True}
+    # That is no silence.
+    done = cells.command('force-down', '--silent', '--yes')
+    assert done.stdout == 'There is no compute to do that for.\n'
 
 
 def test_a_configuration_that_is_not_there(cells):

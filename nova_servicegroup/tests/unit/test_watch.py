@@ -128,6 +128,22 @@ def test_a_cell_that_is_away_deletes_nobody(watching, clock):
     assert told(watched)[0].endswith('ended -> deleted')
 
 
+def test_a_list_that_takes_long_is_read_less_often(watching, clock):
+    made, watched = watching(a=UP)
+    records, read = made.records, []
+
+    def slowly(group):
+        read.append(clock[0])
+        clock[0] += 2
+        return records(group)
+
+    made.records = slowly
+    for _ in range(20):
+        watched.look()
+        clock[0] += 1
+    assert [moment - read[0] for moment in read] == [0, 10, 20]
+
+
 def test_lines_for_programs(watching):
     made, watched = watching(a=UP)
     watched.look()
