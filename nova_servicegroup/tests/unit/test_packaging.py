@@ -78,8 +78,16 @@ def files(clone):
 
 
 def test_the_wheel_holds_every_file_of_the_package(dists, files):
-    inside = {name for name in zipfile.ZipFile(dists[1]).namelist()
-              if '.dist-info/' not in name}
+    everything = zipfile.ZipFile(dists[1]).namelist()
+    inside = {name for name in everything
+              if '.dist-info/' not in name and '.data/' not in name}
+    # Under share/nova-servicegroup of whatever it is installed into.
+    shared = {name.partition('/data/share/nova-servicegroup/')[2]
+              for name in everything if '.data/' in name}
+    assert shared == {
+        'nova-servicegroup.conf.sample', 'snippets/db.conf',
+        'snippets/mc.conf', 'snippets/zk.conf', 'systemd/README.rst',
+        'systemd/nova-keeper.conf'}
     assert inside == {name for name in files
                       if name.startswith('nova_servicegroup/')}
     packages = {str(pathlib.PurePath(name).parent) for name in inside}
@@ -101,11 +109,17 @@ def test_the_wheel_says_who_it_is(dists):
         entry_points = wheel.read(prefix + '/entry_points.txt').decode()
     assert about['Name'] == 'nova-servicegroup'
     assert re.fullmatch(r'1\.0\.0\.dev\d+', about['Version'])
-    needs = {re.match(r'[\w.-]+', line)[0]
-             for line in about.get_all('Requires-Dist')}
+    needs, extra = (
+        {re.match(r'[\w.-]+', line)[0] for line in about.get_all(
+            'Requires-Dist') if ('extra ==' in line) is optional}
+        for optional in (False, True))
+    # They only raise bounds: nova.conf chooses the driver.
+    assert extra and extra <= needs
     assert {'eventlet', 'kazoo', 'oslo.config', 'oslo.db', 'oslo.service',
             'python-memcached'} <= needs
     assert 'nova' not in needs
+    assert set(about.get_all('Provides-Extra')) == {'mc', 'zk'}
+    assert about['Requires-Python'] == '>=3.9'
     for line in ('nova-servicegroup = nova_servicegroup.cmd.main:main',
                  'nova_servicegroup = nova_servicegroup.conf:list_opts',
                  'nova_servicegroup = '

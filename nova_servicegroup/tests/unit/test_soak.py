@@ -20,6 +20,9 @@ BENCH = pathlib.Path(__file__).resolve().parents[3] / 'bench'
 SLACK, DOWN_TIME = 5, 60
 UP, DOWN, DOUBT = ('up', True), ('down', False), ('unknown', True)
 
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 10),
+                                reason='the benches need Python 3.10')
+
 
 @pytest.fixture(scope='module')
 def soak():
