@@ -56,6 +56,7 @@ from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
 from nova_servicegroup.evzookeeper import membership as zk_membership
 from nova_servicegroup import exception
+from nova_servicegroup import joined
 from nova_servicegroup.keeper import names
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
@@ -161,9 +162,19 @@ class ZooKeeperDriver(base.Driver):
         young = view.founded is not None and (
             self.now() - view.founded < self.settings.rules.outage_grace)
         empty = not (view.members or view.absences)
+        doubted = young or empty or (
+            group == base.GUARDED and not self._most_joined(view, group))
         return liveness.Member(
             host, None, reason=Reason.NEVER,
-            doubt=Reason.UNSEEN if young or empty else None)
+            doubt=Reason.UNSEEN if doubted else None)
+
+    def _most_joined(self, view, group):
+        """Return whether most of Nova's computes have ever joined here."""
+        census = self.shared(('joined', group), lambda: joined.Joined(
+            'ZooKeeper at %s' % self._path(group), self.monotonic))
+        return census.most(
+            lambda: self.list_services(group),
+            lambda host: host in view.members or host in view.absences)
 
     def _present(self, view, host, nodes):
         gap = view.gaps.get(host)

@@ -50,6 +50,8 @@ class ZooKeeperWorld(contract.World):
     def driver(self, **kwargs):
         kwargs.setdefault('utcnow', lambda: datetime.datetime.now(
             datetime.timezone.utc).replace(tzinfo=None) + self._skew)
+        # Nobody is missing.
+        kwargs.setdefault('inventory', lambda group: [])
         self._driver = zk.ZooKeeperDriver(**kwargs)
         settings = self._driver.settings
         settings.refresh()
@@ -145,3 +147,25 @@ class TestZooKeeperDriver(contract.DriverContract):
                 lambda: driver.answer(record, Question.MAY_PLACE) is False,
                 1, 'host1 down')
         assert driver.verdict(record)[:2] == (State.ENDED, Reason.KILLED)
+
+    @pytest.mark.parametrize('listed, state', [
+        (['host0', 'host1', 'host2', 'host3'], State.UNKNOWN),
+        (['host0', 'host3'], State.DOWN), (None, State.UNKNOWN)])
+    def test_who_never_joined_is_down_when_most_have(
+            self, world, caplog, listed, state):
+        """Halfway to this driver nobody is dead; a forgotten node is."""
+        def inventory(group):
+            if listed is None:
+                raise OSError('no database')
+            return [world.record(host) for host in listed]
+
+        driver = world.driver(inventory=inventory)
+        driver.join('host0', 'compute', world.service('host0'))
+        process.wait_until(
+            lambda: driver.is_up(world.record('host0')), 5, 'host0 up')
+        record = world.record('host3')
+        assert driver.verdict(record).state is state
+        assert driver.is_up(record) is (state is State.UNKNOWN)
+        told = [one for one in caplog.messages if 'Only 1 of 4' in one]
+        assert len(told) == (listed is not None and len(listed) == 4)
+        driver.leave('host0', 'compute')
