@@ -16,6 +16,8 @@ The verdict itself comes from ``liveness``, as Nova's does; this only puts the
 rule that decided into words. Nothing here blocks, logs or reads a clock.
 """
 
+from __future__ import annotations
+
 import copy
 import typing
 

@@ -15,6 +15,8 @@
 Plain arithmetic: nothing in here reads a configuration or asks a store.
 """
 
+from __future__ import annotations
+
 import typing
 
 

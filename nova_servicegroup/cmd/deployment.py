@@ -17,6 +17,8 @@ Elsewhere, on a compute, the zk driver's directories do: nothing of Nova is
 needed then.
 """
 
+from __future__ import annotations
+
 import typing
 import warnings
 

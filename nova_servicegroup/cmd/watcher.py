@@ -12,6 +12,8 @@
 
 """Looks at all services again and again, and tells what changed."""
 
+from __future__ import annotations
+
 import datetime
 import time
 import typing
