@@ -111,12 +111,9 @@ class Absences:
         self._unread.pop(host, None)
         self._unconfirmed.pop(host, None)
         self.unwritten.pop(host, None)
-        # Where there was no record, ZooKeeper may have lost all data: others
-        # that are missing then may come back, too. Where there was no time to
-        # read it, that is more likely than an end.
-        if self._has_records and (
-                missing.record is None
-                or missing.record.state == records.MISSED):
+        # Also where there was no record, since ZooKeeper may have lost all
+        # data, or no time to read it: others may come back, too.
+        if self._has_records and missing.state not in records.ENDS:
             self._gaps[host] = missing.last, time
 
     def _gone(self, host, seen, now, time):
