@@ -36,7 +36,7 @@ class _Text(formatters.SingleFormatter):
         shown = dict(zip(column_names, data))
         stdout.write(''.join(
             '%s: %s\n' % item for item in shown.items()
-        ) if parsed_args.columns else _text(shown))
+        ) if parsed_args.columns else printed(shown))
 
 
 class Explain(base.ShowOne):
@@ -62,30 +62,33 @@ class Explain(base.ShowOne):
 
     def take_action(self, parsed_args):
         from nova_servicegroup import explain
-        from nova_servicegroup.liveness import Question
         deployment = self.deployment()
         record, cell = deployment.find(parsed_args.host, parsed_args.service)
-        driver = deployment.driver
-        found = explain.explain(driver, record)
-        shown = {
-            'host': record['host'], 'binary': record['binary'], 'cell': cell,
-            'state': found.verdict.state.value,
-            'reason': found.verdict.reason.value,
-            'driver': driver.name,
-            'evidence': _evidence(found, driver),
-            'rule': found.rule,
-            'outage_policy': driver.settings.outage_policy,
-            'answers': {
-                policy: {'may_place': answers[Question.MAY_PLACE],
-                         'service_is_up': answers[Question.IS_GONE]}
-                for policy, answers in found.answers.items()},
-            'changes': [_change(change, found.now)
-                        for change in found.changes]}
+        shown = describe(explain.explain(deployment.driver, record),
+                         deployment.driver, record, cell)
         if not deployment.has_database:
             shown['evidence'].append(
                 'Nova\'s database is not configured here, so whether the '
                 'operator forced it down is not known.')
         return list(shown), list(shown.values())
+
+
+def describe(found, driver, record, cell):
+    """Return an Explanation as a dict of what JSON can express."""
+    from nova_servicegroup.liveness import Question
+    return {
+        'host': record['host'], 'binary': record['binary'], 'cell': cell,
+        'state': found.verdict.state.value,
+        'reason': found.verdict.reason.value,
+        'driver': driver.name,
+        'evidence': _evidence(found, driver),
+        'rule': found.rule,
+        'outage_policy': driver.settings.outage_policy,
+        'answers': {
+            policy: {'may_place': answers[Question.MAY_PLACE],
+                     'service_is_up': answers[Question.IS_GONE]}
+            for policy, answers in found.answers.items()},
+        'changes': [_change(change, found.now) for change in found.changes]}
 
 
 def _evidence(found, driver):
@@ -128,8 +131,8 @@ def _ago(seconds):
     return '%s ago' % datetime.timedelta(seconds=round(seconds))
 
 
-def _text(shown):
-    """Return the explanation as people read it."""
+def printed(shown):
+    """Return what ``describe`` returned as people read it."""
     lines = ['%s (%s%s): %s, %s' % (
         shown['host'], shown['binary'],
         ' in %s' % shown['cell'] if shown['cell'] else '',
@@ -154,5 +157,5 @@ def _text(shown):
 
 def _paragraphs(texts, mark=''):
     return [line for text in texts for line in textwrap.wrap(
-        text, 76, initial_indent='  ' + mark,
+        text, 76, break_on_hyphens=False, initial_indent='  ' + mark,
         subsequent_indent='  ' + ' ' * len(mark))]

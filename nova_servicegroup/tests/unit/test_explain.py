@@ -12,12 +12,17 @@
 
 """Explanations say what the verdict is made of, and when it will change."""
 
+import datetime
 import math
+import pathlib
+import textwrap
 
 import pytest
 
+from nova_servicegroup.cmd import explain as cmd_explain
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import db
 from nova_servicegroup import exception
 from nova_servicegroup import explain
 from nova_servicegroup import liveness
@@ -218,3 +223,22 @@ def test_who_ended_long_ago_starts_again_or_stays_down(rules, end):
     found = ask(Evidence([liveness.Member('a', NOW - 900, end=end)]))
     assert found.verdict.state is State.DOWN
     assert texts(found) == 'its service starts and reports: up'
+
+
+class Database(Evidence):
+
+    name = 'db'
+    witness = db.DbDriver.witness
+
+
+def test_the_example_of_the_documentation_is_what_is_printed(rules):
+    seen_at = datetime.datetime(2026, 11, 21, 10, 0, 3,
+                                tzinfo=datetime.timezone.utc)
+    driver = Database([MASS_FAILURE[0]._replace(seen_at=seen_at),
+                       *MASS_FAILURE[1:]])
+    text = cmd_explain.printed(cmd_explain.describe(
+        ask(driver), driver, {'host': 'a', 'binary': 'nova-compute'},
+        'cell1'))
+    page = (pathlib.Path(__file__).parents[3]
+            / 'doc/source/cli/nova-servicegroup.rst').read_text()
+    assert textwrap.indent(text, '      ') in page, text
