@@ -252,7 +252,7 @@ class ZKSession:
         with self._changing:
             number = next(self._numbers)
             self._members[number] = member
-            if self._greeted:
+            if self._ready:
                 self._send_quietly('join', **self._join_message(
                     number, member))
         return number
@@ -277,7 +277,7 @@ class ZKSession:
                 raise ValueError('this session has a monitor of %s already'
                                  % monitor.path)
             self._monitors[monitor.path] = monitor
-            if self._greeted:
+            if self._ready:
                 self._send_quietly('watch', **monitor.description())
 
     def remove_monitor(self, monitor):
@@ -286,7 +286,7 @@ class ZKSession:
 
     # The supervisor's thread.
 
-    _greeted = False
+    _ready = False
 
     def _supervise(self):
         pause = 0
@@ -343,12 +343,12 @@ class ZKSession:
             keeper.kill()
         with self._changing:
             self._child = None
-            self._greeted = False
+            self._ready = False
         code = keeper.end()
         return failure or 'the keeper (pid %d) ended with %s' % (
             keeper.pid, code)
 
-    def _greet(self, keeper):
+    def _handshake(self, keeper):
         """Tell a new keeper everything that its predecessor knew."""
         with self._changing:
             if self._closing.is_set():
@@ -363,13 +363,13 @@ class ZKSession:
                     keeper.send('leave', seq=number, id=number, how=how)
             for monitor in self._monitors.values():
                 keeper.send('watch', **monitor.description())
-            self._greeted = True
+            self._ready = True
 
     def _join_message(self, number, member):
         return dict(member.description(), id=number)
 
     def _send(self, op, **fields):
-        if self._child is None or not self._greeted:
+        if self._child is None or not self._ready:
             raise exceptions.KeeperUnavailable(
                 'there is no keeper process: %s' % self._reason)
         self._child.send(op, **fields)
@@ -391,7 +391,7 @@ class ZKSession:
                 return ('the keeper speaks another version of the protocol: '
                         'the package was changed under a running service; '
                         'restart the service')
-            self._greet(self._child)
+            self._handshake(self._child)
         elif op == 'log':
             LOG.log(message['level'], '%s', message['text'])
         elif op == 'answer':
@@ -409,10 +409,10 @@ class ZKSession:
             member = self._members.get(message['id'])
             if member is not None:
                 member.node_is(message['node'], message['reason'])
-        elif op in ('view', 'blind'):
+        elif op in ('view', 'unreadable'):
             monitor = self._monitors.get(message['path'])
-            if monitor is not None and op == 'blind':
-                monitor.blinded(message['reason'])
+            if monitor is not None and op == 'unreadable':
+                monitor.unreadable(message['reason'])
             elif monitor is not None and self._state == CONNECTED:
                 monitor.seen(message['joined'], message['left'],
                              message['absences'], message['founded'])
@@ -456,7 +456,7 @@ class ZKSession:
         else:
             self._connected.clear()
             for monitor in list(self._monitors.values()):
-                monitor.blinded(self.why())
+                monitor.unreadable(self.why())
             if self._lost_at is None and state in (
                     CONNECTING, SUSPENDED, EXPIRED, REFUSED):
                 self._lost_at = now

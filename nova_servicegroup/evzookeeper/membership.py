@@ -246,7 +246,7 @@ class MembershipMonitor:
     def close(self):
         """Look no longer. The keeper goes on until the session is closed."""
         self._session.remove_monitor(self)
-        self.blinded('closed')
+        self.unreadable('closed')
 
     # What the session calls, always from one thread.
 
@@ -295,7 +295,7 @@ class MembershipMonitor:
         if news:
             self._tell()
 
-    def blinded(self, reason):
+    def unreadable(self, reason):
         self.reason = reason
         was_fresh, self.fresh = self.fresh, False
         if was_fresh:

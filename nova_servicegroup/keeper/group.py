@@ -61,7 +61,7 @@ class Group:
         self._records_path = records_path and chroot + records_path
         self._watch = functools.partial(link.submit, self._directory_changed)
         self._node_watch = functools.partial(link.submit, self._node_changed)
-        self._doubts = view.Doubts()
+        self._owners = view.OwnerCheck()
         self._pace = view.Pace()
         self._absences = absences.Absences(
             returns.Returns(0, 0, bound), records_path is not None)
@@ -125,7 +125,7 @@ class Group:
         return max(due, self._list_at)
 
     def _chores_due(self, now):
-        due = self._doubts.due(now)
+        due = self._owners.due(now)
         due = math.inf if due is None else due
         if self._living or self._absences.unread(1):
             due = min(due, self._read_at)
@@ -151,7 +151,7 @@ class Group:
         except kazoo_exc.KazooException as e:
             self._dirty = True
             self.delay(now + self._link.retry_interval)
-            self._link.post('blind', path=self._name,
+            self._link.post('unreadable', path=self._name,
                             reason=self._link.rights.reason(self.path, e))
             return
         self._link.post('view', path=self._name,
@@ -171,10 +171,10 @@ class Group:
             self._recorded = False
         self._events.clear()
         listed = self._list()
-        self._doubts.changed(listed - self._listed, self._listed - listed)
+        self._owners.changed(listed - self._listed, self._listed - listed)
         self._listed = listed
-        self._look_closer()
-        members = self._listed - self._doubts.foreign
+        self._check_owners()
+        members = self._listed - self._owners.non_members
         self._change(members - self._members, self._members - members)
         self._absences.listed(began)
         now = self._link.monotonic()
@@ -191,13 +191,13 @@ class Group:
         deleted = self._events.keys() - made
         made -= self._listed
         self._events = {}
-        self._doubts.changed(made, deleted)
+        self._owners.changed(made, deleted)
         self._listed |= made
         self._listed -= deleted
-        gone = self._look_closer()
-        foreign = self._doubts.foreign
-        self._change(made - gone - foreign - self._members,
-                     (deleted | gone | foreign) & self._members)
+        gone = self._check_owners()
+        non_members = self._owners.non_members
+        self._change(made - gone - non_members - self._members,
+                     (deleted | gone | non_members) & self._members)
 
     def _change(self, joined, left):
         """Take names of members' nodes that are there now or not, two sets."""
@@ -249,29 +249,29 @@ class Group:
                 self.path))
         return False
 
-    def _look_closer(self):
+    def _check_owners(self):
         """Look at some nodes: who owns them? Return those that are gone."""
         requests = [
             (name, self._link.client.exists_async(
                 '%s/%s' % (self.path, name)))
-            for name in self._doubts.next(self._link.monotonic())]
-        gone, owned, foreign = set(), set(), set()
+            for name in self._owners.next(self._link.monotonic())]
+        gone, owned, non_members = set(), set(), set()
         for name, request in requests:
             stat = self._link.get(request)
             if stat is None:
                 gone.add(name)
             elif stat.ephemeralOwner in NO_SESSION:
-                foreign.add(name)
+                non_members.add(name)
             else:
                 owned.add(name)
         self._listed -= gone
-        self._doubts.looked(owned, foreign)
-        if self._doubts.foreign and not self._warned:
+        self._owners.looked(owned, non_members)
+        if self._owners.non_members and not self._warned:
             self._warned = True
             self._link.log(logging.WARNING, (
                 'There are nodes in %s that are no memberships, %r for one; '
                 'they are ignored.' % (
-                    self.path, min(self._doubts.foreign))))
+                    self.path, min(self._owners.non_members))))
         return gone
 
     def _node_changed(self, kind, path):

@@ -266,7 +266,7 @@ class Keeper:
                 # What was listed before is not the state of things any more.
                 for news in self._news.values():
                     news.ready = False
-        if op == 'blind':
+        if op == 'unreadable':
             self._news[fields['path']].ready = False
         if op == 'member' and fields['id'] in self._pulses:
             pulse = self._pulses[fields['id']]

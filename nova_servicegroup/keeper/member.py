@@ -26,7 +26,7 @@ from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import security
 
 #: seconds a living member may need to come back, beside its session timeout
-COMEBACK = 2 * security.RECONNECT_MAX_DELAY
+REJOIN_TIME = 2 * security.RECONNECT_MAX_DELAY
 #: bytes of a node's data that are looked at; ours has some 200
 MAX_DATA = 16384
 #: seconds between attempts that are repeated because something was in the way
@@ -36,7 +36,7 @@ RETRY = 0.2
 ATTEMPTS = 3
 #: seconds per member of a group over which its members spread their search
 #: for rivals: each search is a listing, of half a megabyte at 10,000 members
-RIVAL_SPREAD = 0.03
+DUPLICATES_SPREAD = 0.03
 
 
 class Member:
@@ -147,7 +147,7 @@ class Member:
 
     # The thread's work.
 
-    def settle(self):
+    def reconcile(self):
         """Do what is due; tell whether this membership is over."""
         now = self._link.monotonic()
         due = self.due()
@@ -161,9 +161,9 @@ class Member:
             return False
         try:
             if self._ended is None:
-                self._appear()
+                self._create_node()
             else:
-                self._vanish()
+                self._delete_node()
         except self._link.DISCONNECTED:
             raise
         except kazoo_exc.KazooException as e:
@@ -188,7 +188,7 @@ class Member:
 
     # The node.
 
-    def _appear(self):
+    def _create_node(self):
         link = self._link
         for _ in range(ATTEMPTS):
             if self.node is None:
@@ -197,8 +197,8 @@ class Member:
             self.session = link.session
             made = True
             try:
-                self._create()
-                self._search_at = link.monotonic() + link.timeout + COMEBACK
+                self._make_node()
+                self._search_at = link.monotonic() + link.timeout + REJOIN_TIME
             except kazoo_exc.NodeExistsError:
                 # Made by an earlier keeper, or by an attempt whose answer was
                 # lost; unless it is the ghost of a session that ended.
@@ -219,7 +219,7 @@ class Member:
             self.node = None
         raise kazoo_exc.SessionExpiredError('the session changed meanwhile')
 
-    def _create(self):
+    def _make_node(self):
         link = self._link
         if self._record_path is not None and self._join_with_record():
             return
@@ -232,7 +232,7 @@ class Member:
             link.make_directory(self.path)
             link.get(create())
 
-    def _vanish(self):
+    def _delete_node(self):
         link = self._link
         if self.node is not None and not self._end_with_record():
             try:
@@ -382,7 +382,7 @@ class Member:
         if self._ended is None and self._record_path is not None and (
                 self.node is not None):
             self._ended = how, self._link.monotonic()
-            self._vanish()
+            self._delete_node()
 
     def _end_with_record(self):
         how, last = self._ended
@@ -425,7 +425,7 @@ class Member:
                 # Ten thousand that start together shall not list together.
                 self._spread = True
                 self._search_at = link.monotonic() + link.jitter(
-                    0, RIVAL_SPREAD * directory.numChildren)
+                    0, DUPLICATES_SPREAD * directory.numChildren)
                 return
             found = nodes(link, self.path, self.host)
         except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError) as e:

@@ -87,7 +87,7 @@ FROM_KEEPER = {
     # How far ZooKeeper's time (seconds since 1970) is ahead of the monotonic.
     'clock': {'ahead': _NUMBER},
     # A watched directory that can't be listed, and why.
-    'blind': {'path': str, 'reason': str},
+    'unreadable': {'path': str, 'reason': str},
     'answer': {'seq': int, 'error': _OPTIONAL_STR, 'result': [list]},
     'log': {'level': int, 'text': str},
 }

@@ -81,8 +81,8 @@ class Registrar(threading.Thread):
         self._inbox = queue.SimpleQueue()
         self.client = None
         self.watches = None
-        self._greeting = None   # session that hasn't answered yet
-        self._greet_at = 0
+        self._unproven = None   # session that hasn't answered yet
+        self._handshake_at = 0
         self._rebuild_at = None
         self._connected = False
         self.session = None
@@ -199,8 +199,8 @@ class Registrar(threading.Thread):
     def _next_event(self):
         """Return when there is something to do without being told, or None."""
         times = [self._rebuild_at, self._expires_at]
-        if self._greeting is not None:
-            times.append(self._greet_at)
+        if self._unproven is not None:
+            times.append(self._handshake_at)
         if self._connected:
             times += [one.due() for one in self._members.values()]
             now = self.monotonic()
@@ -239,8 +239,8 @@ class Registrar(threading.Thread):
             for member_id in self._members:
                 self.post('member', id=member_id, node=None,
                            reason='the session has run out')
-        if self._greeting is not None and now >= self._greet_at:
-            self._greet()
+        if self._unproven is not None and now >= self._handshake_at:
+            self._handshake()
         if self._connected and not self._closing:
             self._reconcile()
 
@@ -249,7 +249,7 @@ class Registrar(threading.Thread):
         try:
             self.rights.check(self.client)
             for member_id, one in list(self._members.items()):
-                if one.settle():
+                if one.reconcile():
                     del self._members[member_id]
             if self._groups and self.monotonic() >= self._clock_at:
                 self._look_at_clock()
@@ -306,7 +306,7 @@ class Registrar(threading.Thread):
         self.client = client
         self._hurry()
         self.watches = watches.Watches(client)
-        self._greeting = None
+        self._unproven = None
         client.start_async()
 
     def _hurry(self):
@@ -324,10 +324,10 @@ class Registrar(threading.Thread):
             return
         if state == states.KazooState.CONNECTED:
             if ident is not None:
-                self._greeting = ident
-                self._greet_at = 0
+                self._unproven = ident
+                self._handshake_at = 0
         else:
-            self._greeting = None
+            self._unproven = None
             if self._connected:
                 self._connected = False
                 self.lost_at = now = self.monotonic()
@@ -346,7 +346,7 @@ class Registrar(threading.Thread):
                 # that it couldn't read.
                 self._rebuild_at = self.monotonic() + self.retry_interval
 
-    def _greet(self):
+    def _handshake(self):
         """Believe in a session when it answers.
 
         kazoo calls it connected before it has proved who we are.
@@ -354,9 +354,9 @@ class Registrar(threading.Thread):
         try:
             self.get(self.client.exists_async('/'))
         except (kazoo_exc.KazooException, kazoo_threading.KazooTimeoutError):
-            self._greet_at = self.monotonic() + RETRY
+            self._handshake_at = self.monotonic() + RETRY
             return
-        ident, self._greeting = self._greeting, None
+        ident, self._unproven = self._unproven, None
         self._on_connected(ident)
 
     def _on_connected(self, ident):

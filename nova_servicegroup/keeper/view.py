@@ -47,7 +47,7 @@ class Pace:
         return PAUSE_PER_NAME * self._most
 
 
-class Doubts:
+class OwnerCheck:
     """Which names of a listing are to be looked at: who owns the node?
 
     A node that no session owns is somebody's leftover, a restored backup for
@@ -58,7 +58,7 @@ class Doubts:
     """
 
     def __init__(self):
-        self.foreign = set()
+        self.non_members = set()
         self._owned = set()
         self._unsure = set()
         self._looks = LOOKS
@@ -67,10 +67,10 @@ class Doubts:
     def changed(self, joined, left):
         """Take what has changed of a listing, two sets of names."""
         odd = {name for name in joined if names.host(name) is None}
-        for some in (self._owned, self._unsure, self.foreign):
+        for some in (self._owned, self._unsure, self.non_members):
             some -= left
         self._unsure |= joined - odd
-        self.foreign |= odd
+        self.non_members |= odd
 
     def next(self, now):
         """Return the names to look at now, a list."""
@@ -79,12 +79,12 @@ class Doubts:
         self._looks -= len(chosen)
         return chosen
 
-    def looked(self, owned, foreign):
+    def looked(self, owned, non_members):
         """Take what was seen of names; those in neither set have gone."""
         self._owned |= owned
-        self.foreign |= foreign
-        self._unsure -= owned | foreign
-        if foreign:
+        self.non_members |= non_members
+        self._unsure -= owned | non_members
+        if non_members:
             self._looks = LOOKS
 
     def due(self, now):

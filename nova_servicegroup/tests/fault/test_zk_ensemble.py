@@ -564,7 +564,7 @@ def test_who_leaves_under_a_new_keeper_has_left(ensemble, session):
     before = one.keeper_pid
     os.kill(before, signal.SIGKILL)
     process.wait_until(lambda: one.keeper_pid not in (None, before)
-                       and one._greeted, 5, 'another keeper',
+                       and one._ready, 5, 'another keeper',
                        interval=0.0005)
     assert member.leave(timeout=5) is True
     with ensemble.client() as client:

@@ -56,6 +56,7 @@ from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import registrar
+from nova_servicegroup.keeper import watches
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import State
@@ -636,7 +637,7 @@ _FROM_KEEPER = [
      'absences': {
         'c9': None, 'c1': ['missed', 10 ** 9, False]}, 'founded': None},
     {'op': 'clock', 'ahead': 10 ** 9},
-    {'op': 'blind', 'path': PATH, 'reason': 'NoAuthError'},
+    {'op': 'unreadable', 'path': PATH, 'reason': 'NoAuthError'},
     {'op': 'answer', 'seq': 1, 'error': None, 'result': [
         [_NODES[0], {'pid': 7}, {'owner': 5, 'created_ms': 10 ** 12}]]},
     {'op': 'log', 'level': 30, 'text': 'grüße'}]
@@ -746,6 +747,7 @@ class _Registrar(registrar.Registrar):
 
     def _connect(self):
         self.client = self.ensemble
+        self.watches = watches.Watches(self.client)
 
     def submit(self, method, *args):
         method(*args)
@@ -758,6 +760,7 @@ class _Ensemble:
 
     def __init__(self):
         self.nodes = {}     # path -> (data, stat)
+        self.handler = types.SimpleNamespace()
         self.closed = False
 
     def stop(self):
@@ -904,16 +907,18 @@ class Znodes:
         session = _ParentSession()
         driver = _zk_driver(session, clock)
         monitor = driver.monitor('compute')
-        told = owned = frozenset()
+        owned = frozenset()
+        news = loop._News()
 
         def post(op, **fields):
-            nonlocal told
-            if op == 'view':
-                joined = sorted(fields['members'] - told)
-                left = sorted(told - fields['members'])
-                told = fields['members']
-                op, fields = 'view', dict(fields, joined=joined, left=left)
-                del fields['members']
+            nonlocal news
+            if op in ('nodes', 'view'):
+                path = fields.pop('path')
+                getattr(news, op)(**fields)
+                if op == 'nodes':
+                    return
+                fields = dict(news.fields(), path=path)
+                news = loop._News()
             decoder = protocol.Decoder(protocol.FROM_KEEPER)
             for message in decoder.feed(protocol.encode(op, **fields)):
                 session.take(message)
@@ -930,6 +935,7 @@ class Znodes:
                 if path.startswith(PATH + '/'))
         ended = ''
         for listing, ends in looks:
+            before = set(one.ensemble.nodes)
             for path in list(one.ensemble.nodes):
                 if path.startswith((PATH + '/', RECORDS + '/')) and (
                         path != own):
@@ -939,6 +945,13 @@ class Znodes:
             for name, data in ends.items():
                 one.ensemble.put('%s/%s' % (RECORDS, name), data, 0)
             ended += repr(ends)
+            # A persistent watch tells of them first.
+            for path in before ^ set(one.ensemble.nodes):
+                if path.startswith(PATH + '/'):
+                    one.submit(
+                        one._groups[PATH]._node_changed,
+                        watches.CREATED if path in one.ensemble.nodes
+                        else watches.DELETED, path)
             # Longer than any pause, so everything is looked at anew.
             for _ in range(3):
                 clock.now += 300

@@ -256,7 +256,7 @@ def test_a_stuck_keeper_is_killed(session, fake_keeper, impatient, tmp_path,
                                   caplog):
     fake_keeper(greeting(tmp_path) + 'exec sleep 60')
     one = session()
-    process.wait_until(lambda: one._greeted, 5, 'a keeper')
+    process.wait_until(lambda: one._ready, 5, 'a keeper')
     stuck = one.keeper_pid
     # Nobody would be seen as down for it, so there is time.
     time.sleep(1)
@@ -316,7 +316,7 @@ def test_a_keeper_that_cannot_die_is_not_waited_for(session, fake_keeper,
     monkeypatch.setattr(child, 'END_LIMIT', 0.2)
     fake_keeper(greeting(tmp_path) + 'exec sleep 60')
     one = session()
-    process.wait_until(lambda: one._greeted, 5, 'a keeper')
+    process.wait_until(lambda: one._ready, 5, 'a keeper')
     first = one._child._popen
 
     def wait(timeout=None):

@@ -143,66 +143,66 @@ def node_names(count, host='c'):
                      for n in range(count))
 
 
-class TestDoubts:
+class TestOwnerCheck:
 
     @pytest.fixture
-    def doubts(self):
-        return view.Doubts()
+    def owners(self):
+        return view.OwnerCheck()
 
     @staticmethod
-    def look(doubts, now, leftovers=frozenset()):
-        chosen = frozenset(doubts.next(now))
-        doubts.looked(chosen - leftovers, chosen & leftovers)
+    def look(owners, now, leftovers=frozenset()):
+        chosen = frozenset(owners.next(now))
+        owners.looked(chosen - leftovers, chosen & leftovers)
         return len(chosen)
 
-    def test_few_new_nodes_are_looked_at_at_once_and_once(self, doubts):
-        doubts.changed(node_names(3), set())
-        assert self.look(doubts, 1) == 3
-        doubts.changed(node_names(5) - node_names(3), set())
-        assert self.look(doubts, 1) == 2
-        assert doubts.due(1) is None
+    def test_few_new_nodes_are_looked_at_at_once_and_once(self, owners):
+        owners.changed(node_names(3), set())
+        assert self.look(owners, 1) == 3
+        owners.changed(node_names(5) - node_names(3), set())
+        assert self.look(owners, 1) == 2
+        assert owners.due(1) is None
 
-    def test_a_name_that_is_no_members_is_foreign_unseen(self, doubts):
-        doubts.changed({'lock'}, set())
-        assert doubts.foreign == {'lock'}
-        assert doubts.due(1) is None
+    def test_a_name_that_is_no_members_is_foreign_unseen(self, owners):
+        owners.changed({'lock'}, set())
+        assert owners.non_members == {'lock'}
+        assert owners.due(1) is None
 
-    def test_many_are_looked_at_bit_by_bit(self, doubts):
-        doubts.changed(node_names(10000), set())
-        assert self.look(doubts, 1) == 200
-        assert self.look(doubts, 1) == 0
+    def test_many_are_looked_at_bit_by_bit(self, owners):
+        owners.changed(node_names(10000), set())
+        assert self.look(owners, 1) == 200
+        assert self.look(owners, 1) == 0
         now, looks = 1, 200
-        while doubts.due(now) is not None:
-            assert doubts.due(now) > now
-            now = doubts.due(now)
-            looks += self.look(doubts, now)
+        while owners.due(now) is not None:
+            assert owners.due(now) > now
+            now = owners.due(now)
+            looks += self.look(owners, now)
         assert looks == 10000
         assert 450 < now < 550
 
-    def test_whoever_comes_meanwhile_does_not_wait_for_more(self, doubts):
-        doubts.changed(node_names(200), set())
-        assert self.look(doubts, 1) == 200
-        doubts.changed(node_names(201) - node_names(200), set())
-        assert self.look(doubts, doubts.due(1)) == 1
-        assert doubts.due(1) is None
+    def test_whoever_comes_meanwhile_does_not_wait_for_more(self, owners):
+        owners.changed(node_names(200), set())
+        assert self.look(owners, 1) == 200
+        owners.changed(node_names(201) - node_names(200), set())
+        assert self.look(owners, owners.due(1)) == 1
+        assert owners.due(1) is None
 
-    def test_where_there_is_a_leftover_all_are_looked_at_now(self, doubts):
+    def test_where_there_is_a_leftover_all_are_looked_at_now(self, owners):
         every = node_names(1000)
-        doubts.changed(every, set())
+        owners.changed(every, set())
         looks = 0
-        while doubts.due(1) == 1:
-            looks += self.look(doubts, 1, leftovers=every)
+        while owners.due(1) == 1:
+            looks += self.look(owners, 1, leftovers=every)
         assert looks == 1000
-        assert doubts.foreign == every
-        doubts.changed(set(), every)
-        assert doubts.foreign == set()
+        assert owners.non_members == every
+        owners.changed(set(), every)
+        assert owners.non_members == set()
 
-    def test_who_went_before_the_look_is_forgotten(self, doubts):
-        doubts.changed(node_names(1), set())
-        assert len(doubts.next(1)) == 1
-        doubts.looked(frozenset(), frozenset())
-        doubts.changed(set(), node_names(1))
-        assert doubts.due(1) is None
+    def test_who_went_before_the_look_is_forgotten(self, owners):
+        owners.changed(node_names(1), set())
+        assert len(owners.next(1)) == 1
+        owners.looked(frozenset(), frozenset())
+        owners.changed(set(), node_names(1))
+        assert owners.due(1) is None
 
 
 class Registrar:
@@ -262,7 +262,7 @@ class TestLoop:
                 return messages
 
     @pytest.mark.parametrize('event', [
-        ('blind', {'path': '/g', 'reason': 'NoAuth'}),
+        ('unreadable', {'path': '/g', 'reason': 'NoAuth'}),
         ('state', {'state': 'suspended', 'ident': None, 'reason': ''})])
     def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
                                                           event):
