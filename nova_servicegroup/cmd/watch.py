@@ -122,6 +122,8 @@ class Watch(base.Command):
             parsed_args.lines or parsed_args.json)
         recent = collections.deque(maxlen=_RECENT)
         told = []
+        watched.look()
+        self.app.LOG.info('Watching %d services.', len(watched.services))
         while True:
             changes = watched.look()
             if is_live:

@@ -139,10 +139,9 @@ def test_a_mass_failure_is_doubted_and_explained(compute):
         lambda: compute.states() == {
             **dict.fromkeys(hosts[:4], 'unknown'),
             **dict.fromkeys(hosts[4:], 'up')}, 60, 'the doubt')
-    process.wait_until(
-        lambda: 'too much of its group' in compute.explain('h0')['reason'],
-        60, 'the loss')
-    why = compute.explain('h0')
+    why = process.wait_until(
+        lambda: (found := compute.explain('h0'))['reason'].startswith(
+            'too much') and found, 60, 'the loss')
     assert 'Of 6 computes' in why['rule']
     assert '4 are silent and 0 are back' in why['rule']
     assert why['answers'] == {
@@ -159,28 +158,37 @@ def test_a_mass_failure_is_doubted_and_explained(compute):
         'h0': 'down', 'h1': 'down', 'h2': 'unknown', 'h3': 'unknown',
         'h4': 'up', 'h5': 'up'}, 60, 'the two that left')
     assert compute.explain('h1')['reason'] == 'it was taken out of the group'
-    assert '4 are silent' in compute.explain('h2')['rule']
+    # A reader that has just begun first waits whether it comes back.
+    process.wait_until(
+        lambda: '4 are silent' in compute.explain('h2')['rule'], 60,
+        'four that count')
     compute.join('h0')
     assert compute.states()['h0'] == 'up'
 
 
-def test_watch_tells_of_a_kill_in_milliseconds(compute):
+def test_watch_tells_of_a_kill_at_once(compute):
     compute.join('a', 'b')
     watching = process.Process(
-        'watch', compute.words('watch', '--interval', '0.05', '--json'),
+        'watch', compute.words('-v', 'watch', '--interval', '0.05', '--json'),
         compute.directory, env=compute.env)
+
+    def lines():
+        return [line for line in watching.log().splitlines()
+                if line.startswith('{')]
+
     with watching:
-        time.sleep(5)
+        process.wait_until(
+            lambda: 'Watching 2 services.' in watching.log(), 60, 'the watch')
         compute.members['a'].kill()
         killed_at = datetime.datetime.now(datetime.timezone.utc)
-        process.wait_until(watching.log, 10, 'a line', interval=0.01)
-        change = json.loads(watching.log().splitlines()[0])
+        process.wait_until(lines, 30, 'a line', interval=0.01)
+        change = json.loads(lines()[0])
     assert (change['host'], change['old'], change['new']) == (
         'a', 'up', 'ended')
     seen_at = datetime.datetime.fromisoformat(
         change['at'].replace('Z', '+00:00'))
-    # One look more, and a busy machine.
-    assert (seen_at - killed_at).total_seconds() < 1
+    # Not when its session runs out.
+    assert (seen_at - killed_at).total_seconds() < RECV_TIMEOUT / 1000
     compute.run('watch', '--until', 'ended', '--timeout', '10', 'a')
     compute.run('watch', '--until', 'up', '--timeout', '1', 'a', code=124)
 
