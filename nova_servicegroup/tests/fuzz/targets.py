@@ -911,14 +911,12 @@ class Znodes:
         news = loop._News()
 
         def post(op, **fields):
-            nonlocal news
             if op in ('nodes', 'view'):
                 path = fields.pop('path')
                 getattr(news, op)(**fields)
                 if op == 'nodes':
                     return
-                fields = dict(news.fields(), path=path)
-                news = loop._News()
+                fields = dict(news.take(), path=path)
             decoder = protocol.Decoder(protocol.FROM_KEEPER)
             for message in decoder.feed(protocol.encode(op, **fields)):
                 session.take(message)

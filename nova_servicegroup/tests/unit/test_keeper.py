@@ -284,6 +284,24 @@ class TestLoop:
         assert view['absences'] == {'b': None, 'c': None}
         assert self.said(keeper) == []
 
+    def test_a_node_that_left_is_told_with_its_absence(self, keeper):
+        """Or a host would be neither there nor missing for a moment."""
+        def view(absences):
+            keeper[0]._from_registrar('view', {
+                'path': '/g', 'absences': absences, 'founded': None})
+
+        keeper[0]._from_registrar('nodes', {
+            'path': '/g', 'joined': {'a', 'b'}, 'left': set()})
+        view({})
+        keeper[0]._from_registrar('nodes', {
+            'path': '/g', 'joined': set(), 'left': {'b'}})
+        first, = self.said(keeper)
+        assert (first['joined'], first['left']) == (['a', 'b'], [])
+        assert self.said(keeper) == []
+        view({'b': ['missed', 5, False]})
+        second, = self.said(keeper)
+        assert second['left'] == ['b'] and 'b' in second['absences']
+
     def test_a_thousand_messages_wait_for_a_parent(self, keeper):
         for number in range(1500):
             keeper[0]._from_registrar('log', {'level': 20,
