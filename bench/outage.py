@@ -34,7 +34,7 @@ outage.part.json: run it again, as it was, after an interruption, and it goes
 on with the next outage. Needs root: members and servers run before the readers
 do, and have files open by the thousand.
 
-Writes outage.json and outage.md, also when the figures are bad, and ends with
+Writes outage.json and outage.rst, also when the figures are bad, and ends with
 an error then. For each outage:
 
 ``answers``, ``wrong``, ``wrong_hosts``
@@ -276,29 +276,32 @@ def broken_promises(outages):
 
 
 def table(about, outages):
-    """Return the figures as Markdown, one line for each kind of outage."""
+    """Return the figures for the documentation, a row for a kind of outage."""
     lines = [
-        '%s. {:,} members, %d readers, asked every %g s, '
-        'mass_failure_threshold %g.'.format(about['members']) % (
+        'Measured on %s: {:,} members, %d readers, each asked every %g s; '
+        '``mass_failure_threshold`` %g.'.format(about['members']) % (
             about['when'], about['readers'], INTERVAL,
-            about['mass_failure_threshold']), '',
-        'Machine: %s. %s.' % (about['machine'], about['zookeeper']), '',
-        '| ensemble | away s | times | answers | wrong "down" | members back '
-        'after s | sessions lost | kills known ms, median, max |',
-        '|---|---:|---:|---:|---:|---:|---:|---:|']
+            about['mass_failure_threshold']),
+        '%s. %s.' % (about['machine'], about['zookeeper']), '',
+        '.. csv-table::',
+        '   :header: "ensemble", "away", "times", "answers", "wrong down", '
+        '"all members back after", "sessions lost, at most", '
+        '"a kill is known, median", "at most"', '']
     kinds = dict.fromkeys((o['way'], o['away_s']) for o in outages)
     for way, away in kinds:
         some = [o for o in outages if (o['way'], o['away_s']) == (way, away)]
         known = [o['kill_known_ms'] for o in some if o['kill_known_ms']]
-        lines.append('| %s | %g | %d | %s | %s | %.1f | %d | %s |' % (
-            {STOP: 'stopped in order', KILL: 'killed',
-             WIPE: 'wiped'}[way], away, len(some),
+        cells = [
+            {STOP: 'stopped in order', KILL: 'killed', WIPE: 'wiped'}[way],
+            '%g s' % away, str(len(some)),
             '{:,}'.format(sum(o['answers'] for o in some)),
             '{:,}'.format(sum(o['wrong'] for o in some)),
-            max(o['back_s'] for o in some), max(o['expired'] for o in some),
-            '%.0f, %.0f' % (
+            '%.1f s' % max(o['back_s'] for o in some),
+            '{:,}'.format(max(o['expired'] for o in some)),
+            *('%.0f ms' % of for of in (
                 statistics.median(k['median'] for k in known),
-                max(k['max'] for k in known)) if known else ''))
+                max(k['max'] for k in known)))]
+        lines.append('   ' + ', '.join('"%s"' % cell for cell in cells))
     return '\n'.join([*lines, ''])
 
 
@@ -333,7 +336,7 @@ def main():
     outages = measure(arguments, about)
     (arguments.output / 'outage.json').write_text(json.dumps(
         {'about': about, 'outages': outages}, indent=1) + '\n')
-    (arguments.output / 'outage.md').write_text(table(about, outages))
+    (arguments.output / 'outage.rst').write_text(table(about, outages))
     print(table(about, outages))
     broken = broken_promises(outages)
     if broken:
