@@ -154,6 +154,8 @@ def _connected(ours, hosts):
     complaints = _Complaints(ours)
     kazoo_log = logging.getLogger('kazoo')
     kazoo_log.addHandler(complaints)
+    # Whatever the program shows otherwise.
+    kazoo_log.setLevel(logging.WARNING)
     kazoo_log.propagate = False
     try:
         client = ours.client(hosts, LIMIT)

@@ -228,7 +228,9 @@ def test_lines_come_as_it_happens_and_an_interrupt_ends_it(cells):
     cells.add_service('cell1', 'a')
     cells.add_service('cell1', 'b')
     watching = process.Process(
-        'watch', [nova.BIN / 'nova-servicegroup', '--config-file',
+        # A run in the background may have been told to ignore SIGINT.
+        'watch', ['env', '--default-signal=INT',
+                  nova.BIN / 'nova-servicegroup', '--config-file',
                   cells.config, 'watch', '--json', '--interval', '0.1'],
         cells.directory, env=nova.environment())
     watching.start()
