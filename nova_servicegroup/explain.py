@@ -226,7 +226,7 @@ def _silent(verdict, member, rules):
     elif silence.base <= 1:
         why = ('It is the only compute that could report, and others were '
                'heard of by the same way since.')
-    elif together < 2 or together < rules.threshold * silence.base:
+    elif not silence.is_massive(rules.threshold):
         why = ('%s That is less than two, or less than '
                'mass_failure_threshold (%g) of them: it is the host that is '
                'lost.' % (counted, rules.threshold))

@@ -124,10 +124,12 @@ class Silence(typing.NamedTuple):
     :param base: members that gave a sign of life shortly before it fell
         silent, or later; itself included
     :param silent: those of them that fell silent with it and are late now
-    :param returned: those that were silent with it, or shortly before it
-        fell silent, and are back
+    :param returned: those that were silent with it and are back
     :param first_return: when the first one came back, None if nobody did
     :param last_return: when the last one did
+    :param before: those that were silent, too, and were back shortly before
+        it fell silent
+    :param last_before: when the last one of these was back
     """
 
     base: int
@@ -135,6 +137,25 @@ class Silence(typing.NamedTuple):
     returned: int
     first_return: float | None
     last_return: float | None
+    before: int = 0
+    last_before: float | None = None
+
+    def is_massive(self, threshold):
+        """Return whether so many at once are more than some lost hosts."""
+        together = self.silent + self.returned
+        return together >= max(2, threshold * self.base)
+
+    def with_before(self):
+        """Return the Silence that counts those who were back before, too.
+
+        Theirs is the word on whether it had the time to come back only if
+        nobody came back later.
+        """
+        if not self.returned:
+            return self._replace(
+                returned=self.before, before=0,
+                first_return=self.last_before, last_return=self.last_before)
+        return self._replace(returned=self.returned + self.before, before=0)
 
 
 class Verdict(typing.NamedTuple):
@@ -189,7 +210,8 @@ class Group:
                 m.gap for m in self.members.values() if m.gap is not None
                 and (m.last == math.inf
                      or abs(now - m.last) < self.late_after)])
-        return Silence(base, silent, *self._gaps.over(oldest, youngest))
+        return Silence(base, silent, *self._gaps.over(last, youngest),
+                       *self._gaps.ended(oldest, last))
 
     def _count(self, start, end):
         """Return how many last signs are in start <= last <= end."""
@@ -209,13 +231,19 @@ class _Gaps:
         self._by_end = sorted(gaps, key=lambda gap: gap.end)
         self._ends = [gap.end for gap in self._by_end]
 
-    def over(self, oldest, youngest):
-        """Return (how many, first end, last end) of gaps over a time.
+    def ended(self, oldest, last):
+        """Return (how many, last end) of gaps that ended in between."""
+        first = bisect.bisect_right(self._ends, oldest)
+        after = bisect.bisect_right(self._ends, last)
+        return after - first, self._ends[after - 1] if after > first else None
 
-        Those that began until ``youngest`` and ended after ``oldest``.
+    def over(self, last, youngest):
+        """Return (how many, first end, last end) of gaps over a moment.
+
+        Those that began until ``youngest`` and ended after ``last``.
         """
         began = bisect.bisect_right(self._starts, youngest)
-        ended = bisect.bisect_right(self._ends, oldest)
+        ended = bisect.bisect_right(self._ends, last)
         # Whatever ended until then had begun, too.
         if began <= ended:
             return 0, None, None
@@ -251,6 +279,10 @@ def judge(member, group, now, rules):
         # The caller's record is old; the member was heard of since.
         return judge(latest, lambda: group, now, rules)
     silence = group.silence(member.last, now, rules)
+    if not silence.is_massive(rules.threshold):
+        # It may be one of the last of an outage. Only then do returns from
+        # before it fell silent say anything about its own.
+        silence = silence.with_before()
     doubt = _doubt(group, member, silence, now, rules)
     if doubt is None:
         return Verdict(State.DOWN, member.reason, member.seen_at, silence)
@@ -265,8 +297,7 @@ def _doubt(group, member, silence, now, rules):
         shown = group.path_seen is not None and (
             group.path_seen > member.last + group.late_after)
         return None if shown else Reason.ALONE
-    together = silence.silent + silence.returned
-    if together < 2 or together < rules.threshold * silence.base:
+    if not silence.is_massive(rules.threshold):
         return None
     if silence.returned and (
             now - silence.last_return >= rules.down_time

@@ -58,6 +58,7 @@ class Absences:
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
+        self._assumed = set()   # hosts whose gaps are not proven
         self._told = {}         # host -> what the parent knows
         self._changed = set()   # hosts of which it may have to know more
         # Hosts whose records are to be read, as the keys of a dict.
@@ -77,7 +78,7 @@ class Absences:
             self._present.setdefault(host, {})[token] = time
             missing = self._missing.pop(host, None)
             if missing is not None:
-                self._back(host, missing, now, time)
+                self._back(host, token, missing, now, time)
         gone = {}
         for name in left:
             host, _, token = name.partition('@')
@@ -105,21 +106,32 @@ class Absences:
             self._missing[host].sure = True
             self._changed.add(host)
 
-    def _back(self, host, missing, now, time):
+    def _back(self, host, token, missing, now, time):
         self._changed.add(host)
         self.returns.returned(host, now)
         self._unread.pop(host, None)
         self._unconfirmed.pop(host, None)
         self.unwritten.pop(host, None)
-        # Also where there was no record, since ZooKeeper may have lost all
-        # data, or no time to read it: others may come back, too.
-        if self._has_records and missing.state not in records.ENDS:
-            self._gaps[host] = missing.last, time
+        record = missing.record
+        if not self._has_records or missing.state in records.ENDS:
+            return
+        if record is not None and record.token == token:
+            # Its own word: it was restarted, or was silent.
+            if record.gap:
+                self._gaps[host] = record.gap
+            return
+        # Also where there was no record: ZooKeeper may have lost all data.
+        self._gaps[host] = missing.last, time
+        if not missing.read:
+            # Until its own word is read.
+            self._assumed.add(host)
+            self._unread[host] = True
 
     def _gone(self, host, seen, now, time):
         self._missing[host] = _Missing(time, seen)
         self._changed.add(host)
         self._gaps.pop(host, None)
+        self._assumed.discard(host)
         if self._has_records:
             self._unread[host] = True
         else:
@@ -166,6 +178,9 @@ class Absences:
         self._changed.add(host)
         missing = self._missing.get(host)
         if missing is None:
+            if host in self._assumed:
+                self._assumed.discard(host)
+                self._gaps.pop(host, None)
             if record is not None and record.gap and host in self._present:
                 self._gaps.setdefault(host, record.gap)
             return

@@ -292,7 +292,6 @@ class Keeper:
                 # The end will be read, too.
                 self._out = b''
                 self._messages.clear()
-                self._news.clear()
                 return
             self._out = self._out[sent:]
 

@@ -93,11 +93,27 @@ def test_who_died_unseen_in_between_is_proven_too(reader):
     assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
 
 
-def test_who_is_back_before_its_record_was_read_was_silent(reader):
+def test_who_is_back_before_its_record_was_read_may_have_been_silent(reader):
     """Ten thousand fall silent, and there was no time to read them all."""
     reader.list(5, 'h2 b')
     reader.list(6, 'h2 b', 'h1 c')
     assert reader.told('h1') == [absences.BACK, AHEAD + 5, AHEAD + 6]
+    assert reader.absences.unread(9) == ['h1']
+    # It knows best.
+    reader.read('h1', told_by('c', 'joined', AHEAD + 6, gap=(990, 1006)))
+    assert reader.told('h1') == [absences.BACK, 990, 1006]
+    assert reader.absences.unread(9) == []
+
+
+@pytest.mark.parametrize('before', [None, 'joined'])
+def test_who_was_restarted_before_its_record_was_read_was_not(reader, before):
+    """Its return would end the doubt about others that are cut off."""
+    reader.list(5, 'h2 b')
+    if before:
+        reader.read('h1', told_by('c', before, AHEAD + 5))
+    reader.list(5.1, 'h2 b', 'h1 c')
+    reader.read('h1', told_by('c', 'joined', AHEAD + 5))
+    assert reader.told('h1') is None
 
 
 def test_who_is_back_and_was_known_to_have_ended_was_not_silent(reader):
@@ -153,8 +169,7 @@ def test_who_joins_while_its_record_is_read_is_not_missed(reader):
     reader.read('h1', told_by('c', 'joined', AHEAD + 5))
     reader.list(5.1, 'h2 b', 'h1 c')
     assert not reader.absences.unwritten
-    # Of its end there is no word: it was silent.
-    assert reader.told('h1') == [absences.BACK, AHEAD + 5, AHEAD + 5.1]
+    assert reader.all_told() == {}
 
 
 def test_who_is_back_had_a_gap(reader):

@@ -302,6 +302,17 @@ class TestLoop:
         second, = self.said(keeper)
         assert second['left'] == ['b'] and 'b' in second['absences']
 
+    def test_what_comes_after_the_parent_hung_up_fails_nothing(self, keeper):
+        """Or the keeper would end without a word on how its parent did."""
+        keeper, ours = keeper
+        ours.close()
+        for _ in range(2):
+            keeper._from_registrar('nodes', {
+                'path': '/g', 'joined': {'a'}, 'left': set()})
+            keeper._from_registrar('view', {
+                'path': '/g', 'absences': {}, 'founded': None})
+            keeper._flush()
+
     def test_a_thousand_messages_wait_for_a_parent(self, keeper):
         for number in range(1500):
             keeper[0]._from_registrar('log', {'level': 20,

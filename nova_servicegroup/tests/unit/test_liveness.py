@@ -326,12 +326,31 @@ def test_who_falls_silent_when_others_are_back_is_of_the_same_outage():
         return fleet(
             (1, 70), *[(1, 0, {'gap': Gap(NOW - back - 99 + n, NOW - back)})
                        for n in range(60)], (39, 0))
-    assert judge(members(75)).silence == (100, 1, 60, NOW - 75, NOW - 75)
+    assert judge(members(75)).silence == (
+        100, 1, 60, NOW - 75, NOW - 75, 0, NOW - 75)
     assert state(members(75)) is State.DOWN
     assert state(members(50)) is State.UNKNOWN
     # When the others were back for so long, it is another story.
     assert judge([member('host0', 61), *members(125)[1:]]).silence == (
-        100, 1, 0, None, None)
+        100, 1, 0, None, None, 0, None)
+
+
+def test_who_was_back_before_it_ends_no_doubt_about_many():
+    """A host comes back from some trouble of its own; then a switch fails."""
+    def members(silent):
+        return fleet((silent, 100), (1, 0, {'gap': Gap(NOW - 200, NOW - 110)}),
+                     (99 - silent, 0))
+    for silent in (60, 49):
+        assert state(members(silent)) is (
+            State.UNKNOWN if silent == 60 else State.DOWN)
+    # Nor do the many of another room.
+    assert state(fleet(
+        (50, 100), (50, 0, {'gap': Gap(NOW - 200, NOW - 110)}))
+    ) is State.UNKNOWN
+    # Who comes back later does, as ever.
+    assert state(fleet(
+        (59, 100), (1, 0, {'gap': Gap(NOW - 100, NOW - 60)}), (40, 0))
+    ) is State.DOWN
 
 
 def test_gaps_are_counted_as_if_one_looked_at_each():

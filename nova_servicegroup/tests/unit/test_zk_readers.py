@@ -252,6 +252,41 @@ def test_half_is_back(ensemble, begin):
         assert reader.down() == dead
 
 
+def test_one_was_back_just_before_a_switch_failed(ensemble, begin):
+    """That says nothing of those behind the switch."""
+    reader = begin()
+    ensemble.expire(['host900'])
+    ensemble.run(1)
+    ensemble.join('host900', 5)
+    ensemble.run(20)
+    ensemble.expire(ensemble.hosts[:600])
+    for _ in range(20):
+        ensemble.run(10)
+        assert reader.down() == set()
+    new = begin()
+    ensemble.run(REJOIN)
+    assert new.down() == set()
+
+
+def test_a_restart_in_the_middle_of_it_ends_no_doubt(ensemble, begin):
+    reader = begin()
+    ensemble.expire(ensemble.hosts[:600])
+    ensemble.run(20)
+    # Within a second: its record is that of the new one by then.
+    ensemble.kill('host900')
+    ensemble.join('host900')
+    ensemble.run(1)
+    ensemble.kill('host901')
+    ensemble.run(1)
+    ensemble.join('host901')
+    for _ in range(20):
+        ensemble.run(10)
+        assert reader.down() == set()
+    new = begin()
+    ensemble.run(REJOIN)
+    assert new.down() == set()
+
+
 def test_most_are_back_before_anybody_wrote_that_they_were_missed(
         ensemble, begin):
     reader = begin(writes=False)
