@@ -129,7 +129,7 @@ def _from_zookeeper(deployment, record):
             'there is nothing that it could leave.' % group)
     last = driver.observe(record).last
     with tighten.connection(
-            security.Security(**sg_conf.zookeeper_security(conf)),
+            security.Security(**sg_conf.zk.security(conf)),
             evzookeeper.check_address(conf.zookeeper.address)) as client:
         try:
             before = records.parse(

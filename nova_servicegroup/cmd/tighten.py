@@ -72,7 +72,7 @@ def run(config_files=(), dry_run=False, force=False):
         hosts = evzookeeper.check_address(conf.zookeeper.address)
     except (cfg.Error, zk_exc.BadAddress) as e:
         raise TightenError(str(e)) from e
-    ours = security.Security(**sg_conf.zookeeper_security(conf))
+    ours = security.Security(**sg_conf.zk.security(conf))
     if not ours:
         raise TightenError(
             'There is no identity to tighten anything for: set [zookeeper] '

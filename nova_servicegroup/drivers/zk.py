@@ -115,7 +115,7 @@ class ZooKeeperDriver(base.Driver):
         except zk_exc.BadAddress as e:
             raise exception.ConfigurationError(
                 '[zookeeper] address: %s' % e) from e
-        conf.zookeeper_security(self.conf)
+        conf.zk.security(self.conf)
         # This driver's short cut to the views that it asked before, by
         # process: after a fork in C a view looks as fresh as it was. One
         # whose session is closed isn't.
@@ -313,7 +313,7 @@ class ZooKeeperDriver(base.Driver):
 
     def _make_session(self):
         options = self.conf.zookeeper
-        security = conf.zookeeper_security(self.conf)
+        security = conf.zk.security(self.conf)
         if security['auth'] is None:
             LOG.warning(OPEN)
         return evzookeeper.ZKSession(

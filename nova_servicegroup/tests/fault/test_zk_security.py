@@ -187,7 +187,7 @@ def session(config):
         config.config(group='zookeeper', **dict(world.options, **changes))
         made.append(evzookeeper.ZKSession(
             address or world.ensemble.address, recv_timeout=recv_timeout,
-            retry_interval=1, **sg_conf.zookeeper_security(config.conf)))
+            retry_interval=1, **sg_conf.zk.security(config.conf)))
         return made[-1]
 
     yield make

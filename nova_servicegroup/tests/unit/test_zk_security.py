@@ -34,7 +34,7 @@ def options(config):
     """Set options of [zookeeper]; return what a session would get."""
     def set_options(**values):
         config.config(group='zookeeper', address='h1', **values)
-        return sg_conf.zookeeper_security(config.conf)
+        return sg_conf.zk.security(config.conf)
     return set_options
 
 

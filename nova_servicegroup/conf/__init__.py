@@ -1,0 +1,101 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The options: ``common`` for every driver, ``mc`` and ``zk`` for their own.
+
+``service_down_time``, ``report_interval`` and ``servicegroup_driver`` are
+Nova's own and are only read here.
+"""
+
+from oslo_config import cfg
+
+from nova_servicegroup.conf import common
+from nova_servicegroup.conf import mc
+from nova_servicegroup.conf import zk
+from nova_servicegroup import exception
+from nova_servicegroup import liveness
+
+
+def list_opts():
+    """Return the options for oslo.config's generator.
+
+    :returns: list of (OptGroup, or None for [DEFAULT]; list of options)
+    """
+    return [(common.GROUP, common.OPTS + mc.OPTS),
+            (None, mc.DEFAULT_OPTS),
+            (zk.GROUP, zk.OPTS)]
+
+
+def register_opts(conf):
+    """Make the options known to ``conf``; a second call does nothing."""
+    for group, opts in list_opts():
+        if isinstance(group, cfg.OptGroup):
+            conf.register_group(group)
+        conf.register_opts(opts, group=group)
+
+
+class Settings:
+    """The values that are read on every question, read from CONF once.
+
+    Reading an option costs about a microsecond, and the scheduler asks a
+    thousand times per request (Nova commit 956b37dcf0). ``API`` refreshes
+    this when it is made, so that drivers made earlier see a changed value.
+    """
+
+    def __init__(self, conf):
+        self.conf = conf
+        self.refresh()
+
+    def refresh(self):
+        self.report_interval = self.conf.report_interval
+        self.service_down_time = self.conf.service_down_time
+        group = self.conf.servicegroup
+        self.outage_policy = group.outage_policy
+        self.rules = liveness.Rules(
+            down_time=self.service_down_time,
+            restart_grace=(self.service_down_time
+                           if group.restart_grace is None
+                           else group.restart_grace),
+            threshold=group.mass_failure_threshold,
+            window=group.mass_failure_window,
+            outage_grace=group.outage_grace)
+
+
+def settings(conf):
+    """Return the one Settings object of ``conf``, registering the options."""
+    try:
+        return _settings[id(conf)]
+    except KeyError:
+        register_opts(conf)
+        made = _settings.setdefault(id(conf), Settings(conf))
+        # SIGHUP makes Nova read its configuration anew.
+        conf.register_mutate_hook(lambda conf, fresh: made.refresh())
+        return made
+
+
+# ConfigOpts can't be hashed; a Settings keeps its own alive, and so its id.
+_settings = {}
+
+
+def check_intervals(conf):
+    """Refuse intervals that can't work; return those that can.
+
+    :returns: (report_interval, service_down_time) in seconds
+    :raises ConfigurationError: when one of them isn't positive
+    """
+    for name, example in (('report_interval', 10), ('service_down_time', 60)):
+        value = getattr(conf, name)
+        if value is None or value <= 0:
+            raise exception.ConfigurationError(
+                '[DEFAULT] %s is %s, but must be at least 1 second: set '
+                '%s = %s in nova.conf.' % (name, value, name, example))
+    return conf.report_interval, conf.service_down_time
