@@ -45,6 +45,12 @@ class _Common:
         options = self.app.options
         return deployment.Deployment(options.config_file, options.config_dir)
 
+    def tell_failures(self, deployment):
+        """Say on stderr which cells did not answer; return whether any."""
+        for text in deployment.failures:
+            self.app.stderr.write('error: %s\n' % text)
+        return bool(deployment.failures)
+
 
 def _says_what_to_do(error):
     known = [CommandError, dropin.DropInError, BrokenPipeError]

@@ -112,6 +112,18 @@ class Deployment:
         self.api = api.API(conf=conf)
         self.driver = self.api._driver
 
+    def require_database(self, why):
+        """Refuse to go on where Nova's database is not configured.
+
+        :param why: what it is needed for, the beginning of a sentence
+        :raises CommandError: with what to do
+        """
+        if not self.has_database:
+            raise base.CommandError(
+                '%s, and this host\'s configuration has no [api_database] '
+                'connection: run it on a controller, or name its nova.conf '
+                'with --config-file.' % why)
+
     def records(self, group=None):
         """Return [(record, name of its cell or None)], sorted.
 

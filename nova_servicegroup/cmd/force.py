@@ -58,11 +58,7 @@ class ForceDown(base.Command):
     def take_action(self, parsed_args):
         self._check(parsed_args)
         deployment = self.deployment()
-        if not deployment.has_database:
-            raise base.CommandError(
-                'Nova keeps this in its database, and this host\'s '
-                'configuration has no [api_database] connection: run it on a '
-                'controller, or name its nova.conf with --config-file.')
+        deployment.require_database('Nova keeps this in its database')
         chosen = self._choose(deployment, parsed_args)
         if not chosen:
             self.app.stdout.write('There is no compute to do that for.\n')
@@ -109,8 +105,7 @@ class ForceDown(base.Command):
                 and bool(record['forced_down']) is parsed_args.undo
                 and (not parsed_args.hosts
                      or record['host'] in parsed_args.hosts)]
-        for text in deployment.failures:
-            self.app.stderr.write('error: %s\n' % text)
+        self.tell_failures(deployment)
         missing = set(parsed_args.hosts) - {one.host for one in found}
         if missing:
             raise base.CommandError(

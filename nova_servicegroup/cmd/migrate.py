@@ -52,19 +52,14 @@ class Check(base.Lister):
     def take_action(self, parsed_args):
         from nova_servicegroup.cmd import progress
         deployment = self.deployment()
-        if not deployment.has_database:
-            raise base.CommandError(
-                'Only Nova\'s database tells who should be there, and this '
-                'host\'s configuration has no [api_database] connection: run '
-                'it on a controller, or name its nova.conf with '
-                '--config-file.')
+        deployment.require_database(
+            'Only Nova\'s database tells who should be there')
         driver = _driver_to_come(deployment, parsed_args.to)
         with progress.Progress('Asking both stores'):
             rows = [_compare(deployment.driver, driver, record, cell)
                     for record, cell in deployment.records()]
         self.exit_code = max([_WORST[row[-1]] for row in rows], default=0)
-        for text in deployment.failures:
-            self.app.stderr.write('error: %s\n' % text)
+        if self.tell_failures(deployment):
             self.exit_code = 2
         self.app.stderr.write(
             '%d of %d services are in the store of %s.\n' % (

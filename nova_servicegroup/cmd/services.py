@@ -33,9 +33,7 @@ class List(base.Lister):
 
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
-        parser.add_argument('--group', metavar='GROUP',
-                            help='only this group: compute, conductor or '
-                                 'scheduler')
+        add_group(parser)
         for option, what in (
                 ('--down', 'only those that are down'),
                 ('--ended', 'only those whose process ended a short time ago'),
@@ -54,9 +52,7 @@ class List(base.Lister):
         services = [
             service for service in deployment.services(parsed_args.group)
             if not wanted or service.state.value in wanted]
-        for text in deployment.failures:
-            self.app.stderr.write('error: %s\n' % text)
-            self.exit_code = 1
+        self.exit_code = int(self.tell_failures(deployment))
         columns = ['Binary', 'Host', 'State', 'Reason', 'Last Seen']
         if parsed_args.long:
             columns += ['Group', 'Cell', 'Status', 'Forced Down',
@@ -104,6 +100,13 @@ class Show(base.ShowOne):
             'driver': deployment.driver.name}
         shown.update(deployment.driver.details(record))
         return list(shown), list(shown.values())
+
+
+def add_group(parser):
+    """Let a parser take the one group that is meant."""
+    parser.add_argument('--group', metavar='GROUP',
+                        help='only this group: compute, conductor or '
+                             'scheduler')
 
 
 def add_service(parser):

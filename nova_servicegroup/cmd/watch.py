@@ -21,6 +21,7 @@ import time
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
+from nova_servicegroup.cmd import services
 
 #: the exit code of timeout(1)
 TIMED_OUT = 124
@@ -51,9 +52,7 @@ class Watch(base.Command):
         parser = super().get_parser(prog_name)
         parser.add_argument('hosts', metavar='HOST', nargs='*',
                             help='only the services on these hosts')
-        parser.add_argument('--group', metavar='GROUP',
-                            help='only this group: compute, conductor or '
-                                 'scheduler')
+        services.add_group(parser)
         parser.add_argument('--service', metavar='BINARY',
                             help='only this service; with --until by default '
                                  'nova-compute')
