@@ -81,11 +81,11 @@ test-pythons:
 		$(MAKE) --no-print-directory unit PYTHON=$$python NEEDED='(3, 9)' \
 			VENV=.venvs/$$(basename $$python) || exit 1; done
 
-# The tests that show the faults of doc/source/faults.rst, the long ones too.
+# The tests that show the faults of admin/faults.rst, the long ones too.
 fault-table: packages $(VENV)/installed
-	$(PYTEST) -m fault --fault-table doc/source/faults.rst $(ARGS) $(TESTS)
+	$(PYTEST) -m fault --fault-table doc/source/admin/faults.rst $(ARGS) $(TESTS)
 
-# The tables of doc/source/callers.rst, which the same tests compare.
+# The tables of doc/source/admin/callers.rst, which the same tests compare.
 callers-table: packages $(VENV)/installed
 	WRITE_CALLERS=1 $(PYTEST) $(ARGS) \
 		nova_servicegroup/tests/functional/test_callers.py

@@ -21,7 +21,8 @@ from nova_servicegroup.cmd import main
 
 project = 'nova-servicegroup'
 copyright = 'nova-servicegroup contributors'
-extensions = ['openstackdocstheme', 'sphinx.ext.autodoc', 'cliff.sphinxext']
+extensions = ['openstackdocstheme', 'sphinx.ext.autodoc', 'cliff.sphinxext',
+              'oslo_config.sphinxext']
 html_theme = 'openstackdocs'
 pygments_style = 'native'
 openstackdocs_repo_name = 'nova-servicegroup'
@@ -54,14 +55,15 @@ class Commands(sphinxext.AutoprogramCliffDirective):
 
 
 # The README is the first page. Its links are files there, and pages here.
-_ELSEWHERE = {'CONTRIBUTING.rst': ':doc:`%s <contributing>`',
-              'etc/nova/snippets': ':doc:`%s <configuration>`'}
+_ELSEWHERE = {
+    'CONTRIBUTING.rst': ':doc:`%s </contributor/contributing>`',
+    'etc/nova/snippets': ':doc:`%s </configuration/index>`'}
 
 
 def _link(match):
     text, target = match[1], match[2]
     if target.startswith('doc/source/'):
-        return ':doc:`%s <%s>`' % (
+        return ':doc:`%s </%s>`' % (
             text, target[len('doc/source/'):-len('.rst')])
     return _ELSEWHERE.get(
         target, ':download:`%%s <../../%s>`' % target) % text

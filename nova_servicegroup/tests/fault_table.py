@@ -17,9 +17,9 @@ A test of a fault says what it shows::
     @pytest.mark.fault('zk', 'a host loses its network', readers='down ...',
                        lasts='...', logged='...', ends='...')
 
-``pytest -m fault --fault-table doc/source/faults.rst`` runs these tests and
-writes one row for each mark. A test that failed is named as failed there, so
-the page never says more than was seen. What a test hands to the fixture
+``pytest -m fault --fault-table doc/source/admin/faults.rst`` runs these tests
+and writes one row for each mark. A test that failed is named as failed there,
+so the page never says more than was seen. What a test hands to the fixture
 ``record_property`` as ``measured`` stands in its row.
 """
 

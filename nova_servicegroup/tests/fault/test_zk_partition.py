@@ -13,7 +13,8 @@
 """What becomes of a service's packets to the ensemble, and what readers see.
 
 Members are in network namespaces, their readers are not. The settings of the
-servers are those that doc/source/zookeeper-limits.rst asks for. Needs root.
+servers are those that doc/source/admin/zookeeper-ensemble.rst asks for. Needs
+root.
 """
 
 import contextlib

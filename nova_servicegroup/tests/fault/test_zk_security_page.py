@@ -33,7 +33,7 @@ from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
 
 PAGE = (pathlib.Path(__file__).parents[3] /
-        'doc/source/zookeeper-security.rst').read_text()
+        'doc/source/admin/zookeeper-security.rst').read_text()
 BLOCKS = {name: textwrap.dedent(text) for name, text in re.findall(
     r'^\.\. code-block:: \w+\n   :name: ([\w-]+)\n\n((?:   .*\n|\n)+)', PAGE,
     re.MULTILINE)}

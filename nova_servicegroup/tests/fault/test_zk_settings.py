@@ -14,8 +14,8 @@
 
 A leader that pauses, and a follower that is cut off from its leader but not
 from its clients, on an ensemble of three: with the zoo.cfg of
-doc/source/zookeeper-limits.rst as it stands there, which lets no session
-expire, and with the one that ZooKeeper comes with. Needs root.
+doc/source/admin/zookeeper-ensemble.rst as it stands there, which lets no
+session expire, and with the one that ZooKeeper comes with. Needs root.
 """
 
 import contextlib

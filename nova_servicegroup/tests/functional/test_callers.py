@@ -33,7 +33,7 @@ from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
 from nova_servicegroup.tests.functional import callers
 
-DOC = pathlib.Path(__file__).parents[3] / 'doc/source'
+DOC = pathlib.Path(__file__).parents[3] / 'doc/source/admin'
 HEAD = ('Caller', 'What it is told', 'What is saved', 'After the outage')
 GRACE = 3
 DOWN_TIME = 6

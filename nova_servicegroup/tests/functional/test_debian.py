@@ -30,7 +30,7 @@ from nova_servicegroup.tests.fixtures import zookeeper
 
 pytestmark = pytest.mark.long
 
-PAGE = 'doc/source/installation.rst'
+PAGE = 'doc/source/install/debian.rst'
 SERVICES = ('nova-conductor', 'nova-compute')
 BASE = clone.ROOT / '.venvs/debian-12'
 #: what an update of Nova replaces, and restarts

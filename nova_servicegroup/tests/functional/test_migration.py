@@ -12,7 +12,7 @@
 
 """A fleet moves to another driver and back, and no reader notices.
 
-The steps are those of doc/source/migration.rst. Two readers, one on each
+The steps are those of doc/source/admin/migration.rst. Two readers, one on each
 driver, are asked ten times a second all the while.
 """
 

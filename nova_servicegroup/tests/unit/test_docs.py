@@ -130,6 +130,15 @@ def test_every_block_of_commands_is_run_by_a_test(text, name):
         ROOT / 'nova_servicegroup/tests' / where).read_text()
 
 
+def test_a_name_is_of_one_block():
+    """So who runs it runs it for all texts that print it."""
+    named = {}
+    for (text, name), (_, block) in BLOCKS.items():
+        if isinstance(name, str):
+            assert named.setdefault(name, block) == block, (text, name)
+    assert 'install-debian' in named
+
+
 def test_the_links_of_the_readme_lead_somewhere():
     readme = (ROOT / 'README.rst').read_text()
     links = re.findall(r'<((?!https?:)[^>]+)>`_', readme)

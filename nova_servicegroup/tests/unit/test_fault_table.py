@@ -19,7 +19,7 @@ import re
 from nova_servicegroup.tests import fault_table
 
 TESTS = pathlib.Path(__file__).parents[1]
-PAGE = TESTS.parents[1] / 'doc' / 'source' / 'faults.rst'
+PAGE = TESTS.parents[1] / 'doc' / 'source' / 'admin' / 'faults.rst'
 
 
 def marks():

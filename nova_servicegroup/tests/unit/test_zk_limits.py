@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The figures of doc/source/zookeeper-limits.rst that can be computed."""
+"""The figures of admin/zookeeper-limits.rst that can be computed."""
 
 import re
 
@@ -22,7 +22,7 @@ from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.tests.fixtures import zookeeper
 
-PAGE = zookeeper.PAGE.read_text()
+PAGE = zookeeper.PAGE.with_name('zookeeper-limits.rst').read_text()
 #: what Java clients refuse, unless their jute.maxbuffer says otherwise
 PACKET = 0xfffff
 #: of an answer to getChildren: its header, the number of names, a Stat
