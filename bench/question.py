@@ -220,7 +220,7 @@ def child(members, zookeeper, memcached, seconds):
     import nova.conf
     from nova.servicegroup import api as nova_api
 
-    from nova_servicegroup import register
+    from nova_servicegroup.integration import register
     from nova_servicegroup.tests.fixtures import sessions
     in_tree = nova_api.API
     logging.disable(logging.CRITICAL)

@@ -42,7 +42,7 @@ from oslo_utils import timeutils
 
 from nova_servicegroup import api
 from nova_servicegroup import drivers
-from nova_servicegroup import register
+from nova_servicegroup.integration import register
 
 TOPIC = 'compute'
 

@@ -54,7 +54,7 @@ conf([], project='nova', default_config_files=[])
 logging.disable(logging.CRITICAL)
 began = time.process_time()
 if driver != 'nova-db':
-    from nova_servicegroup import register
+    from nova_servicegroup.integration import register
     register.register()
     conf.set_override('servicegroup_driver', driver)
     conf.set_override('memcache_servers', ['127.0.0.1:11211'], 'cache')

@@ -21,9 +21,9 @@ from oslo_utils import importutils
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import drivers
 from nova_servicegroup import exception
+from nova_servicegroup.integration import scheduler
 from nova_servicegroup import liveness
 from nova_servicegroup import records
-from nova_servicegroup import scheduler
 
 LOG = logging.getLogger(__name__)
 

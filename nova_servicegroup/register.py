@@ -10,107 +10,12 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Puts the package into the Nova of this process.
+"""Puts the package into the Nova of this process: what the drop-in calls.
 
-Called at the end of ``nova/servicegroup/__init__.py`` by the drop-in, or by
-the configuration hook. In Nova 34 the names of drivers are a hard-coded
-mapping and the option takes two of them; both are plain objects that can be
-added to before they are read. Nothing imported here brings eventlet in.
+The block in a tree of Nova stays when this package is upgraded, so what it
+imports must stay here.
 """
 
-import collections.abc
-import sys
+from nova_servicegroup.integration.register import register
 
-from oslo_log import log as logging
-
-from nova_servicegroup import conf as sg_conf
-from nova_servicegroup import drivers
-from nova_servicegroup import exception
-
-LOG = logging.getLogger(__name__)
-
-_ZK_HELP = 'ZooKeeper ServiceGroup driver, from nova-servicegroup'
-
-
-def register():
-    """Make Nova use this package's API and drivers. Idempotent.
-
-    ``nova.servicegroup.API`` becomes ours, which has ``leave``, ``get_all``
-    and ``get_one`` too; ``servicegroup_driver`` takes ``zk``; the options of
-    the package are known; nova-manage has its ``service`` category back.
-
-    To be called before services make their API objects.
-
-    :raises NovaShapeError: this Nova isn't like those of 26 to 34; nothing
-        has been changed then
-    """
-    from nova import servicegroup
-    from nova.servicegroup import api as nova_api
-    from nova_servicegroup import api
-
-    if nova_api.API is not api.API:
-        mapping, choices = _expected_parts(nova_api)
-        mapping.update(drivers.DRIVERS)
-        choices.setdefault('zk', _ZK_HELP)
-        sg_conf.register_opts(nova_api.CONF)
-        nova_api.API = api.API
-    servicegroup.API = api.API
-    _bring_back_service_category()
-
-
-def _expected_parts(nova_api):
-    """Return Nova's mapping of drivers and the choices of its option."""
-    mapping = getattr(nova_api, '_driver_name_class_mapping', None)
-    if not isinstance(mapping, dict) or 'db' not in mapping:
-        raise _unknown('nova.servicegroup.api._driver_name_class_mapping, a '
-                       'dict with the driver db', mapping)
-    for name in ('join', 'service_is_up', 'get_updated_time'):
-        if not callable(getattr(nova_api.API, name, None)):
-            raise _unknown('nova.servicegroup.api.API.%s' % name, None)
-    from nova.conf import servicegroup as nova_conf
-    choices = None
-    for option in getattr(nova_conf, 'SERVICEGROUP_OPTS', ()):
-        if option.name == 'servicegroup_driver':
-            choices = getattr(option.type, 'choices', None)
-    if not isinstance(choices, collections.abc.MutableMapping):
-        raise _unknown('an option servicegroup_driver whose choices can be '
-                       'added to', choices)
-    return mapping, choices
-
-
-def _unknown(expected, found):
-    return exception.NovaShapeError(
-        'nova-servicegroup does not know this Nova: expected %s, found %r. '
-        'Nothing was changed, Nova uses its own drivers. Nova 26 to 34 are '
-        'known; look for a newer nova-servicegroup, or remove it with '
-        '"nova-servicegroup dropin remove".' % (expected, found))
-
-
-def _bring_back_service_category():
-    """Give nova-manage its ``service`` category, if this is nova-manage.
-
-    It takes its categories after its imports, in the middle of which this
-    runs. Importing nova.cmd from here would patch a process that must not be
-    patched (Nova 26 to 31 do that on import).
-    """
-    common = sys.modules.get('nova.cmd.common')
-    if common is None or hasattr(common.add_command_parsers, 'has_service'):
-        return
-    add_command_parsers = common.add_command_parsers
-    print_bash_completion = common.print_bash_completion
-
-    def with_service(categories):
-        if 'cell_v2' in categories and 'service' not in categories:
-            from nova_servicegroup.cmd import manage
-            categories['service'] = manage.ServiceCommands
-        return categories
-
-    def add_parsers(subparsers, categories):
-        return add_command_parsers(subparsers, with_service(categories))
-
-    def print_completion(categories):
-        return print_bash_completion(with_service(categories))
-
-    add_parsers.has_service = True
-    common.add_command_parsers = add_parsers
-    common.print_bash_completion = print_completion
+__all__ = ['register']

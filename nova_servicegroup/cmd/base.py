@@ -18,7 +18,7 @@ from cliff import command
 from cliff import lister
 from cliff import show
 
-from nova_servicegroup import dropin
+from nova_servicegroup.integration import dropin
 
 
 class CommandError(Exception):

@@ -237,7 +237,7 @@ def _read_as_nova(arguments):
                 'This host\'s configuration has an [api_database] connection, '
                 'but its Nova cannot be imported (%s): run this with the '
                 'Python that Nova runs with.' % e) from e
-        from nova_servicegroup import register
+        from nova_servicegroup.integration import register
         register.register()
         try:
             config.parse_args(['nova-servicegroup', *arguments])

@@ -18,7 +18,7 @@ Imports nothing of Nova.
 import pathlib
 
 from nova_servicegroup.cmd import base
-from nova_servicegroup import dropin
+from nova_servicegroup.integration import dropin
 
 _PATCH = 'nova-servicegroup-dropin.patch'
 

@@ -65,8 +65,8 @@ class Leave(base.Command):
 
 
 def _from_database(deployment, record):
+    from nova_servicegroup.integration import report_count
     from nova_servicegroup import liveness
-    from nova_servicegroup import report_count
     counter = report_count.Counter(record.report_count, None, 0, 0)
     record.report_count = counter.last(liveness.End.LEFT)
     # Nova stamps it with the current time if it isn't told otherwise.

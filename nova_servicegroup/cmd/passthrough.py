@@ -27,7 +27,7 @@ def run(arguments):
     from nova.cmd import manage
 
     from nova_servicegroup.cmd import manage as sg_manage
-    from nova_servicegroup import register
+    from nova_servicegroup.integration import register
     register.register()
     manage.CATEGORIES.setdefault('service', sg_manage.ServiceCommands)
     sys.argv = ['nova-manage', *arguments]

@@ -15,7 +15,7 @@
 import argparse
 
 from nova_servicegroup.cmd import base
-from nova_servicegroup import sizing
+from nova_servicegroup.cmd import sizing
 
 
 class Size(base.Lister):

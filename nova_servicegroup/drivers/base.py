@@ -34,10 +34,10 @@ from oslo_utils import timeutils
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import exception
 from nova_servicegroup import groups
-from nova_servicegroup import inventory
+from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
+from nova_servicegroup import per_process
 from nova_servicegroup import records
-from nova_servicegroup import shared
 
 LOG = logging.getLogger(__name__)
 
@@ -308,7 +308,7 @@ class Driver(abc.ABC):
 
     def shared(self, kind, make):
         """Return this process's object of a kind for this driver and conf."""
-        return shared.get((self.name, kind, id(self.conf)), make)
+        return per_process.get((self.name, kind, id(self.conf)), make)
 
     @property
     def _memberships(self):
@@ -367,7 +367,7 @@ def changed_at(record):
 
 
 def _list_services(group):
-    return inventory.list_services(group)
+    return service_records.list_services(group)
 
 
 class Membership:

@@ -41,11 +41,11 @@ from oslo_log import log as logging
 import oslo_messaging as messaging
 
 from nova_servicegroup.drivers import base
-from nova_servicegroup import inventory
+from nova_servicegroup.integration import report_count
+from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup import records
-from nova_servicegroup import report_count
 
 LOG = logging.getLogger(__name__)
 
@@ -148,8 +148,8 @@ class DbDriver(base.Driver):
     def now(self):
         return self.wall()
 
-    cell_of = staticmethod(inventory.cell_of)
-    list_heartbeats = staticmethod(inventory.heartbeats)
+    cell_of = staticmethod(service_records.cell_of)
+    list_heartbeats = staticmethod(service_records.heartbeats)
 
     def recorded_time(self, record):
         # As the record has it, like in-tree.

@@ -46,13 +46,13 @@ from oslo_log import log as logging
 
 from nova_servicegroup.drivers import base
 from nova_servicegroup import exception
-from nova_servicegroup import inventory
+from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import End
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 
 LOG = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ class MemcachedDriver(base.Driver):
     def now(self):
         return self._view.now()
 
-    list_members = staticmethod(inventory.members)
+    list_members = staticmethod(service_records.members)
 
     def recorded_time(self, record):
         """Return the later one of the last beat and the record's change.
@@ -305,7 +305,7 @@ class MemcachedDriver(base.Driver):
 
     @property
     def _view(self):
-        return shared.get(self._view_key, self._make_view)
+        return per_process.get(self._view_key, self._make_view)
 
     def _make_view(self):
         self._warn_if_in_process()

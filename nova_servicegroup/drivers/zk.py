@@ -52,11 +52,11 @@ import time
 
 from nova_servicegroup import conf
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import joined
 from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
 from nova_servicegroup.evzookeeper import membership as zk_membership
 from nova_servicegroup import exception
-from nova_servicegroup import joined
 from nova_servicegroup.keeper import names
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason

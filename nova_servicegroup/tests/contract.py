@@ -45,7 +45,7 @@ from nova_servicegroup import exception
 from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 
 INTERVAL = 1
 DOWN_TIME = 3
@@ -226,7 +226,7 @@ class DriverContract:
         made_before_the_fork = world.driver()
         assert world.driver().groups is made_before_the_fork.groups
         before = made_before_the_fork.groups
-        shared.forget()
+        per_process.forget()
         assert world.driver().groups is made_before_the_fork.groups
         assert world.driver().groups is not before
 

@@ -26,7 +26,7 @@ import time
 import pytest
 
 from nova_servicegroup.drivers import mc
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 from nova_servicegroup.tests.fixtures import crowd
 from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import process
@@ -310,7 +310,7 @@ def test_memcached_stopped_so_that_connections_hang(fleet, reader, store,
 
 def test_a_reader_that_starts_after_a_restart(fleet, conf_file, store):
     store.restart()
-    shared.forget()
+    per_process.forget()
     late = Reader(conf_file, [*COMPUTES, 'c9'])
     # It may come between two beats, but it calls nobody down for that.
     assert set(late.states().split()) <= {'up', 'unknown'}
@@ -336,7 +336,7 @@ def test_memcached_cannot_be_reached_by_half(report, conf_file, store):
         one.freeze()
     expected = ' '.join(['unknown'] * 4 + ['up'] * 4)
     reader.wait(expected, DOWN_TIME)
-    shared.forget()
+    per_process.forget()
     # A process that has just started says the same.
     assert Reader(conf_file, hosts).states() == expected
     reader.watch(DOWN_TIME, expected)
@@ -393,5 +393,5 @@ def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
         getattr([store, second][lost], how)()
         reader.watch(DOWN_TIME + 1, 'up up up')
         # A new process needs the other one only, too.
-        shared.forget()
+        per_process.forget()
         assert Reader(conf_file).states() == 'up up up'

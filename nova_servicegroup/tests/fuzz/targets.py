@@ -63,7 +63,7 @@ from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 
 NOW = datetime.datetime(2026, 2, 3, 10, 9, 8, 7)
 NOW_STAMP = wire.stamp_of(NOW)
@@ -500,7 +500,7 @@ class Records:
     def check(self, record):
         for driver in self._drivers:
             # Nobody else's, and nothing from an earlier input.
-            shared.forget()
+            per_process.forget()
             driver.rows = [record]
             asked = _api(driver)
             up = asked.service_is_up(record)

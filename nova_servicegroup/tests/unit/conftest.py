@@ -17,16 +17,16 @@ from oslo_config import fixture as config_fixture
 import pytest
 
 from nova_servicegroup import conf as sg_conf
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 from nova_servicegroup.tests import contract
 
 
 @pytest.fixture(autouse=True)
 def process():
     """Each test is a process of its own, as far as shared objects go."""
-    shared.forget()
+    per_process.forget()
     yield
-    shared.forget()
+    per_process.forget()
 
 
 @pytest.fixture

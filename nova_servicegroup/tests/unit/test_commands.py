@@ -18,9 +18,9 @@ import shutil
 
 import pytest
 
+from nova_servicegroup.integration import report_count
 from nova_servicegroup import liveness
 from nova_servicegroup.memcached import wire
-from nova_servicegroup import report_count
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import process

@@ -27,7 +27,7 @@ import pytest
 
 from nova_servicegroup.drivers import db
 from nova_servicegroup import groups
-from nova_servicegroup import inventory
+from nova_servicegroup.integration import service_records
 from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
@@ -400,7 +400,7 @@ class TestEvidence:
     def test_one_query_a_second_and_none_for_the_living(self, fleet):
         asked = []
         fleet.driver.list_heartbeats = lambda *args: (
-            asked.append(args) or inventory.heartbeats(*args))
+            asked.append(args) or service_records.heartbeats(*args))
         fleet.told(fresh=False)
         assert asked == []
         fleet.off = set(fleet.names)

@@ -25,9 +25,9 @@ import pytest
 import sqlalchemy
 
 import nova_servicegroup
+from nova_servicegroup.integration import report_count
 from nova_servicegroup import liveness
-from nova_servicegroup import report_count
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 from nova_servicegroup.tests.fixtures import database
 
 SIZE, INTERVAL, DOWN_TIME = 1000, 10, 60
@@ -100,11 +100,11 @@ class Reader:
         self.api = self.run(nova_servicegroup.API)
 
     def run(self, function, *args):
-        mine, shared._objects = shared._objects, self.objects
+        mine, per_process._objects = per_process._objects, self.objects
         try:
             return function(*args)
         finally:
-            shared._objects = mine
+            per_process._objects = mine
 
     def down(self, records):
         """Return the hosts that it calls down."""

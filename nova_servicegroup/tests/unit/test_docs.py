@@ -89,7 +89,7 @@ import sys
 import nova.conf
 import nova.servicegroup
 
-from nova_servicegroup import register
+from nova_servicegroup.integration import register
 
 register.register()
 nova.servicegroup.API()

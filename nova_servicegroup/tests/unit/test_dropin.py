@@ -22,7 +22,7 @@ import nova
 import pytest
 
 from nova_servicegroup.cmd import main
-from nova_servicegroup import dropin
+from nova_servicegroup.integration import dropin
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import tree as nova_tree
 
@@ -419,7 +419,7 @@ def test_a_nova_of_a_python_without_the_package_is_refused(tmp_path, capsys):
 def test_a_package_that_is_in_pythonpath_only_does_not_count(
         tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(
-        pathlib.Path(dropin.__file__).parents[1]))
+        pathlib.Path(dropin.__file__).parents[2]))
     test_a_nova_of_a_python_without_the_package_is_refused(tmp_path, capsys)
 
 

@@ -23,8 +23,8 @@ import pytest
 
 from nova_servicegroup.tests.fixtures import tree
 
-EARLY = ['', '.api', '.conf', '.exception', '.inventory', '.liveness',
-         '.shared', '.drivers', '.drivers.base']
+EARLY = ['', '.api', '.conf', '.exception', '.liveness', '.per_process',
+         '.integration.service_records', '.drivers', '.drivers.base']
 
 
 def imported_by(module):

@@ -38,7 +38,7 @@ from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 from nova_servicegroup.tests import contract
 from nova_servicegroup.tests.fixtures import database
 from nova_servicegroup.tests.fixtures import memcached
@@ -414,7 +414,7 @@ class TestTruth:
     def test_a_lost_server_is_left_alone_for_dead_retry(self, world,
                                                         requests):
         world.config.config(group='cache', memcache_dead_retry=2)
-        shared.forget()
+        per_process.forget()
         reader, records, _ = fleet(world, 1)
         reader.is_up(records[0])
         world.break_store()
@@ -609,7 +609,7 @@ class TestKeys:
         world.set_option('mc_key_prefix', 'east-')
         reader, records, _ = fleet(world, 1)
         assert reader.is_up(records[0])
-        shared.forget()
+        per_process.forget()
         world.set_option('mc_key_prefix', 'west-')
         assert world.driver().verdict(
             records[0]).reason is Reason.UNSEEN
@@ -786,7 +786,7 @@ class TestSeveralServers:
     def three(self, world, others):
         world.config.config(group='cache', memcache_servers=[
             world.server.address] + [other.address for other in others])
-        shared.forget()
+        per_process.forget()
         return [world.server, *others]
 
     @pytest.mark.parametrize('replicate', [True, False])
@@ -795,7 +795,7 @@ class TestSeveralServers:
         world.set_option('mc_replicate', replicate)
         world.config.config(group='cache', memcache_servers=[
             world.server.address, '[::1]:11211'])
-        shared.forget()
+        per_process.forget()
         reader, records, beating = fleet(world, 8)
         for _ in range(2 * contract.DOWN_TIME):
             for record in records:
@@ -823,7 +823,7 @@ class TestSeveralServers:
         for record in records:
             service = world.service(record.host)
             in_tree.join(record.host, contract.GROUP, service)
-        shared.forget()
+        per_process.forget()
         assert all(world.driver().is_up(record) for record in records)
 
     @pytest.mark.parametrize('lost', range(3))
@@ -853,7 +853,7 @@ class TestSeveralServers:
 
     def test_one_that_hangs_delays_by_its_timeout_once(self, world, three):
         world.config.config(group='cache', memcache_dead_retry=60)
-        shared.forget()
+        per_process.forget()
         reader, records, beating = fleet(world, 4)
         assert all(reader.is_up(record) for record in records)
         three[0].freeze()
@@ -900,12 +900,12 @@ class TestSeveralServers:
         for _ in range(3):
             world.settle()
             assert reader.is_up(records[0]) is False
-        shared.forget()
+        per_process.forget()
         assert world.driver().is_up(records[0]) is False
 
     def test_unreplicated_each_member_has_its_server(self, world, three):
         world.set_option('mc_replicate', False)
-        shared.forget()
+        per_process.forget()
         reader, records, beating = fleet(world, 12)
         assert sorted(
             key for server in three for key in server.keys()) == sorted(
@@ -918,7 +918,7 @@ class TestSeveralServers:
 
     def test_unreplicated_a_lost_servers_members_are_held(self, world, three):
         world.set_option('mc_replicate', False)
-        shared.forget()
+        per_process.forget()
         reader, records, beating = fleet(world, 12)
         homes = {record.host: reader._servers.of(
             wire.key(contract.GROUP, record.host))[0] for record in records}

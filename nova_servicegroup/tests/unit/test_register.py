@@ -40,7 +40,7 @@ def tree(tmp_path):
 @pytest.mark.parametrize('times', [1, 2])
 def test_nova_uses_the_package(tree, times):
     done = nova_tree.run(
-        tree, 'from nova_servicegroup import register\n' +
+        tree, 'from nova_servicegroup.integration import register\n' +
         'register.register()\n' * times + REGISTERED)
     assert done.stdout == 'good\n', done.stderr
 
@@ -85,7 +85,7 @@ assert before == (dict(vars(api)), dict(vars(servicegroup)))
 @nova_tree.needs_native_threads
 def test_native_threads_stay_native(tree):
     done = nova_tree.run(tree, '''
-from nova_servicegroup import register
+from nova_servicegroup.integration import register
 register.register()
 assert 'eventlet' not in sys.modules
 assert 'nova.cmd' not in sys.modules
@@ -108,7 +108,7 @@ os.environ['OS_NOVA_DISABLE_EVENTLET_PATCHING'] = 'true'
 from nova import monkey_patch
 monkey_patch.patch()
 import nova.cmd.common
-from nova_servicegroup import register
+from nova_servicegroup.integration import register
 for _ in range(2):
     register.register()
 from nova.cmd import manage

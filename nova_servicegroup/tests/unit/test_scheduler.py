@@ -18,8 +18,8 @@ from nova.scheduler.filters import compute_filter
 import pytest
 
 from nova_servicegroup import api as sg_api
+from nova_servicegroup.integration import scheduler
 from nova_servicegroup.liveness import Question
-from nova_servicegroup import scheduler
 from nova_servicegroup.tests.unit import test_api
 
 UP, DOWN, DOUBTED = True, False, None

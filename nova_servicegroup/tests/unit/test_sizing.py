@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""nova_servicegroup.sizing: the arithmetic, and where its figures are from."""
+"""cmd.sizing: the arithmetic, and where its figures are from."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ import pathlib
 import pytest
 
 from nova_servicegroup.cmd import main
-from nova_servicegroup import sizing
+from nova_servicegroup.cmd import sizing
 
 RESULTS = pathlib.Path(__file__).resolve().parents[3] / 'bench' / 'results'
 #: counts are the same everywhere; times and memory are of a machine

@@ -22,10 +22,10 @@ import random
 import hypothesis
 from hypothesis import strategies
 
+from nova_servicegroup.integration import report_count
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import End
 from nova_servicegroup.liveness import Question
-from nova_servicegroup import report_count
 
 INTERVAL, DOWN_TIME, GRACE = 10, 60, 600
 LATE = DOWN_TIME * 2 / 3

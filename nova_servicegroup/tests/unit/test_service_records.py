@@ -21,7 +21,7 @@ from nova.objects import cell_mapping
 import pytest
 
 from nova_servicegroup import exception
-from nova_servicegroup import inventory
+from nova_servicegroup.integration import service_records
 from nova_servicegroup.tests.fixtures import database
 
 
@@ -37,7 +37,7 @@ def cell(config, tmp_path):
 
 
 def hosts(group=None):
-    return sorted(s.host for s in inventory.list_services(group))
+    return sorted(s.host for s in service_records.list_services(group))
 
 
 def test_the_services_of_a_group_disabled_ones_too(cell):
@@ -81,7 +81,7 @@ def test_a_cell_that_does_not_answer_is_not_left_out(cells, silence):
     cells['2'] = silence
     with pytest.raises(exception.ServiceGroupUnavailable,
                        match='the cell .*2 does not list'):
-        inventory.list_services('compute')
+        service_records.list_services('compute')
 
 
 ALL_MEMBERS = [('compute', 'c1', False), ('compute', 'c2', True),
@@ -90,18 +90,18 @@ ALL_MEMBERS = [('compute', 'c1', False), ('compute', 'c2', True),
 
 def test_members_are_listed_with_those_that_were_deleted(cell):
     cell.get('c2', 'compute').destroy()
-    assert sorted(inventory.members()) == ALL_MEMBERS
+    assert sorted(service_records.members()) == ALL_MEMBERS
     assert hosts('compute') == ['c1']
 
 
 def test_members_are_listed_of_every_cell(cells, cell):
     cell.get('c2', 'compute').destroy()
     cells['2'] = [('compute', 'c9', False)]
-    assert sorted(inventory.members()) == sorted(
+    assert sorted(service_records.members()) == sorted(
         [*ALL_MEMBERS, ('compute', 'c9', False)])
     cells['2'] = nova_context.did_not_respond_sentinel
     with pytest.raises(exception.ServiceGroupUnavailable):
-        inventory.members()
+        service_records.members()
 
 
 def test_the_cell_of_a_plain_dict_is_that_of_its_host(config, monkeypatch):
@@ -116,18 +116,18 @@ def test_the_cell_of_a_plain_dict_is_that_of_its_host(config, monkeypatch):
             cell_mapping=types.SimpleNamespace(uuid='cell of ' + host))
 
     monkeypatch.setattr(objects.HostMapping, 'get_by_host', get_by_host)
-    monkeypatch.setattr(inventory, '_mappings', {})
-    assert inventory.cell_of({'host': 'a'}) is None
+    monkeypatch.setattr(service_records, '_mappings', {})
+    assert service_records.cell_of({'host': 'a'}) is None
     config.config(group='api_database', connection='sqlite://')
     for _ in range(2):
-        assert inventory.cell_of({'host': 'a'}) == 'cell of a'
-        assert inventory.cell_of({'host': 'new'}) is None
+        assert service_records.cell_of({'host': 'a'}) == 'cell of a'
+        assert service_records.cell_of({'host': 'new'}) is None
     assert asked == ['a', 'new', 'new']
 
 
 def test_an_api_database_that_is_away_is_no_cell(config, monkeypatch):
-    monkeypatch.setattr(inventory, '_mappings', {})
+    monkeypatch.setattr(service_records, '_mappings', {})
     config.config(group='api_database', connection='sqlite:////nowhere/x')
     with pytest.raises(exception.ServiceGroupUnavailable,
                        match='the API database does not answer'):
-        inventory.cell_of({'host': 'a'})
+        service_records.cell_of({'host': 'a'})

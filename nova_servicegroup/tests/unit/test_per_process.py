@@ -17,14 +17,14 @@ import os
 import signal
 import threading
 
-from nova_servicegroup import shared
+from nova_servicegroup import per_process
 
 
 def test_one_per_key():
     made = []
-    first = shared.get('a', lambda: made.append(1) or object())
-    assert shared.get('a', lambda: made.append(1) or object()) is first
-    assert shared.get('b', object) is not first
+    first = per_process.get('a', lambda: made.append(1) or object())
+    assert per_process.get('a', lambda: made.append(1) or object()) is first
+    assert per_process.get('b', object) is not first
     assert made == [1]
 
 
@@ -34,7 +34,7 @@ def test_one_for_many_threads():
 
     def ask():
         ready.wait(30)
-        got.append(shared.get('a', object))
+        got.append(per_process.get('a', object))
 
     threads = [threading.Thread(target=ask) for _ in range(20)]
     for thread in threads:
@@ -45,21 +45,22 @@ def test_one_for_many_threads():
 
 
 def test_a_maker_may_ask_for_another():
-    assert shared.get('a', lambda: shared.get('b', lambda: 'inner')) == 'inner'
+    assert per_process.get(
+        'a', lambda: per_process.get('b', lambda: 'inner')) == 'inner'
 
 
 def test_a_forked_child_starts_with_nothing():
-    parents = shared.get('a', object)
+    parents = per_process.get('a', object)
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if shared.get('a', object) is not parents else 1)
+        os._exit(0 if per_process.get('a', object) is not parents else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    assert shared.get('a', object) is parents
+    assert per_process.get('a', object) is parents
 
 
 def test_so_does_one_that_was_forked_in_c():
     # As uWSGI forks its workers: no hook of Python's is called.
-    parents = shared.get('a', object)
+    parents = per_process.get('a', object)
     held, go_on = threading.Event(), threading.Event()
 
     def hold():
@@ -68,16 +69,16 @@ def test_so_does_one_that_was_forked_in_c():
         return 'b'
 
     # A lock that is held by a thread which the child hasn't.
-    thread = threading.Thread(target=shared.get, args=('b', hold))
+    thread = threading.Thread(target=per_process.get, args=('b', hold))
     thread.start()
     assert held.wait(30)
     pid = ctypes.PyDLL(None).fork()
     if pid == 0:
         signal.alarm(10)
-        os._exit(0 if shared.get('a', object) is not parents
-                 and shared.get('b', lambda: 'own') == 'own' else 1)
+        os._exit(0 if per_process.get('a', object) is not parents
+                 and per_process.get('b', lambda: 'own') == 'own' else 1)
     status = os.waitpid(pid, 0)[1]
     go_on.set()
     thread.join(30)
     assert status == 0
-    assert shared.get('a', object) is parents
+    assert per_process.get('a', object) is parents
