@@ -87,9 +87,9 @@ def records_of(hosts):
     from nova.scheduler import host_manager
     from oslo_utils import timeutils
 
-    from nova_servicegroup.drivers import base
+    from nova_servicegroup import records
     objects.register_all()
-    now = timeutils.utcnow().replace(tzinfo=base.UTC)
+    now = timeutils.utcnow().replace(tzinfo=records.UTC)
     services = [objects.Service(
         host=host, topic='compute', binary='nova-compute', report_count=7,
         forced_down=False, disabled=False, last_seen_up=now, created_at=now,

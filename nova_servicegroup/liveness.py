@@ -29,6 +29,9 @@ import itertools
 import math
 import typing
 
+#: the group whose members are evacuated, so that its silence is doubted
+GUARDED = 'compute'
+
 
 class State(enum.Enum):
     """What is known of a service.

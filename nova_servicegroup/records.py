@@ -10,9 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Reads service records quickly: Nova's objects and the scheduler's dicts."""
+"""Reads service records: Nova's objects and the scheduler's dicts."""
 
+import datetime
 import operator
+
+from oslo_utils import timeutils
+
+UTC = datetime.timezone.utc
 
 
 class Reader(dict):
@@ -39,3 +44,42 @@ class Reader(dict):
             read = operator.itemgetter(*self._names)
         self[kind] = read
         return read
+
+
+#: reads (topic, host) of a record
+KEY = Reader('topic', 'host')
+
+
+def as_aware(moment):
+    """Return a time of a service record as an aware datetime in UTC.
+
+    Records hold aware times, rows naive ones in UTC, what came over RPC may
+    be a string, and None is none.
+
+    :raises ValueError: it is no time
+    """
+    if isinstance(moment, str):
+        moment = timeutils.parse_isotime(moment)
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime.datetime):
+        raise ValueError('%.100r is no time' % (moment,))
+    if moment.tzinfo is UTC:
+        return moment
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as e:
+        raise ValueError('%s is no time in UTC' % moment) from e
+
+
+def changed_at(record):
+    """Return when a service record was changed last, aware, in UTC.
+
+    None when it doesn't say so, or nothing that can be read.
+    """
+    try:
+        return as_aware(record['updated_at'])
+    except ValueError:
+        return None

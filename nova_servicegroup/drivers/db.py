@@ -41,6 +41,7 @@ from oslo_log import log as logging
 import oslo_messaging as messaging
 
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import common
 from nova_servicegroup.integration import report_count
 from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
@@ -52,7 +53,7 @@ LOG = logging.getLogger(__name__)
 _HEARTBEAT = records.Reader('last_seen_up', 'report_count')
 
 
-class DbDriver(base.Driver):
+class DbDriver(common.Driver):
     """See the module's text."""
 
     name = 'db'
@@ -61,21 +62,21 @@ class DbDriver(base.Driver):
                           base.Promise.SEES_STOP,
                           base.Promise.LOCAL_READS])
 
-    def publish(self, membership):
-        record = membership.service.service_ref
+    def publish(self, heartbeat):
+        record = heartbeat.service.service_ref
         now = self.monotonic()
-        counter = self._counters.get(membership)
+        counter = self._counters.get(heartbeat)
         if counter is None:
-            counter = self._counters[membership] = report_count.Counter(
+            counter = self._counters[heartbeat] = report_count.Counter(
                 record.report_count, self._silent_for(record),
                 self._late_after, now)
-        self._save(record, counter.heartbeat(now), membership.interval * 0.9)
+        self._save(record, counter.heartbeat(now), heartbeat.interval * 0.9)
         counter.stored(now)
 
-    def withdraw(self, membership, end, timeout):
-        counter = self._counters.pop(membership, None)
+    def withdraw(self, heartbeat, end, timeout):
+        counter = self._counters.pop(heartbeat, None)
         if counter is not None:
-            self._save(membership.service.service_ref, counter.last(end),
+            self._save(heartbeat.service.service_ref, counter.last(end),
                        timeout)
 
     @staticmethod
@@ -96,14 +97,14 @@ class DbDriver(base.Driver):
         return self.settings.service_down_time * 2 / 3
 
     def _silent_for(self, record):
-        last = base.as_aware(record.last_seen_up)
+        last = records.as_aware(record.last_seen_up)
         return None if last is None else self.now() - last.timestamp()
 
     def surely_up(self, record):
         try:
             last, count = _HEARTBEAT[type(record)](record)
             if last.tzinfo is None:
-                last = last.replace(tzinfo=base.UTC)
+                last = last.replace(tzinfo=records.UTC)
             age = self.now() - last.timestamp()
             return (abs(age) <= self.settings.service_down_time
                     and not report_count.is_last(count)
@@ -121,7 +122,7 @@ class DbDriver(base.Driver):
 
     def _member(self, host, last_seen_up, created_at, count, now):
         try:
-            seen_at = base.as_aware(last_seen_up or created_at)
+            seen_at = records.as_aware(last_seen_up or created_at)
         except ValueError:
             return liveness.Member(host, None, doubt=Reason.UNREADABLE)
         if seen_at is None:
@@ -165,8 +166,8 @@ class DbDriver(base.Driver):
     def details(self, record):
         return {'report_count': _count_of(record)}
 
-    def explain(self, error, membership):
-        record = membership.service.service_ref
+    def classify_error(self, error, heartbeat):
+        record = heartbeat.service.service_ref
         kind = _kind_of(error)
         if kind == 'ServiceNotFound':
             return base.Failure(
@@ -174,14 +175,14 @@ class DbDriver(base.Driver):
                 'The services table record for the %s service on host %s is '
                 'gone. It was deleted while the service runs: stop the '
                 'service if that was meant, restart it to make a new record.'
-                % (record.binary, record.host), lasting=True)
+                % (record.binary, record.host), persistent=True)
         if isinstance(error, db_exc.DBError) or kind.startswith('DB'):
             return base.Failure(
                 logging.ERROR,
                 'Unexpected error while reporting service status: the '
                 'database refused the heartbeat of the %s service on host '
                 '%s; trying again every %s s. (%s: %s)'
-                % (record.binary, record.host, membership.interval, kind,
+                % (record.binary, record.host, heartbeat.interval, kind,
                    error))
         if _is_of_the_bus(error):
             return base.Failure(
@@ -189,9 +190,9 @@ class DbDriver(base.Driver):
                 'Lost connection to nova-conductor for reporting service '
                 'status. The %s service on host %s tries again every %s s; '
                 'look at the message bus and at nova-conductor. (%s: %s)'
-                % (record.binary, record.host, membership.interval, kind,
+                % (record.binary, record.host, heartbeat.interval, kind,
                    error))
-        return super().explain(error, membership)
+        return super().classify_error(error, heartbeat)
 
 
 def _count_of(record):

@@ -45,6 +45,7 @@ import uuid
 from oslo_log import log as logging
 
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import common
 from nova_servicegroup import exception
 from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
@@ -53,6 +54,7 @@ from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
 from nova_servicegroup import per_process
+from nova_servicegroup import records
 
 LOG = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class NotStored(Exception):
     """No memcached server took the heartbeat."""
 
 
-class MemcachedDriver(base.Driver):
+class MemcachedDriver(common.Driver):
     """See the module's text."""
 
     name = 'mc'
@@ -92,19 +94,19 @@ class MemcachedDriver(base.Driver):
 
     # Writing
 
-    def publish(self, membership):
+    def publish(self, heartbeat):
         """Store a beat, on one server at least, and have that confirmed.
 
         :raises NotStored: no server has it
         """
         moment = self.utcnow()
         failed = self._on_each_server(
-            membership, membership.interval * 0.9,
+            heartbeat, heartbeat.interval * 0.9,
             lambda server, key, timeout: self._beat(
                 server, key, timeout, moment))
         self._note_failed(failed)
 
-    def withdraw(self, membership, end, timeout):
+    def withdraw(self, heartbeat, end, timeout):
         """Take this process's part of the heartbeat back.
 
         Other workers of the service on this host keep theirs. The last one
@@ -112,10 +114,10 @@ class MemcachedDriver(base.Driver):
         memcached.
         """
         self._on_each_server(
-            membership, timeout,
+            heartbeat, timeout,
             lambda server, key, limit: self._leave(server, key, limit, end))
 
-    def _on_each_server(self, membership, limit, action):
+    def _on_each_server(self, heartbeat, limit, action):
         """Do something for a member on each of its servers.
 
         :param limit: seconds for all of them together
@@ -123,7 +125,7 @@ class MemcachedDriver(base.Driver):
         :raises NotStored: all of them did
         """
         self._warn_if_in_process()
-        key = wire.key(membership.group, membership.member,
+        key = wire.key(heartbeat.group, heartbeat.member,
                        self._servers.prefix)
         homes = [self._servers[index] for index in self._servers.of(key)]
         timeout = min(self._servers.timeout, limit / len(homes) / 2)
@@ -239,14 +241,14 @@ class MemcachedDriver(base.Driver):
                     'Set [cache] memcache_servers for anything but a trial.')
         return True
 
-    def explain(self, error, membership):
+    def classify_error(self, error, heartbeat):
         if not isinstance(error, NotStored):
-            return super().explain(error, membership)
+            return super().classify_error(error, heartbeat)
         return base.Failure(
             logging.WARNING,
             'Lost connection to memcache server for reporting service '
             'status. The %s service on host %s tries again every %s s. (%s)'
-            % (membership.group, membership.member, membership.interval,
+            % (heartbeat.group, heartbeat.member, heartbeat.interval,
                error))
 
     # Reading
@@ -254,7 +256,7 @@ class MemcachedDriver(base.Driver):
     def surely_up(self, record):
         try:
             known = self._view
-            state = known.members[base.KEY[type(record)](record)]
+            state = known.members[records.KEY[type(record)](record)]
         except (KeyError, AttributeError, TypeError):
             return False
         now = self.monotonic()
@@ -265,7 +267,7 @@ class MemcachedDriver(base.Driver):
         known, state = self._view, self._state(record)
         member = known.observe(state)
         if (member.last is None and not known.listed
-                and state.topic == base.GUARDED):
+                and state.topic == liveness.GUARDED):
             # Who else reports decides about it.
             known.renew(self.list_members)
             member = known.observe(state)
@@ -284,7 +286,7 @@ class MemcachedDriver(base.Driver):
 
         Aware, in UTC; None when there is neither.
         """
-        recorded = base.changed_at(record)
+        recorded = records.changed_at(record)
         try:
             seen = self._state(record).moment
         except exception.InvalidMember:
@@ -310,7 +312,7 @@ class MemcachedDriver(base.Driver):
     def _make_view(self):
         self._warn_if_in_process()
         return view.View(self._servers, self.settings, self.monotonic,
-                         self.utcnow, base.GUARDED, self.groups.doubted)
+                         self.utcnow, liveness.GUARDED, self.groups.doubted)
 
     def _state(self, member):
         known, key = self._view, self.key(member)

@@ -52,6 +52,7 @@ import time
 
 from nova_servicegroup import conf
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import common
 from nova_servicegroup.drivers import joined
 from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
@@ -60,6 +61,7 @@ from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
+from nova_servicegroup import records
 
 LOG = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ def _moment(seconds):
         return None
 
 
-class ZooKeeperDriver(base.Driver):
+class ZooKeeperDriver(common.Driver):
     """See the module's text."""
 
     name = 'zk'
@@ -123,7 +125,7 @@ class ZooKeeperDriver(base.Driver):
 
     def surely_up(self, record):
         try:
-            group, host = base.KEY[type(record)](record)
+            group, host = records.KEY[type(record)](record)
             view, doubted = self._views[os.getpid(), group]
             return view.fresh and host in view.members and not doubted
         except (KeyError, AttributeError, TypeError):
@@ -163,7 +165,7 @@ class ZooKeeperDriver(base.Driver):
             self.now() - view.founded < self.settings.rules.outage_grace)
         empty = not (view.members or view.absences)
         doubted = young or empty or (
-            group == base.GUARDED and not self._most_joined(view, group))
+            group == liveness.GUARDED and not self._most_joined(view, group))
         return liveness.Member(
             host, None, reason=Reason.NEVER,
             doubt=Reason.UNSEEN if doubted else None)
@@ -185,7 +187,7 @@ class ZooKeeperDriver(base.Driver):
     def _missing(self, group, host, absence):
         """Return the Member of a host that has no node."""
         end = _ENDS.get(absence.state)
-        if group != base.GUARDED and absence.sure:
+        if group != liveness.GUARDED and absence.sure:
             # Its restarts are hidden as those of computes are.
             end = liveness.End.GONE
         doubt = None
@@ -217,46 +219,46 @@ class ZooKeeperDriver(base.Driver):
         try:
             group, host = self.key(record)
         except exception.InvalidMember:
-            return base.changed_at(record)
+            return records.changed_at(record)
         view = self._view(group)
         if host in view.members and self._stands(view):
-            return base.as_aware(self.utcnow())
+            return records.as_aware(self.utcnow())
         absence = view.absences.get(host)
         times = (absence and _moment(absence.last),
-                 base.changed_at(record))
+                 records.changed_at(record))
         return max((t for t in times if t is not None), default=None)
 
-    def publish(self, membership):
+    def publish(self, heartbeat):
         znodes = self.shared('znodes', dict)
-        key = membership.member, membership.group
+        key = heartbeat.member, heartbeat.group
         znode = znodes.get(key)
         if znode is not None:
             znode.refresh(quiet=False,
-                          timeout=min(PULSE_TIMEOUT, membership.interval / 2))
+                          timeout=min(PULSE_TIMEOUT, heartbeat.interval / 2))
             return
         # It goes on joining by itself when it doesn't succeed now.
         znodes[key] = znode = zk_membership.Membership(
-            self._session, self._path(membership.group), membership.member,
-            data=self._about(membership), async_mode=True,
+            self._session, self._path(heartbeat.group), heartbeat.member,
+            data=self._about(heartbeat), async_mode=True,
             pulse_timeout=self.settings.service_down_time,
-            records=self._records(membership.group))
-        znode.rejoin(timeout=min(JOIN_TIMEOUT, membership.interval / 2))
+            records=self._records(heartbeat.group))
+        znode.rejoin(timeout=min(JOIN_TIMEOUT, heartbeat.interval / 2))
 
-    def withdraw(self, membership, end, timeout):
+    def withdraw(self, heartbeat, end, timeout):
         znode = self.shared('znodes', dict).pop(
-            (membership.member, membership.group), None)
+            (heartbeat.member, heartbeat.group), None)
         if znode is not None:
             znode.leave(timeout, how=end.name.lower())
 
-    def explain(self, error, membership):
+    def classify_error(self, error, heartbeat):
         if isinstance(error, zk_exc.ZooKeeperException):
             return base.Failure(
                 logging.WARNING,
                 'Lost connection to ZooKeeper for reporting service status. '
                 'The %s service on host %s is seen as it was for a while, and '
                 'comes back by itself; look at the ensemble. (%s)'
-                % (membership.service.binary, membership.member, error))
-        return super().explain(error, membership)
+                % (heartbeat.service.binary, heartbeat.member, error))
+        return super().classify_error(error, heartbeat)
 
     def member_details(self, member):
         """Return what ZooKeeper holds of a member; see MembershipMonitor."""
@@ -345,18 +347,18 @@ class ZooKeeperDriver(base.Driver):
 
     def _records(self, group):
         """Return the directory of a group's records, None without."""
-        if group != base.GUARDED:
+        if group != liveness.GUARDED:
             # Of the others a host may have many processes.
             return None
         return '%s/%s/%s' % (self.conf.zookeeper.sg_prefix, RECORDS,
                              names.quote(group))
 
-    def _about(self, membership):
-        return {'host': membership.member,
-                'binary': membership.service.binary,
+    def _about(self, heartbeat):
+        return {'host': heartbeat.member,
+                'binary': heartbeat.service.binary,
                 'pid': os.getpid(),
                 'boot_id': _boot_id(),
-                'joined_at': base.as_aware(self.utcnow()).isoformat(),
+                'joined_at': records.as_aware(self.utcnow()).isoformat(),
                 'version': _version()}
 
 

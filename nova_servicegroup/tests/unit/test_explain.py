@@ -22,6 +22,7 @@ import pytest
 from nova_servicegroup.cmd import explain as cmd_explain
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import common
 from nova_servicegroup.drivers import db
 from nova_servicegroup import exception
 from nova_servicegroup import explain
@@ -37,7 +38,7 @@ DOWN_TIME = 60
 GRACE = 30
 
 
-class Evidence(base.Driver):
+class Evidence(common.Driver):
     """A driver whose evidence the test has laid out."""
 
     name = 'evidence'

@@ -20,10 +20,12 @@ import time
 import pytest
 
 from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import common
+from nova_servicegroup.drivers import heartbeat
 from nova_servicegroup.tests import contract
 
 
-class StubDriver(base.Driver):
+class StubDriver(common.Driver):
     """Takes as long as it may, and fails when it is told to."""
 
     name = 'stub'
@@ -43,7 +45,7 @@ class StubDriver(base.Driver):
     # Nobody reads here.
     observe = load_group = now = recorded_time = None
 
-    def explain(self, error, membership):
+    def classify_error(self, error, membership):
         return base.Failure(logging.WARNING, 'Lost %s' % self.name)
 
 
@@ -77,7 +79,7 @@ def test_all_drivers_together_leave_in_two_seconds(config, drivers, service,
             timer.stop()
         else:
             driver.leave('host1', contract.GROUP)
-    assert time.monotonic() - began < base.LEAVE_TIMEOUT + 0.2
+    assert time.monotonic() - began < heartbeat.LEAVE_TIMEOUT + 0.2
 
 
 def test_who_joins_again_has_as_long_as_before(drivers, service):
@@ -89,7 +91,7 @@ def test_who_joins_again_has_as_long_as_before(drivers, service):
     drivers[0].hangs = True
     began = time.monotonic()
     drivers[0].leave('host1', contract.GROUP)
-    assert time.monotonic() - began >= base.LEAVE_TIMEOUT / 4
+    assert time.monotonic() - began >= heartbeat.LEAVE_TIMEOUT / 4
 
 
 def test_one_driver_that_fails_keeps_the_flag(drivers, service, caplog):

@@ -31,7 +31,7 @@ from oslo_utils import timeutils
 import pytest
 
 from nova_servicegroup import api
-from nova_servicegroup.drivers import base
+from nova_servicegroup.drivers import heartbeat
 from nova_servicegroup.drivers import mc
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
@@ -641,7 +641,7 @@ def test_leave_is_bounded_however_many_servers_hang(config):
         time.sleep(0.2)
         began = time.monotonic()
         driver.leave('host1', contract.GROUP)
-        assert time.monotonic() - began < base.LEAVE_TIMEOUT + 0.2
+        assert time.monotonic() - began < heartbeat.LEAVE_TIMEOUT + 0.2
         beat.join(30)
 
 
@@ -726,7 +726,7 @@ class TestWorkers:
                 '_token': 'aa-%d' % number})
             drivers.append(driver)
         service = world.service('host1')
-        memberships = [base.Membership(d, 'host1', contract.GROUP, service)
+        memberships = [heartbeat.Heartbeat(d, 'host1', contract.GROUP, service)
                        for d in drivers]
 
         start = threading.Barrier(8)

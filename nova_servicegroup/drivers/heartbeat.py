@@ -1,0 +1,148 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The heartbeat: when a service reports, and what happens when it can't."""
+
+import threading
+
+from oslo_log import log as logging
+
+from nova_servicegroup import liveness
+
+LOG = logging.getLogger(__name__)
+
+#: seconds that a service may take to leave, with all of its drivers together
+LEAVE_TIMEOUT = 2.0
+
+
+class Heartbeat:
+    """One member of one group, and the heartbeat that keeps it one.
+
+    ``beat`` runs in the service's timer and may meet ``leave`` in another
+    thread: whoever comes last, the evidence is gone after a leave.
+    """
+
+    def __init__(self, driver, member, group, service):
+        self.driver = driver
+        self.member = member
+        self.group = group
+        self.service = service
+        self.interval = service.report_interval
+        self._leaves_on_stop = driver.conf.servicegroup.leave_on_stop
+        self._end = None
+        self._left = False
+        self._leaving = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lost_at = None
+        self._persistent_logged = False
+        # With also_report a service has one for each driver. They are kept
+        # on the service: Nova's would ask its manager for an attribute that
+        # it hasn't.
+        self._all = vars(service).setdefault('servicegroup_heartbeats', [])
+
+    def start(self):
+        """Publish at once and again every interval, as long as it serves."""
+        self._all[:] = [one for one in self._all if not one._left] + [self]
+        self.beat()
+        pulse = self.service.tg.add_timer_args(
+            self.interval, self.beat,
+            # A thousand services that start together shall not beat together.
+            initial_delay=self.driver.jitter(0, self.interval),
+            # An exception would end the timer for good (Nova 49b0d1741c).
+            stop_on_exception=False)
+        self._leave_when_stopped(pulse)
+
+    def _leave_when_stopped(self, pulse):
+        # The timer's stop is the one hook that runs in the process that
+        # joined, and only there, with and without workers, in both modes.
+        stop = pulse.stop
+
+        def stop_and_leave(*args, **kwargs):
+            stop(*args, **kwargs)
+            self.leave(liveness.End.STOPPED if self._leaves_on_stop else None)
+
+        pulse.stop = stop_and_leave
+
+    def beat(self):
+        """Publish once. Raises nothing; logs a loss and its end once each."""
+        if self._left:
+            return
+        self._idle.clear()
+        try:
+            self.driver.publish(self)
+        except Exception as error:
+            self._lost(error)
+        else:
+            self._recovered()
+        finally:
+            self._idle.set()
+        if self._left:
+            self._withdraw()
+
+    def _lost(self, error):
+        failure = self.driver.classify_error(error, self)
+        if self._lost_at is not None and (
+                self._persistent_logged or not failure.persistent):
+            LOG.debug('Still unable to report status: %s', error)
+        else:
+            LOG.log(failure.level, failure.text, exc_info=failure.traceback)
+            self._persistent_logged = failure.persistent
+        if self._lost_at is None:
+            self._lost_at = self.driver.monotonic()
+        self._set_flag()
+
+    def _recovered(self):
+        if self._lost_at is not None:
+            LOG.info('%(text)s The outage lasted %(length).1f s.',
+                     {'text': self.driver.recovered_text,
+                      'length': self.driver.monotonic() - self._lost_at})
+            self._lost_at = None
+            self._persistent_logged = False
+        self._set_flag()
+
+    def _set_flag(self):
+        # Nova's drivers keep the same flag on the service.
+        self.service.model_disconnected = any(
+            one._lost_at is not None for one in self._all)
+
+    def leave(self, end):
+        """End the heartbeat; raises nothing.
+
+        Blocks for this driver's part of LEAVE_TIMEOUT at most.
+
+        :param end: the liveness.End to write, None to write nothing
+        """
+        if not self._leaving.acquire(blocking=False):
+            return
+        # First: a heartbeat in flight writes it again when it lands.
+        self._end = end
+        self._left = True
+        self._idle.wait(self._leave_timeout / 2)
+        self._withdraw()
+        LOG.info('Left the %(group)s group as %(member)s.',
+                 {'group': self.group, 'member': self.member})
+
+    @property
+    def _leave_timeout(self):
+        return LEAVE_TIMEOUT / len(self._all)
+
+    def _withdraw(self):
+        if self._end is None:
+            return
+        try:
+            self.driver.withdraw(self, self._end, self._leave_timeout / 2)
+        except Exception:
+            LOG.warning('Could not take back the membership of %(member)s in '
+                        'the %(group)s group; it runs out by itself.',
+                        {'member': self.member, 'group': self.group},
+                        exc_info=True)
