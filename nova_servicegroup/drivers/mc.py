@@ -50,6 +50,8 @@ from nova_servicegroup import exception
 from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import End
+from nova_servicegroup.memcached import configured
+from nova_servicegroup.memcached import polling
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
@@ -90,7 +92,7 @@ class MemcachedDriver(common.Driver):
     @property
     def _servers(self):
         return self.store or self.shared(
-            'servers', lambda: servers.Servers(self.conf))
+            'servers', lambda: configured.Servers(self.conf))
 
     # Writing
 
@@ -167,7 +169,7 @@ class MemcachedDriver(common.Driver):
             silence = self.monotonic() - stored_at
         else:
             return None
-        if silence > self.settings.service_down_time * view.LATE:
+        if silence > self.settings.service_down_time * polling.LATE:
             return liveness.Gap(stamp - silence, stamp)
         return gap
 

@@ -60,6 +60,7 @@ from nova_servicegroup.keeper import watches
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import State
+from nova_servicegroup.memcached import configured
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
@@ -585,9 +586,9 @@ class Addresses:
     def check(self, value):
         what, address = value
         if what == 'memcached':
-            server = servers.Servers._open(address)
+            server = configured.Servers._open(address)
             assert server.name == address
-            if isinstance(server, servers.Unusable):
+            if isinstance(server, servers.InvalidServer):
                 str(server.problem)
             return
         try:

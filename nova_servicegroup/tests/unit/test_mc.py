@@ -35,8 +35,9 @@ from nova_servicegroup.drivers import heartbeat
 from nova_servicegroup.drivers import mc
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
+from nova_servicegroup.memcached import connection
+from nova_servicegroup.memcached import polling
 from nova_servicegroup.memcached import servers
-from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
 from nova_servicegroup import per_process
 from nova_servicegroup.tests import contract
@@ -289,7 +290,7 @@ class TestView:
     def test_members_nobody_asks_about_are_dropped(self, world, requests):
         reader, records, _ = fleet(world, 3)
         assert all(reader.is_up(record) for record in records)
-        for _ in range(view.FORGET_AFTER + 2):
+        for _ in range(polling.FORGET_AFTER + 2):
             world.advance(contract.DOWN_TIME)
             reader.is_up(records[0])
             reader.updated_time(records[1])
@@ -462,9 +463,9 @@ class TestTruth:
 
     def test_a_silent_loss_of_a_write_is_a_loss(self, world, monkeypatch):
         _, _, beating = fleet(world, 1)
-        put = servers._Conversation.command
+        put = connection.Request.command
         monkeypatch.setattr(
-            servers._Conversation, 'command',
+            connection.Request, 'command',
             lambda self, request: put(self, request)
             and b'SERVER_ERROR out of memory storing object')
         beating[0].pulse.fire()

@@ -24,6 +24,8 @@ import pytest
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import mc
 from nova_servicegroup import exception
+from nova_servicegroup.memcached import configured
+from nova_servicegroup.memcached import connection
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures import memcached
@@ -48,9 +50,9 @@ def server(memcache):
 
 # Configuration
 
-def configured(config, text):
+def servers_of(config, text):
     """Return the Servers of a nova.conf with these lines."""
-    return servers.Servers(_conf(config, text))
+    return configured.Servers(_conf(config, text))
 
 
 def _conf(path, text):
@@ -70,7 +72,7 @@ def nova_conf(tmp_path):
 
 
 def test_servers_and_limits_come_from_the_cache_section(nova_conf):
-    found = configured(nova_conf, """
+    found = servers_of(nova_conf, """
 [cache]
 memcache_servers = a:11211, inet6:[fd00::1]:11212,unix:/run/m.sock
 memcache_dead_retry = 7
@@ -86,19 +88,19 @@ memcache_socket_timeout = 0.25
 
 def test_the_default_retry_suits_heartbeats(nova_conf):
     text = '[cache]\nmemcache_servers = a:1\n'
-    assert configured(nova_conf, text).dead_retry == 10
+    assert servers_of(nova_conf, text).dead_retry == 10
     text += 'memcache_dead_retry = 300\n'
-    assert configured(nova_conf, text).dead_retry == 300
+    assert servers_of(nova_conf, text).dead_retry == 300
 
 
 def test_the_option_of_old_is_taken(nova_conf):
-    found = configured(
+    found = servers_of(
         nova_conf, '[DEFAULT]\nmemcached_servers = a:1,b:2\n')
     assert [s.name for s in found] == ['a:1', 'b:2']
 
 
 def test_localhost_counts_when_caching_in_memcached_is_on(nova_conf):
-    found = configured(nova_conf, """
+    found = servers_of(nova_conf, """
 [cache]
 enabled = true
 backend = oslo_cache.memcache_pool
@@ -113,7 +115,7 @@ backend = oslo_cache.memcache_pool
 def test_no_server_is_refused_with_the_fix(nova_conf, text):
     with pytest.raises(exception.ConfigurationError,
                        match=r'Set \[cache\] memcache_servers = host1'):
-        configured(nova_conf, text)
+        servers_of(nova_conf, text)
 
 
 def test_the_driver_refuses_it_when_nova_starts(nova_conf):
@@ -127,7 +129,7 @@ def test_the_driver_refuses_it_when_nova_starts(nova_conf):
     'a:', 'a:b', ':11211', '::1:11211', '[::1]:11211', 'a:99999', 'a:0',
     'http://a:11211', 'a:11211:b'])
 def test_malformed_servers_are_lost_ones(nova_conf, entry):
-    found = configured(
+    found = servers_of(
         nova_conf, '[cache]\nmemcache_servers = %s,ok:1' % entry)
     assert [s.name for s in found] == [entry, 'ok:1']
     for use in (lambda: found[0].get(['a'], 1), lambda: found[0].gets('a', 1),
@@ -137,7 +139,7 @@ def test_malformed_servers_are_lost_ones(nova_conf, entry):
             use()
     # With nothing else there is nothing to report to.
     with pytest.raises(exception.ConfigurationError) as refused:
-        configured(nova_conf, '[cache]\nmemcache_servers = b:b,%s' % entry)
+        servers_of(nova_conf, '[cache]\nmemcache_servers = b:b,%s' % entry)
     assert "'b:b'" in str(refused.value)
     assert 'inet6:[address]:port' in str(refused.value)
 
@@ -154,12 +156,12 @@ def test_malformed_servers_are_lost_ones(nova_conf, entry):
     ('memcache_socket_timeout = -1', 'memcache_socket_timeout')])
 def test_what_cannot_be_kept_is_refused(nova_conf, lines, named):
     with pytest.raises(exception.ConfigurationError, match=named) as refused:
-        configured(nova_conf, '[cache]\nmemcache_servers = a:1\n' + lines)
+        servers_of(nova_conf, '[cache]\nmemcache_servers = a:1\n' + lines)
     assert 'secret' not in str(refused.value)
 
 
 def test_the_password_of_another_cache_is_none_of_ours(nova_conf):
-    assert configured(nova_conf, """
+    assert servers_of(nova_conf, """
 [DEFAULT]
 memcached_servers = a:1
 [cache]
@@ -173,13 +175,13 @@ password = secret
 def test_two_lists_that_differ_are_refused(nova_conf):
     text = ('[DEFAULT]\nmemcached_servers = a:1\n'
             '[cache]\nmemcache_servers = %s\n')
-    assert len(configured(nova_conf, text % 'a:1')) == 1
+    assert len(servers_of(nova_conf, text % 'a:1')) == 1
     with pytest.raises(exception.ConfigurationError, match='contradict'):
-        configured(nova_conf, text % 'b:1')
+        servers_of(nova_conf, text % 'b:1')
 
 
 def test_none_is_a_cache_of_the_process_and_stands_alone(nova_conf):
-    found = configured(nova_conf, '[DEFAULT]\nmemcached_servers = <None>\n')
+    found = servers_of(nova_conf, '[DEFAULT]\nmemcached_servers = <None>\n')
     assert [s.name for s in found] == ['<None>']
     assert found[0].put('key', DATA, None, 1)
     assert found[0].get(['key', 'other'], 1) == {'key': (1, DATA)}
@@ -188,21 +190,21 @@ def test_none_is_a_cache_of_the_process_and_stands_alone(nova_conf):
     assert not found[0].put('key', DATA, token, 1)
     assert not found[0].put('key', DATA, None, 1)
     with pytest.raises(exception.ConfigurationError, match='mixed'):
-        configured(nova_conf, '[DEFAULT]\nmemcached_servers = <None>,a:1\n')
+        servers_of(nova_conf, '[DEFAULT]\nmemcached_servers = <None>,a:1\n')
 
 
 @pytest.mark.parametrize('prefix', ['with space', 'x' * 201, 'h\xf6', 'a\tb'])
 def test_prefixes_that_memcached_would_not_take_are_refused(nova_conf, prefix):
     text = '[servicegroup]\nmc_key_prefix = %s\n[cache]\nmemcache_servers=a:1'
-    assert configured(nova_conf, text % 'east:').prefix == 'east:'
+    assert servers_of(nova_conf, text % 'east:').prefix == 'east:'
     with pytest.raises(exception.ConfigurationError, match='mc_key_prefix'):
-        configured(nova_conf, text % prefix)
+        servers_of(nova_conf, text % prefix)
 
 
 def test_keys_live_where_python_memcached_puts_them(nova_conf):
     import memcache
     addresses = ['127.0.0.1:%d' % port for port in (1, 2, 3)]
-    found = configured(nova_conf, """
+    found = servers_of(nova_conf, """
 [cache]
 memcache_servers = %s
 [servicegroup]
@@ -364,7 +366,7 @@ def test_an_interrupted_request_leaves_no_answer_behind(server, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(servers._Conversation, '_receive', interrupt)
+        patched.setattr(connection.Request, '_receive', interrupt)
         with pytest.raises(KeyboardInterrupt):
             server.put('a', DATA, None, 1)
     process.wait_until(lambda: server.get(['a'], 1), 10, 'stored')

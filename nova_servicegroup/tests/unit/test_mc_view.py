@@ -28,6 +28,7 @@ import pytest
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
+from nova_servicegroup.memcached import polling
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
@@ -182,7 +183,7 @@ def test_listing_takes_a_part_of_the_time_only(world):
 
 
 def test_a_listing_that_hangs_holds_nobody_up_for_long(world, monkeypatch):
-    monkeypatch.setattr(view, 'LISTING_WAIT', 0.5)
+    monkeypatch.setattr(polling, 'LISTING_WAIT', 0.5)
     world.listing = ['c%d' % n for n in range(1, 50)]
     for host in world.listing:
         world.beat(host)
