@@ -143,7 +143,7 @@ def _up(member, rules):
                  Change('its host is lost: down within two recv_timeout')])
     return ('Its last sign of life is at most service_down_time (%g s) old.'
             % rules.down_time,
-            [Change('it is stopped in order: ended, at once'),
+            [Change('it is stopped gracefully: ended, at once'),
              Change('no sign of life until then: down, or unknown if it is '
                     'one of many', member.last + rules.down_time)])
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup dropin``: into a Nova and out of it.
+"""``nova-servicegroup dropin``: manage the drop-in of a Nova tree.
 
 Imports nothing of Nova.
 """

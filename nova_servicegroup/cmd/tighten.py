@@ -95,7 +95,7 @@ def tighten(client, ours, prefix, dry_run=False, force=False):
     """Do it with a client that is connected; see ``run``."""
     where, why = ours.refusal(client, prefix, _get)
     if why is not None:
-        raise TightenError('ZooKeeper lets us do nothing in %s: %s' % (
+        raise TightenError('Permission denied on the ZooKeeper path %s: %s' % (
             where, why))
     nodes = list(_walk(client, prefix))
     wrong = [node for node in nodes if not ours.is_as_wanted(node.acl)]

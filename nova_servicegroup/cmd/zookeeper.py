@@ -6,7 +6,7 @@ from nova_servicegroup.cmd import base
 
 
 class Tighten(base.Command):
-    """Let only the fleet's identity change what is in ZooKeeper.
+    """Let only the identity of the Nova services change what is in ZooKeeper.
 
     Gives all nodes from [zookeeper] sg_prefix down the rights that services
     with the identity of nova.conf give to what they make. Run it once all

@@ -38,7 +38,7 @@ Related options:
         choices=[
             ('safe', 'the host counts as up: it is not evacuated and nothing '
                      'of it is deleted behind its back. The scheduler takes '
-                     'it for new instances only if no other host will do'),
+                     'it for new instances only if no other host is left'),
             ('up', 'the host counts as up for everybody: new instances may '
                    'go to a host that is dead'),
             ('down', 'the host counts as down for everybody: evacuation is '
@@ -71,8 +71,8 @@ more likely to have failed than all of these hosts. Then Nova is told what
 nothing shows that it could report. Less doubts smaller failures. A value above
 1 turns the guard off: then every silent host is down.
 
-A compute that was stopped in order or killed is believed in any case. To end a
-doubt about hosts that are known to be dead, force them down.
+A compute that was stopped gracefully or killed is believed in any case. To end
+a doubt about hosts that are known to be dead, force them down.
 
 Related options:
 
@@ -120,10 +120,10 @@ Related options:
         help="""
 Drivers through which a service reports beside its own, by name.
 
-For moving a fleet from one driver to another with no moment at which a living
-host looks down: first let every node report through both, then switch the
-readers over, then stop the old reports. Every driver named here costs its own
-heartbeats; answers come from ``servicegroup_driver`` alone.
+For moving a deployment from one driver to another with no moment at which a
+living host looks down: first let every node report through both, then switch
+the readers over, then stop the old reports. Every driver named here costs its
+own heartbeats; answers come from ``servicegroup_driver`` alone.
 
 Related options:
 
@@ -133,7 +133,7 @@ Related options:
         'leave_on_stop',
         default=True,
         help="""
-Tell the store when the service is stopped in order.
+Tell the store when the service is stopped gracefully.
 
 True: the scheduler places nothing there from then on, and the rest of Nova
 sees the service as down after ``restart_grace``. False: the last heartbeat

@@ -57,7 +57,7 @@ DEFAULT_OPTS = [
     cfg.ListOpt(
         'memcached_servers',
         help="""
-The memcached servers of the ``mc`` driver, by the name of old.
+The memcached servers of the ``mc`` driver, by their legacy name.
 
 Set ``[cache] memcache_servers`` instead. The value ``<None>`` means a cache in
 each process, so that no process sees another: for trials on one process only.

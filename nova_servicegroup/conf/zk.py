@@ -36,7 +36,8 @@ if only the servers' answers are lost. With a tickTime of a ninth of this that
 is one and a half times this at most. A process that is killed or stopped is
 seen within milliseconds in any case, and a busy one isn't harmed.
 Less sees a lost host sooner, costs ZooKeeper a ping every third of it from
-each process, and tells apart worse a short network failure and a lost host.
+each process, and is more likely to mistake a short network failure for the
+loss of a host.
 The servers only grant what is between twice and twenty times their tickTime,
 or between their minSessionTimeout and maxSessionTimeout.
 """),
@@ -55,11 +56,11 @@ one each.
         default=5,
         min=1,
         help="""
-Seconds between attempts at what failed for another reason than the network.
+Seconds between retries of what failed for another reason than the network.
 
 A keeper process that can't be started, a node that ZooKeeper refuses, an
-identity that it doesn't take. A lost connection is tried again every second
-at most, whatever this is.
+identity that it refuses. A lost connection is tried again at least every
+second, whatever this is.
 """),
     cfg.FloatOpt(
         'first_listing_timeout',
@@ -78,8 +79,8 @@ Later questions never wait.
         'auth_scheme',
         default='none',
         choices=[
-            ('none', 'nobody in particular: whatever is made can be changed '
-                     'and deleted by whoever reaches the servers'),
+            ('none', 'no identity: any client that reaches the servers can '
+                     'change and delete what is made'),
             ('digest', 'username and password, as ZooKeeper itself keeps '
                        'them; the servers need no configuration. The '
                        'password crosses the network: use_tls'),
@@ -89,15 +90,16 @@ Later questions never wait.
                      'the same on all hosts'),
         ],
         help="""
-How the fleet proves to ZooKeeper who it is.
+How Nova's services authenticate to ZooKeeper.
 
-With an identity, only who has it can add members or remove them. All services
-of a cloud need the same one: it stands in the access control lists of the
+With an identity, only clients that have it can add members or remove them. All
+services of a cloud need the same one: it stands in the ACLs of the
 directories. Directories that were made without an identity stay as open as
 they are until ``nova-servicegroup zookeeper tighten`` is run.
 
-Access control lists don't keep a stranger who reaches the servers' port from
-ending somebody's session; client certificates that the servers ask for do.
+ACLs don't stop an unauthenticated client that reaches the servers' port from
+ending another client's session; client certificates that the servers require
+do.
 
 Related options:
 
@@ -108,7 +110,7 @@ Related options:
     cfg.StrOpt(
         'username',
         help="""
-The user that the fleet is to ZooKeeper, without a colon.
+ZooKeeper user name, shared by all Nova services, without a colon.
 
 Related options:
 
@@ -131,10 +133,10 @@ Related options:
         'open_reading',
         default=True,
         help="""
-Let everybody who reaches the servers read who is a member.
+Let any client that reaches the servers read the list of members.
 
-False hides names and data from all but the fleet's identity, monitors
-included. It doesn't hide that somebody has a session. Needs an identity.
+False hides names and data from all but the identity of the Nova services,
+monitors included. It doesn't hide that a session exists. Needs an identity.
 
 Related options:
 
@@ -184,9 +186,9 @@ Related options:
         help="""
 File with the client certificate, in PEM format.
 
-For servers with ``ssl.clientAuth=need``, which keeps everybody without one
-out. The private key may stand in the same file. Both are read anew at each
-connection, so that a renewed certificate needs no restart.
+For servers with ``ssl.clientAuth=need``, which refuse clients without one. The
+private key may be in the same file. Both are read again at each connection, so
+a renewed certificate needs no restart.
 
 Related options:
 

@@ -11,8 +11,8 @@ way round, so a deployment may mix the two.
 For the operator:
 
 * A dead host is down ``service_down_time - report_interval`` to
-  ``service_down_time`` seconds after its death. A service that is stopped in
-  order gets no new instances at once, and is down after ``restart_grace``.
+  ``service_down_time`` seconds after its death. A service that is stopped
+  gracefully gets no new instances at once; it is down after ``restart_grace``.
 * nova-compute reports through RabbitMQ and a conductor. When many computes
   are silent at once it is more likely that one of these failed, so they are
   not called down: see ``[servicegroup] mass_failure_threshold``. That is
@@ -179,7 +179,7 @@ class DbDriver(common.Driver):
                 logging.WARNING,
                 'Lost connection to nova-conductor for reporting service '
                 'status. The %s service on host %s tries again every %s s; '
-                'look at the message bus and at nova-conductor. (%s: %s)'
+                'check the message bus and nova-conductor. (%s: %s)'
                 % (record.binary, record.host, heartbeat.interval, kind,
                    error))
         return super().classify_error(error, heartbeat)

@@ -4,15 +4,15 @@
 
 Every ``report_interval`` seconds a service writes the time of day under its
 key, on every memcached server or on one (``[servicegroup] mc_replicate``).
-Key and value are what Nova's in-tree driver writes and reads, so a fleet may
-mix the two. A reader keeps a copy of all heartbeats that it was asked about
-and renews it in one request, at most every ``view_refresh`` seconds.
+Key and value are what Nova's in-tree driver writes and reads, so a deployment
+may mix the two. A reader keeps a copy of all heartbeats that it was asked
+about, and renews it in one request, at most every ``view_refresh`` seconds.
 
 For the operator:
 
 * A dead service is noticed ``service_down_time - report_interval`` to
   ``service_down_time`` seconds, and a ``view_refresh``, after its death. One
-  that is stopped in order gets no new instances at once, and is down after
+  that is stopped gracefully gets no new instances at once, and is down after
   ``restart_grace``.
 * Heartbeats are kept for ever, so that every reader, one that started this
   second as well, judges the silence of many hosts alike.

@@ -56,10 +56,11 @@ from nova_servicegroup import records
 LOG = logging.getLogger(__name__)
 
 OPEN = (
-    'This service has no identity for ZooKeeper: whoever reaches its servers '
-    'can keep a dead host up by a node in its name, can delete the node of a '
-    'living one, and can lock every service out of the directories. Set '
-    '[zookeeper] auth_scheme, or let nobody else reach the servers.')
+    'This service has no identity for ZooKeeper: an unauthenticated client of '
+    'its servers can keep a dead host up by a znode in its name, can delete '
+    'the znode of a living host, and can lock every service out of the '
+    'directories. Set [zookeeper] auth_scheme, or let no other host reach the '
+    'servers.')
 
 #: seconds; a pulse only goes to the keeper and back
 PULSE_TIMEOUT = 2.0
@@ -246,7 +247,7 @@ class ZooKeeperDriver(common.Driver):
                 logging.WARNING,
                 'Lost connection to ZooKeeper for reporting service status. '
                 'The %s service on host %s is seen as it was for a while, and '
-                'comes back by itself; look at the ensemble. (%s)'
+                'comes back by itself; check the ensemble. (%s)'
                 % (heartbeat.service.binary, heartbeat.member, error))
         return super().classify_error(error, heartbeat)
 

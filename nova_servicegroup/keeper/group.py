@@ -259,7 +259,7 @@ class Group:
         if self._owners.non_members and not self._warned:
             self._warned = True
             self._link.log(logging.WARNING, (
-                'There are nodes in %s that are no memberships, %r for one; '
+                'There are znodes in %s that are no memberships, %r for one; '
                 'they are ignored.' % (
                     self.path, min(self._owners.non_members))))
         return gone

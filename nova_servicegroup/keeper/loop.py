@@ -193,8 +193,7 @@ class Keeper:
             if pulse.stalled:
                 pulse.stalled = False
                 self._log(logging.WARNING, 'The process of the membership %s '
-                          'gives signs of life again; its node comes back.',
-                          id)
+                          'sends heartbeats again; its znode comes back.', id)
                 self._registrar.submit(self._registrar.live, id)
             error = None
             if not self._connected:
@@ -235,9 +234,9 @@ class Keeper:
                 pulse.seen = max(pulse.seen, now - pulse.timeout / 2)
             elif now - pulse.seen >= pulse.timeout:
                 pulse.stalled = True
-                self._log(logging.ERROR, 'No sign of life from the process '
-                          'of the membership %s for %.1f s; taking its node '
-                          'away.', member_id, now - pulse.seen)
+                self._log(logging.ERROR, 'No heartbeat from the process of '
+                          'the membership %s for %.1f s; removing its znode.',
+                          member_id, now - pulse.seen)
                 self._registrar.submit(self._registrar.hang, member_id,
                                        now - pulse.seen)
 

@@ -241,8 +241,8 @@ class Member:
         if event.type == states.EventType.DELETED:
             if self._done:
                 self._link.log(logging.WARNING, (
-                    'The node %s was deleted by somebody else; making it '
-                    'again.' % self.node_path))
+                    'The znode %s was deleted by another client; creating '
+                    'it again.' % self.node_path))
                 self.node = None
                 self._done = False
                 # At once, but not in a race with whoever deletes it.

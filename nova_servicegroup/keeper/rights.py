@@ -76,13 +76,13 @@ class Rights:
             self._refused[path] = why
             if why not in self._told:
                 self._told.add(why)
-                self._log(logging.ERROR, 'ZooKeeper lets us do nothing in '
-                          '%s: %s' % (where, why))
+                self._log(logging.ERROR, 'Permission denied on the ZooKeeper '
+                          'path %s: %s' % (where, why))
             return
         if self._refused.pop(path, None) and not self._refused:
             self._told.clear()
-            self._log(logging.INFO, 'ZooKeeper lets us work in %s again.'
-                      % path)
+            self._log(logging.INFO, 'Permission on the ZooKeeper path %s is '
+                      'granted again.' % path)
         if self._ours and not self._told_open:
             self._look_for_open(client, path)
         self._due[path] = None
@@ -97,8 +97,8 @@ class Rights:
             if self._ours.open_to_others(acl):
                 self._told_open = True
                 self._log(logging.WARNING, (
-                    'Everybody who reaches ZooKeeper has rights in %s that '
-                    'only %s should have: run "%s" once all services have '
-                    'this identity.' % (directory, self._ours.name,
-                                        security.TIGHTEN)))
+                    'Unauthenticated clients of ZooKeeper have permissions '
+                    'on %s that only %s should have: run "%s" once all '
+                    'services have this identity.' % (
+                        directory, self._ours.name, security.TIGHTEN)))
                 return

@@ -31,16 +31,16 @@ TIGHTEN = 'nova-servicegroup zookeeper tighten'
 _OPEN_TO_READ = security.ACL(security.Permissions.READ,
                              security.ANYONE_ID_UNSAFE)
 
-_CA = ('The certificate of the ZooKeeper server is not good: look at '
-       '[zookeeper] ca_file, and at the certificate.')
+_CA = ('The certificate of the ZooKeeper server is not valid: check '
+       '[zookeeper] ca_file, and the certificate.')
 _HOSTNAME = ('The certificate of the ZooKeeper server is for another host: '
-             'look at [zookeeper] address, which has to name the servers as '
+             'check [zookeeper] address, which has to name the servers as '
              'their certificates do.')
-_NO_TLS = ('The ZooKeeper server ends the TLS handshake: look at [zookeeper] '
+_NO_TLS = ('The ZooKeeper server ends the TLS handshake: check [zookeeper] '
            'address, which has to name the secureClientPort, and at use_tls.')
-_OUR_CERTIFICATE = ('The ZooKeeper server does not take our certificate, or '
-                    'wants one: look at [zookeeper] cert_file.')
-_SASL = ('ZooKeeper does not take us by SASL: look at [zookeeper] username '
+_OUR_CERTIFICATE = ('The ZooKeeper server refuses our client certificate, or '
+                    'requires one: check [zookeeper] cert_file.')
+_SASL = ('SASL authentication to ZooKeeper failed: check [zookeeper] username '
          'and password, and whether the servers are configured for SASL '
          'DIGEST-MD5.')
 
@@ -177,16 +177,16 @@ class Security:
                     'and what goes with it, as on the other hosts.')
         option = ('cert_file, whose subject has to be the same on all hosts'
                   if self._scheme == 'x509' else 'username and password')
-        return ('it does not belong to %s as we prove it: look at [zookeeper] '
+        return ('it does not belong to %s as we prove it: check [zookeeper] '
                 '%s, here and on the host that made it.' % (
                     self.name, option))
 
     def _not_known(self):
         if self._scheme == 'x509':
-            return ('it knows us by no certificate: look at [zookeeper] '
+            return ('it knows us by no certificate: check [zookeeper] '
                     'auth_scheme = x509, and whether the servers have '
                     'ssl.clientAuth=need.')
-        return ('it knows no identities of the kind %s: look at [zookeeper] '
+        return ('it knows no identities of the kind %s: check [zookeeper] '
                 'auth_scheme, and whether the servers have an authProvider '
                 'for it.' % self._scheme)
 

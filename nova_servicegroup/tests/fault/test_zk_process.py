@@ -155,7 +155,7 @@ def test_a_short_freeze_is_invisible(start, reader, mode):
     'a writer hangs',
     readers='down when its last sign of life is service_down_time old',
     lasts='until it goes on',
-    logged='its keeper: ERROR "No sign of life", WARNING when it is back',
+    logged='its keeper: ERROR "No heartbeat from", WARNING when it is back',
     ends='its next heartbeat')
 def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     driver = reader()
@@ -170,8 +170,8 @@ def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     one.thaw()
     wait_answer(driver, 'hung', True, 2)
     assert owner(driver, 'hung') == session
-    assert 'No sign of life' in one.log()
-    process.wait_until(lambda: 'signs of life again' in one.log(), 5,
+    assert 'No heartbeat from' in one.log()
+    process.wait_until(lambda: 'sends heartbeats again' in one.log(), 5,
                        'the word of its return')
 
 

@@ -129,7 +129,7 @@ class CertificateWorld(World):
             ({'cert_file': other.cert_file, 'key_file': other.key_file},
              'cert_file, whose subject'),
             ({'cert_file': forged.cert_file, 'key_file': forged.key_file},
-             'does not take our certificate'),
+             'refuses our client certificate'),
             ({'ca_file': theirs.ca_file}, '[zookeeper] ca_file'),
             ({'ca_file': '/nonexistent/ca.pem'},
              '[zookeeper] ca_file: cannot read /nonexistent/ca.pem'),
@@ -331,7 +331,7 @@ def test_another_digest_password_at_run_time(worlds, session, caplog):
     see_it_named_and_mended(given_to_others(), 'username and password',
                             member, caplog)
     process.wait_until(
-        lambda: 'lets us work in /changed/compute again' in caplog.text, 5,
+        lambda: 'path /changed/compute is granted again' in caplog.text, 5,
         'the word of its end')
 
 
@@ -346,7 +346,7 @@ def test_another_sasl_password_at_run_time(worlds, session, caplog):
 
 @pytest.mark.parametrize('store, named', [
     ('keyStore', '[zookeeper] ca_file'),
-    ('trustStore', 'does not take our certificate')])
+    ('trustStore', 'refuses our client certificate')])
 def test_other_certificates_at_run_time(store, named, worlds, session,
                                         caplog):
     world = worlds('x509')
@@ -401,7 +401,7 @@ def test_an_open_directory_is_told_once_with_the_command(world, session,
     process.wait_until(lambda: warnings(caplog), 5, 'a warning')
     time.sleep(1)
     warning, = warnings(caplog)
-    assert 'has rights in /old that' in warning
+    assert 'have permissions on /old that' in warning
     assert 'nova-servicegroup zookeeper tighten' in warning
     assert not errors(caplog)
 

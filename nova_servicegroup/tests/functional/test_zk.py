@@ -236,7 +236,7 @@ def test_nothing_was_logged_as_an_error(cloud):
     for service in cloud.services.values():
         errors = [line for line in service.lines('nova_servicegroup')
                   if ' ERROR ' in line
-                  and 'No sign of life' not in line]
+                  and 'No heartbeat from' not in line]
         assert errors == []
 
 

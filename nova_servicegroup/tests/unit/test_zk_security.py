@@ -137,11 +137,11 @@ def answer(data):
 
 
 @pytest.mark.parametrize('action, changes, named', [
-    (answer_with_tls, {'ca': 1}, 'ca_file, and at the certificate. ('),
+    (answer_with_tls, {'ca': 1}, 'ca_file, and the certificate. ('),
     (answer_with_tls, {'host': 'localhost'}, 'name the servers as their'),
     (answer_with_tls, {'host': '127.0.0.2'}, 'name the servers as their'),
-    (answer_with_tls, {'fleet': 1}, 'does not take our certificate'),
-    (answer_with_tls, {'fleet': None}, 'does not take our certificate'),
+    (answer_with_tls, {'fleet': 1}, 'refuses our client certificate'),
+    (answer_with_tls, {'fleet': None}, 'refuses our client certificate'),
     (answer(b''), {}, 'and at use_tls. ('),
     (answer(b'\0\0\0\x0bno such word'), {}, 'and at use_tls. ('),
     (answer(b'HTTP/1.1 400 Bad Request\r\n\r\n'), {}, 'and at use_tls. (')])
