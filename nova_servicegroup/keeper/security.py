@@ -37,7 +37,7 @@ _HOSTNAME = ('The certificate of the ZooKeeper server is for another host: '
              'check [zookeeper] address, which has to name the servers as '
              'their certificates do.')
 _NO_TLS = ('The ZooKeeper server ends the TLS handshake: check [zookeeper] '
-           'address, which has to name the secureClientPort, and at use_tls.')
+           'address, which has to name the secureClientPort, and use_tls.')
 _OUR_CERTIFICATE = ('The ZooKeeper server refuses our client certificate, or '
                     'requires one: check [zookeeper] cert_file.')
 _SASL = ('SASL authentication to ZooKeeper failed: check [zookeeper] username '

@@ -6,6 +6,7 @@ Here it is parsed. What is run, and by which test, is in RUN.
 """
 
 import configparser
+import importlib.util
 import json
 import re
 import shlex
@@ -136,3 +137,14 @@ def test_the_links_of_the_readme_lead_somewhere():
     assert len(links) > 8
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_the_timelines_are_what_was_measured():
+    """doc/timelines.py draws them from bench/results/crash.json."""
+    path = ROOT / 'doc/timelines.py'
+    spec = importlib.util.spec_from_file_location('timelines', path)
+    timelines = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(timelines)
+    crash = json.loads((ROOT / 'bench/results/crash.json').read_text())
+    assert timelines.draw(crash) == timelines.PICTURE.read_text(), (
+        'run "python doc/timelines.py" and commit')

@@ -142,9 +142,9 @@ def answer(data):
     (answer_with_tls, {'host': '127.0.0.2'}, 'name the servers as their'),
     (answer_with_tls, {'fleet': 1}, 'refuses our client certificate'),
     (answer_with_tls, {'fleet': None}, 'refuses our client certificate'),
-    (answer(b''), {}, 'and at use_tls. ('),
-    (answer(b'\0\0\0\x0bno such word'), {}, 'and at use_tls. ('),
-    (answer(b'HTTP/1.1 400 Bad Request\r\n\r\n'), {}, 'and at use_tls. (')])
+    (answer(b''), {}, 'and use_tls. ('),
+    (answer(b'\0\0\0\x0bno such word'), {}, 'and use_tls. ('),
+    (answer(b'HTTP/1.1 400 Bad Request\r\n\r\n'), {}, 'and use_tls. (')])
 @pytest.mark.parametrize('version', [ssl.TLSVersion.TLSv1_2,
                                      ssl.TLSVersion.TLSv1_3])
 def test_what_is_wrong_with_tls_is_named(
