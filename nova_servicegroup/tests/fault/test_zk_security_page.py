@@ -128,7 +128,7 @@ def test_a_certificate_for_each_host(page, tls_server):
     """Made as that of the fleet; the directories are another fleet's."""
     commands = page.block(
         'certificates', ('/CN=nova', '/CN=compute1'),
-        ('nova.', 'compute1.')).partition('# For the fleet.')[2]
+        ('nova.', 'compute1.')).partition('# For the Nova services.')[2]
     subprocess.run(['sh', '-ec', commands], cwd=page.directory, check=True,
                    capture_output=True)
     with page.member('tls-per-host', 2281, 'compute1', tls_server,
