@@ -11,6 +11,7 @@ from oslo_utils import importutils
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import drivers
 from nova_servicegroup import exception
+from nova_servicegroup.integration import guru
 from nova_servicegroup.integration import scheduler
 from nova_servicegroup import liveness
 from nova_servicegroup import records
@@ -41,6 +42,7 @@ class API:
         self._driver, *self._also_report = [
             importutils.import_object(driver, *args, conf=conf, **kwargs)
             for driver in self._driver_classes(conf)]
+        guru.add_section(self._driver, *self._also_report)
 
     @staticmethod
     def _ensure_down_time_exceeds_interval(conf):

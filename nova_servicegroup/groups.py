@@ -102,6 +102,11 @@ class Groups:
              'base': silence.base, 'silent': silence.silent,
              'returned': silence.returned})
 
+    def in_doubt(self):
+        """Return a text for each group in doubt."""
+        return ['%s since %.0f s' % (_text(key), self._monotonic() - began)
+                for key, began in list(self.doubted.items())]
+
     def review(self, key, load, now, rules):
         """Log the end of a doubt, if it has ended; look once a second."""
         began = self.doubted.get(key)

@@ -22,6 +22,8 @@ import typing
 
 #: the group whose members are evacuated, so that its silence is doubted
 GUARDED = 'compute'
+#: the groups that services of Nova join
+GROUPS = (GUARDED, 'conductor', 'scheduler')
 
 
 class State(enum.Enum):

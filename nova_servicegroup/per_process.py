@@ -36,6 +36,14 @@ def get(key, make):
             return _objects[key]
 
 
+def find(key):
+    """Return this process's object for ``key``, None if there is none.
+
+    Takes no lock.
+    """
+    return _objects.get((os.getpid(), key))
+
+
 def forget():
     """Drop every object, closing none of them. For the forked child."""
     _locks.clear()

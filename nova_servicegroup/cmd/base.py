@@ -69,3 +69,15 @@ class Lister(_Formatted, lister.Lister):
 
 class ShowOne(_Formatted, show.ShowOne):
     """A command that returns (names, values)."""
+
+
+def seconds(text):
+    """Return a positive number of seconds, for argparse."""
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise ValueError(text)
+    return value
+
+
+# argparse names it when it refuses a value.
+seconds.__name__ = 'number of seconds'

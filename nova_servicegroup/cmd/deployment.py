@@ -20,9 +20,6 @@ from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import liveness
 
-#: the groups that services of Nova join
-GROUPS = ('compute', 'conductor', 'scheduler')
-
 # What is Nova's own, as it has it, for hosts where nothing else of it is.
 _NOVA_OPTS = [cfg.StrOpt('servicegroup_driver', default='db'),
               cfg.IntOpt('report_interval', default=10),
@@ -80,10 +77,7 @@ class Deployment:
     """
 
     def __init__(self, config_files=(), config_dirs=()):
-        arguments = [
-            part for option, paths in (('--config-file', config_files),
-                                       ('--config-dir', config_dirs))
-            for path in paths for part in (option, path)]
+        arguments = _arguments(config_files, config_dirs)
         conf = _read(arguments)
         #: whether Nova's databases tell which services there are
         self.has_database = bool(conf.api_database.connection)
@@ -144,7 +138,7 @@ class Deployment:
     def _records_of_the_store(self, group):
         return [({'host': host, 'topic': topic, 'binary': 'nova-' + topic,
                   'updated_at': None}, None)
-                for topic in ([group] if group else GROUPS)
+                for topic in ([group] if group else liveness.GROUPS)
                 for host in self.driver.known_hosts(topic)]
 
     def services(self, group=None):
@@ -196,6 +190,20 @@ class Deployment:
                 'one name.' % (wanted, host, ', '.join(
                     str(cell) for _, cell in chosen)))
         return chosen[0]
+
+
+def read(config_files=(), config_dirs=()):
+    """Return the configuration without any Nova: this package's options.
+
+    :raises CommandError: it can't be used
+    """
+    return _read(_arguments(config_files, config_dirs))
+
+
+def _arguments(config_files, config_dirs):
+    return [part for option, paths in (('--config-file', config_files),
+                                       ('--config-dir', config_dirs))
+            for path in paths for part in (option, path)]
 
 
 def _read(arguments):

@@ -27,6 +27,7 @@ COMMANDS = {
     'watch': 'watch:Watch',
     'force-down': 'force:ForceDown',
     'leave': 'leave:Leave',
+    'metrics': 'metrics:Metrics',
     'migrate check': 'migrate:Check',
     'size': 'size:Size',
     'dropin install': 'dropin:Install',
@@ -59,7 +60,7 @@ class Application(app.App):
     def __init__(self):
         super().__init__(
             'Liveness of Nova services: who is up, why, and what to do.',
-            _version(), Commands(), deferred_help=True)
+            version(), Commands(), deferred_help=True)
         self._handlers = []
 
     def build_option_parser(self, description, version,
@@ -139,7 +140,8 @@ def main(argv=None):
     return Application().run(argv)
 
 
-def _version():
+def version():
+    """Return the version of this package, for people."""
     try:
         return importlib.metadata.version(NAME)
     except importlib.metadata.PackageNotFoundError:

@@ -48,10 +48,10 @@ class Watch(base.Command):
                                  'nova-compute')
         parser.add_argument('--until', choices=_STATES,
                             help='end when HOST is in this state')
-        parser.add_argument('--timeout', type=_seconds, metavar='S',
+        parser.add_argument('--timeout', type=base.seconds, metavar='S',
                             help='with --until: wait for so many seconds at '
                                  'most')
-        parser.add_argument('--interval', type=_seconds, metavar='S',
+        parser.add_argument('--interval', type=base.seconds, metavar='S',
                             help='seconds between looks, by default %g, and '
                                  '%g with --until; Nova\'s database is read '
                                  'once a second at most, less often when that '
@@ -140,18 +140,6 @@ class Watch(base.Command):
             datetime.datetime.now(datetime.timezone.utc), size.columns,
             size.lines, not os.environ.get('NO_COLOR')))
         self.app.stdout.flush()
-
-
-def _seconds(text):
-    """Return a positive number of seconds."""
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise ValueError(text)
-    return value
-
-
-# argparse names it when it refuses a value.
-_seconds.__name__ = 'number of seconds'
 
 
 def _fields(change):

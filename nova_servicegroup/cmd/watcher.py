@@ -26,6 +26,8 @@ class Transition(typing.NamedTuple):
     :param old: liveness.State; None for a service that was not there
     :param new: liveness.State; None for one that was deleted
     :param reason: the liveness.Reason of the new state, None without one
+    :param service: the deployment.Service as it is now; of one that was
+        deleted, as it was
     """
 
     at: typing.Any
@@ -35,6 +37,7 @@ class Transition(typing.NamedTuple):
     old: typing.Any
     new: typing.Any
     reason: typing.Any
+    service: typing.Any
 
 
 class Watcher:
@@ -57,10 +60,16 @@ class Watcher:
             lambda: datetime.datetime.now(datetime.timezone.utc))
         self._records = None
         self._reload_at = float('-inf')
+        self._listed_at = float('-inf')
         #: (binary, host, cell) -> Service, as it was looked at last
         self.services = {}
         #: why not all of them could be looked at, as texts
         self.failures = []
+
+    @property
+    def list_age(self):
+        """Seconds since all services were listed; math.inf if never."""
+        return self._monotonic() - self._listed_at
 
     def look(self):
         """Look at all services; return what changed, a list of Transition.
@@ -82,7 +91,7 @@ class Watcher:
             if old is not new and not is_first:
                 changes.append(Transition(
                     now, key[1], key[0], key[2], old, new,
-                    after and after.verdict.reason))
+                    after and after.verdict.reason, after or before))
         self.services = looked_at
         return changes
 
@@ -105,6 +114,8 @@ class Watcher:
             self.failures = [str(e)]
             return
         self.failures = list(self._deployment.failures)
+        if not self.failures:
+            self._listed_at = self._monotonic()
         if self.failures and self._records:
             # Who is in a cell that doesn't answer was not deleted.
             known = {(record['binary'], record['host'], cell)

@@ -2,6 +2,8 @@
 
 """The options: ``common`` for every driver, ``mc`` and ``zk`` for their own.
 
+``metrics`` has those of the metrics.
+
 ``service_down_time``, ``report_interval`` and ``servicegroup_driver`` are
 Nova's own and are only read here.
 """
@@ -10,6 +12,7 @@ from oslo_config import cfg
 
 from nova_servicegroup.conf import common
 from nova_servicegroup.conf import mc
+from nova_servicegroup.conf import metrics
 from nova_servicegroup.conf import zk
 from nova_servicegroup import exception
 from nova_servicegroup import liveness
@@ -20,7 +23,7 @@ def list_opts():
 
     :returns: list of (OptGroup, or None for [DEFAULT]; list of options)
     """
-    return [(common.GROUP, common.OPTS + mc.OPTS),
+    return [(common.GROUP, common.OPTS + mc.OPTS + metrics.OPTS),
             (None, mc.DEFAULT_OPTS),
             (zk.GROUP, zk.OPTS)]
 

@@ -113,6 +113,14 @@ class Driver(abc.ABC):
         """
         return {}
 
+    def view_age(self, group):
+        """Return how old what this process knows of a group is, seconds.
+
+        math.inf if it knows nothing yet; None for a driver that knows nothing
+        but what Nova's records say. Does no I/O and takes no lock.
+        """
+        return None
+
     def classify_error(self, error, heartbeat):
         """Return the Failure to log for an exception that publish raised."""
         return Failure(logging.ERROR,

@@ -162,6 +162,21 @@ class Driver(base.Driver):
             return records.as_aware(self.utcnow().replace(microsecond=0))
         return self.recorded_time(record)
 
+    def report(self):
+        """Return what this process knows, for people.
+
+        Does no I/O, takes no lock and logs nothing: it may be called in the
+        middle of anything. Drivers add to it.
+
+        :returns: dict, names to texts, or to dicts of such
+        """
+        groups = self.find('groups')
+        return {
+            'memberships': {
+                '%s in %s' % (one.member, one.group): one.state
+                for one in (self.find('heartbeats') or {}).values()},
+            'groups in doubt': ', '.join(groups.in_doubt()) if groups else ''}
+
     @property
     def groups(self):
         """The Groups of this process, for this driver and configuration."""
@@ -173,6 +188,10 @@ class Driver(base.Driver):
     def shared(self, kind, make):
         """Return this process's object of a kind for this driver and conf."""
         return per_process.get((self.name, kind, id(self.conf)), make)
+
+    def find(self, kind):
+        """Return the same if it was made already, else None."""
+        return per_process.find((self.name, kind, id(self.conf)))
 
     @property
     def _heartbeats(self):

@@ -3,10 +3,12 @@
 """The heartbeat: when a service reports, and what happens when it can't."""
 
 import threading
+import time
 
 from oslo_log import log as logging
 
 from nova_servicegroup import liveness
+from nova_servicegroup import metrics
 
 LOG = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Heartbeat:
         self._idle.set()
         self._lost_at = None
         self._persistent_logged = False
+        self._metrics = metrics.of_process(driver.conf, service.binary)
         # With also_report a service has one for each driver. They are kept
         # on the service: Nova's would ask its manager for an attribute that
         # it hasn't.
@@ -68,6 +71,7 @@ class Heartbeat:
         if self._left:
             return
         self._idle.clear()
+        began = time.monotonic()
         try:
             self.driver.publish(self)
         except Exception as error:
@@ -78,6 +82,17 @@ class Heartbeat:
             self._idle.set()
         if self._left:
             self._withdraw()
+        elif self._metrics is not None:
+            self._metrics.beat(self.driver.name, self._lost_at is None,
+                               time.monotonic() - began)
+
+    @property
+    def state(self):
+        """Return whether it reports, in words."""
+        if self._lost_at is None:
+            return 'reports every %s s' % self.interval
+        return 'cannot report since %.0f s' % (
+            self.driver.monotonic() - self._lost_at)
 
     def _lost(self, error):
         failure = self.driver.classify_error(error, self)
@@ -119,6 +134,8 @@ class Heartbeat:
         self._left = True
         self._idle.wait(self._leave_timeout / 2)
         self._withdraw()
+        if self._metrics is not None:
+            self._metrics.remove()
         LOG.info('Left the %(group)s group as %(member)s.',
                  {'group': self.group, 'member': self.member})
 

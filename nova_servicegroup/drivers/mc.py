@@ -27,6 +27,7 @@ For the operator:
   stored there is executed, but let only Nova's hosts reach it.
 """
 
+import math
 import os
 import sys
 import time
@@ -291,6 +292,19 @@ class MemcachedDriver(common.Driver):
         if member.end is not None:
             return 'the service itself, by its last value in memcached'
         return 'memcached, where the service wrote it by its own clock'
+
+    def view_age(self, group):
+        known = self.find('view')
+        return math.inf if known is None else known.age
+
+    def report(self):
+        found = super().report()
+        known = self.find('view')
+        if known is not None:
+            found['members known'] = len(known.members)
+            found['view'] = '%.1f s old' % known.age
+            found['servers'] = known.report()
+        return found
 
     def details(self, record):
         key = wire.key(*self.key(record), prefix=self._servers.prefix)

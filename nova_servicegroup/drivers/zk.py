@@ -51,6 +51,7 @@ from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
+from nova_servicegroup import metrics
 from nova_servicegroup import records
 
 LOG = logging.getLogger(__name__)
@@ -282,6 +283,26 @@ class ZooKeeperDriver(common.Driver):
         return ('its keeper, the process beside it on its host, which lived '
                 'on to tell')
 
+    def view_age(self, group):
+        return _age(self.find(('view', group)), self.monotonic())
+
+    def report(self):
+        found = super().report()
+        session = self.find('session')
+        if session is not None:
+            ident = session.client_id()
+            found['session'] = session.why()
+            found['session id'] = ident and '0x%x' % (ident[0] & 2 ** 64 - 1)
+            found['keeper pid'] = session.keeper_pid
+        for group in liveness.GROUPS:
+            view = self.find(('view', group))
+            if view is not None:
+                found['view of %s' % group] = (
+                    '%d members, %d are missing, %.0f s old' % (
+                        len(view.members), len(view.absences),
+                        _age(view, self.monotonic())))
+        return found
+
     def details(self, record):
         group, host = self.key(record)
         absence = self._view(group).absences.get(host)
@@ -309,10 +330,12 @@ class ZooKeeperDriver(common.Driver):
         security = conf.zk.security(self.conf)
         if security['auth'] is None:
             LOG.warning(OPEN)
-        return evzookeeper.ZKSession(
+        session = evzookeeper.ZKSession(
             options.address, recv_timeout=options.recv_timeout,
             retry_interval=options.sg_retry_interval,
             clock='%s/%s/@clock' % (options.sg_prefix, RECORDS), **security)
+        session.add_connection_callback(metrics.session_state)
+        return session
 
     def _view(self, group):
         """Return the view of a group, waiting for its first listing once."""
@@ -351,6 +374,14 @@ class ZooKeeperDriver(common.Driver):
                 'boot_id': _boot_id(),
                 'joined_at': records.as_aware(self.utcnow()).isoformat(),
                 'version': _version()}
+
+
+def _age(view, now):
+    if view is not None and view.fresh:
+        return 0
+    if view is None or view.stale_since is None:
+        return math.inf
+    return now - view.stale_since
 
 
 def _field(data, name):

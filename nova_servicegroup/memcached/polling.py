@@ -8,6 +8,7 @@ with what is known. Its time is bounded by the servers' timeout.
 """
 
 import collections
+import math
 import threading
 import time
 
@@ -62,6 +63,22 @@ class Poller:
         self._listing_until = 0            # who waits for it goes on then
         self._list_after = float('-inf')
         self._dropped_at = monotonic()
+
+    @property
+    def age(self):
+        """Seconds since all members were asked for; math.inf if never."""
+        polled = [status.polled_at for status in self._status
+                  if status.polled_at is not None]
+        return self._monotonic() - max(polled) if polled else math.inf
+
+    def report(self):
+        """Return how each server is, as a text by its name."""
+        now = self._monotonic()
+        return {
+            server.name: 'lost since %.0f s' % (now - status.lost_at)
+            if status.lost_at is not None else 'not asked yet'
+            if status.polled_at is None else 'answers'
+            for server, status in zip(self._servers, self._status)}
 
     def expect(self, members):
         """Take in who will be asked about soon.
