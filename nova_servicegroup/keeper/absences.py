@@ -83,16 +83,18 @@ class Absences:
                     del seen[token]
         self.returns.present = len(self._present)
 
-    def listed(self, began):
+    def listed(self, began, judged=True):
         """Take that nothing else has changed when a listing was begun.
 
         :param began: monotonic
+        :param judged: whether those whose time to come back is over are silent
+            from now on
         """
         for host, read_at in list(self._unconfirmed.items()):
             if began >= read_at:
                 del self._unconfirmed[host]
                 self.unwritten[host] = self._missing[host].record
-        for host in self.returns.over(began):
+        for host in self.returns.over(began) if judged else ():
             self._missing[host].sure = True
             self._changed.add(host)
 
@@ -210,9 +212,13 @@ class Absences:
         return list(self._present)
 
     def silent_since(self):
-        """Return when the last one fell silent, None if nobody is."""
+        """Return when the last one fell silent, None if nobody is.
+
+        Whose record wasn't read yet may have been stopped or killed.
+        """
         return max((missing.last for missing in self._missing.values()
-                    if missing.state not in records.ENDS), default=None)
+                    if missing.read and missing.state not in records.ENDS),
+                   default=None)
 
     def changes(self):
         """Return what the parent is to know and wasn't told yet.

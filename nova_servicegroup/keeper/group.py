@@ -12,6 +12,7 @@ from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 
 from nova_servicegroup.keeper import absences
+from nova_servicegroup.keeper import lookback
 from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import returns
 from nova_servicegroup.keeper import security
@@ -26,8 +27,9 @@ READS, WRITES = 200, 20
 #: of 10,000 members shall not keep the servers from letting these come back,
 #: and leave some of the writing to each other
 READ_PAUSE, WRITE_PAUSE = 0.5, 1
-#: seconds for which a silence calls for looking who came back from it
-RECENT = 3600
+#: of those that are missed in between so many are read at once: one that was
+#: killed among them is news
+URGENT_READS, URGENT_PAUSE = 10, 0.05
 ATTEMPTS = 3
 #: owners of nodes that belong to no session: persistent nodes, containers
 NO_SESSION = (0, -0x8000000000000000)
@@ -69,13 +71,13 @@ class Group:
         self._founded = None
         self._synced = False    # this connection's server isn't behind
         self._recorded = False  # the records' names were listed
-        self._look_back = True  # records of the living weren't read yet
-        self._living = []       # whose records are to be read for that
+        self._look_back = lookback.LookBack()
+        self._urgent = False    # somebody was missed since the last reading
         self._dirty = True
         self._list_at = 0       # not before
         self._not_before = 0
         self._safety_at = 0
-        self._read_at = self._write_at = 0
+        self._read_at = self._urgent_at = self._write_at = 0
         self._warned = False
 
     def connected(self, now):
@@ -85,6 +87,8 @@ class Group:
         self._synced = self._recorded = False
         self._watched = None
         self._list_at = 0
+        # What became of the others while the connection was away?
+        self._look_back.again()
         waits = self._absences.returns
         waits.together = self._link.timeout
         waits.rejoin = max(self._link.timeout / 2,
@@ -109,16 +113,22 @@ class Group:
         if self._dirty:
             return self._list_at
         due = self._safety_at
-        silent = self._absences.returns.due(now)
+        silent = self._silence_due(now)
         if silent is not None:
             due = min(due, silent)
         return max(due, self._list_at)
 
+    def _silence_due(self, now):
+        """Return when the time of someone to come back is over, or None."""
+        if self._look_back.going_on:
+            return None
+        return self._absences.returns.due(now)
+
     def _chores_due(self, now):
         due = self._owners.due(now)
         due = math.inf if due is None else due
-        if self._living or self._absences.unread(1):
-            due = min(due, self._read_at)
+        if self._look_back.going_on or self._absences.unread(1):
+            due = min(due, self._urgent_at if self._urgent else self._read_at)
         return min(due, self._write_at) if self._absences.unwritten else due
 
     def look(self):
@@ -132,7 +142,9 @@ class Group:
             else:
                 self._look_at_events()
             if now >= self._read_at:
-                self._read()
+                self._read(READS)
+            elif self._urgent and now >= self._urgent_at:
+                self._read(URGENT_READS)
             if now >= self._write_at:
                 self._write_missed(now)
         except self._link.DISCONNECTED:
@@ -153,7 +165,7 @@ class Group:
     def _look_at_all(self, began):
         # Before it: a change that comes after it counts again.
         self._dirty = False
-        silent_at = self._absences.returns.due(began)
+        silent_at = self._silence_due(began)
         if silent_at is not None and began >= silent_at:
             # A server that is behind knows nothing of who came back.
             self._synced = False
@@ -166,7 +178,7 @@ class Group:
         self._check_owners()
         members = self._listed - self._owners.non_members
         self._change(members - self._members, self._members - members)
-        self._absences.listed(began)
+        self._absences.listed(began, judged=not self._look_back.going_on)
         now = self._link.monotonic()
         if not self._recorded and self._records_path is not None:
             self._absences.recorded(self._list_records(), now,
@@ -197,6 +209,7 @@ class Group:
         self._members -= left
         now = self._link.monotonic()
         self._absences.changed(joined, left, now, self._link.time(now))
+        self._urgent = self._urgent or bool(left)
         self._link.post('nodes', path=self._name, joined=joined, left=left)
 
     def _list(self):
@@ -298,31 +311,32 @@ class Group:
         self._founded = stat.ctime / 1000
         return found
 
-    def _read(self):
+    def _read(self, most):
         """Read the records of some of the missing."""
         now = self._link.monotonic()
         time = self._link.time(now)
-        hosts = self._absences.unread(READS)
+        hosts = self._absences.unread(most)
         requests = [(host, self._ask(host, functools.partial(
             self._link.submit, self._record_changed, host)))
             for host in hosts]
-        if self._look_back:
-            silent = self._absences.silent_since()
-            if silent is not None and time - silent < RECENT:
-                # Who came back before this began tells whether others may.
-                self._look_back = False
-                self._living = self._absences.present()
-        living, self._living = self._living[:READS], self._living[READS:]
+        living = self._look_back.take(most - len(hosts))
         requests += [(host, self._ask(host)) for host in living]
-        for host, request in requests:
+        for number, (host, request) in enumerate(requests):
             record = None
             try:
                 record = records.parse(*self._link.get(request))
             except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
                 pass
             self._absences.was_read(host, record, now, time)
+            if number >= len(hosts):
+                self._look_back.was_read(record, time)
+        silent = self._absences.silent_since()
+        if silent is not None and time - silent < lookback.RECENT:
+            self._look_back.begin(self._absences.present())
         if self._absences.wants_listing:
             self._dirty = True
+        self._urgent = False
+        self._urgent_at = now + URGENT_PAUSE
         if len(requests) >= READS:
             self._read_at = now + self._link.jitter(0.5, 1) * READ_PAUSE
 

@@ -71,8 +71,10 @@ def test_proof_that_is_seen_counts_at_once(reader):
     reader.list(5, 'h2 b')
     assert set(reader.absences.unread(9)) == {'h1'}
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
+    assert reader.absences.silent_since() is None
     reader.read('h1', told_by('a', 'killed', AHEAD + 4.9))
     assert reader.told('h1') == ['killed', AHEAD + 4.9, True]
+    assert reader.absences.silent_since() is None
     assert reader.absences.unread(9) == []
     assert not reader.absences.unwritten
 

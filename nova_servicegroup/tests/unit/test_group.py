@@ -1,0 +1,209 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a keeper reads of a group, and when it judges, against a fake client.
+
+How ZooKeeper answers is shown in the fault tests; here are thousands of
+records, and a clock that the test moves.
+"""
+
+import types
+
+from kazoo import exceptions as kazoo_exc
+import pytest
+
+from nova_servicegroup.keeper import group
+from nova_servicegroup.keeper import lookback
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import record as records
+from nova_servicegroup.keeper import watches
+
+SIZE = 2000
+AHEAD = 1700000000
+NODES, RECORDS = '/g', '/last'
+
+
+class Ensemble:
+    """Nodes and records in memory, and the Registrar of one reader."""
+
+    DISCONNECTED = kazoo_exc.ConnectionLoss,
+    timeout, retry_interval = 4, 5
+
+    def __init__(self):
+        self.now = 1000
+        self.nodes = {'host%d' % number: '%016x' % number
+                      for number in range(SIZE)}
+        self.records = {host: records.joined(token, None)
+                        for host, token in self.nodes.items()}
+        self.read = []          # hosts
+        self.listings = 0
+        self.absences = {}      # what the parent was told
+        self.client = self.watches = self
+        self.supported = True
+
+    # The Registrar.
+
+    def monotonic(self):
+        return self.now
+
+    def time(self, now):
+        return AHEAD + now
+
+    def jitter(self, low, high):
+        return high
+
+    def submit(self, what, *args):
+        what(*args)
+
+    def post(self, op, **fields):
+        self.absences.update(fields.get('absences', {}))
+
+    def get(self, request):
+        if isinstance(request, Exception):
+            raise request
+        return request
+
+    # The client: what it returns is the answer already.
+
+    def add_async(self, path, watch):
+        self.tell = watch
+
+    def sync_async(self, path):
+        pass
+
+    def exists_async(self, path):
+        return types.SimpleNamespace(ephemeralOwner=1)
+
+    def get_children_async(self, path, watch=None, include_data=False):
+        if path == NODES:
+            self.listings += 1
+            return [names.node(*item) for item in self.nodes.items()]
+        return list(self.records), types.SimpleNamespace(ctime=1)
+
+    def get_async(self, path, watch=None):
+        host = path.rpartition('/')[2]
+        self.read.append(host)
+        if host not in self.records:
+            return kazoo_exc.NoNodeError()
+        return self.records[host], types.SimpleNamespace(
+            mtime=(AHEAD + 900) * 1000, version=1, czxid=1)
+
+    def set_async(self, path, data, version):
+        self.records[path.rpartition('/')[2]] = data
+        return types.SimpleNamespace(czxid=1)
+
+    # The members.
+
+    def lose(self, host, end=None):
+        """Delete a host's node, with or without a word how it ended."""
+        token = self.nodes.pop(host)
+        if end:
+            self.records[host] = records.ended(token, end, 0, None)
+        self.tell(watches.DELETED, '%s/%s' % (NODES, names.node(host, token)))
+
+    def back(self, host, gap):
+        """Write a record as of one that was silent, and is back."""
+        self.records[host] = records.joined(self.nodes[host], None, gap)
+
+
+@pytest.fixture
+def ensemble():
+    return Ensemble()
+
+
+@pytest.fixture
+def reader(ensemble):
+    reader = group.Group(ensemble, NODES, '', RECORDS, 600, ())
+    reader.connected(ensemble.now)
+    run(ensemble, reader, 0)
+    ensemble.read.clear()
+    return reader
+
+
+def run(ensemble, reader, seconds):
+    """Let time pass, and the reader do all that is due."""
+    end = ensemble.now + seconds
+    while reader.due(ensemble.now) <= end:
+        ensemble.now = max(ensemble.now, reader.due(ensemble.now))
+        reader.look()
+    ensemble.now = end
+
+
+def test_a_kill_costs_one_read_and_nobody_elses_record(ensemble, reader):
+    ensemble.lose('host7', 'killed')
+    run(ensemble, reader, 0)
+    assert ensemble.read == ['host7']
+    assert ensemble.absences['host7'][0] == 'killed'
+
+
+def test_one_silent_host_costs_a_sample(ensemble, reader):
+    ensemble.lose('host7')
+    run(ensemble, reader, 10)
+    assert ensemble.absences['host7'][2]
+    assert lookback.SAMPLE < len(set(ensemble.read)) < lookback.SAMPLE + 5
+
+
+def test_who_came_back_unseen_is_read_before_silence_is_judged(
+        ensemble, reader):
+    for number in range(0, SIZE, 4):
+        ensemble.back('host%d' % number, 30)
+    ensemble.lose('host7')
+    while not ensemble.absences.get('host7', [0, 0, False])[2]:
+        ensemble.tell(watches.CREATED, NODES)
+        run(ensemble, reader, 0.1)
+    told_back = [host for host, about in ensemble.absences.items()
+                 if about and about[0] == 'back']
+    assert len(told_back) == SIZE / 4
+
+
+def test_nothing_is_listed_until_they_are_read(ensemble, reader):
+    for number in range(0, SIZE, 4):
+        ensemble.back('host%d' % number, 30)
+    ensemble.lose('host7')
+    before = ensemble.listings
+    run(ensemble, reader, 15)
+    assert ensemble.absences['host7'][2]
+    assert ensemble.listings - before <= 3
+
+
+def test_what_happened_while_the_connection_was_away_is_read(
+        ensemble, reader):
+    ensemble.lose('host7')
+    run(ensemble, reader, 10)
+    reader.disconnected(ensemble.now)
+    for number in range(0, SIZE, 4):
+        ensemble.back('host%d' % number, 30)
+    ensemble.now += 30
+    reader.connected(ensemble.now)
+    ensemble.lose('host9')
+    run(ensemble, reader, 30)
+    assert len(set(ensemble.read)) == SIZE
+
+
+def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
+    for number in range(1000):
+        ensemble.lose('host%d' % number)
+    run(ensemble, reader, 0.1)
+    assert len(ensemble.read) == group.READS
+    ensemble.lose('host1500', 'killed')
+    run(ensemble, reader, group.URGENT_PAUSE)
+    assert ensemble.absences['host1500'][0] == 'killed'
+    assert len(ensemble.read) <= group.READS + 2 * group.URGENT_READS
+
+
+def test_many_records_are_read_bit_by_bit(ensemble, reader):
+    for number in range(1000):
+        ensemble.lose('host%d' % number)
+    run(ensemble, reader, 2 * group.READ_PAUSE)
+    assert len(ensemble.read) <= 4 * group.READS
+    run(ensemble, reader, 30)
+    assert {'host%d' % number for number in range(1000)} <= set(ensemble.read)
