@@ -48,11 +48,12 @@ class Absences:
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
-        self._assumed = set()   # hosts whose gaps are not proven
+        # Hosts whose gaps are not proven until their records are read, as the
+        # keys of a dict.
+        self._assumed = {}
         self._told = {}         # host -> what the parent knows
         self._changed = set()   # hosts of which it may have to know more
-        # Hosts whose records are to be read, as the keys of a dict.
-        self._unread = {}
+        self._unread = {}       # likewise, missing ones
         self._unconfirmed = {}  # host -> monotonic time when it was read
         #: host -> Record of those that are missed, and nobody wrote it yet
         self.unwritten = {}
@@ -115,15 +116,13 @@ class Absences:
         # Also where there was no record: ZooKeeper may have lost all data.
         self._gaps[host] = missing.last, time
         if not missing.read:
-            # Until its own word is read.
-            self._assumed.add(host)
-            self._unread[host] = True
+            self._assumed[host] = True
 
     def _gone(self, host, seen, now, time):
         self._missing[host] = _Missing(time, seen)
         self._changed.add(host)
         self._gaps.pop(host, None)
-        self._assumed.discard(host)
+        self._assumed.pop(host, None)
         if self._has_records:
             self._unread[host] = True
         else:
@@ -149,9 +148,11 @@ class Absences:
         """Return the hosts whose records are to be read next, a list.
 
         Those who went last come first: of many that are cut off little is to
-        be known, but one that was killed among them is news.
+        be known, but one that was killed among them is news. Those who are
+        back come last: until then they count as silent.
         """
-        return list(itertools.islice(reversed(self._unread), most))
+        return list(itertools.islice(itertools.chain(
+            reversed(self._unread), self._assumed), most))
 
     def record_changed(self, host):
         """The record of a host was changed or deleted."""
@@ -170,8 +171,7 @@ class Absences:
         self._changed.add(host)
         missing = self._missing.get(host)
         if missing is None:
-            if host in self._assumed:
-                self._assumed.discard(host)
+            if self._assumed.pop(host, None):
                 self._gaps.pop(host, None)
             if record is not None and record.gap and host in self._present:
                 self._gaps.setdefault(host, record.gap)

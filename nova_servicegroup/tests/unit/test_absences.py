@@ -293,3 +293,13 @@ def test_what_has_no_record_is_not_asked_for(reader):
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.list(7.1 + SERVER_NOTICES)
     assert reader.told('h1') == ['missed', AHEAD + 5, True]
+
+
+def test_the_missing_are_read_before_those_who_are_back(reader):
+    reader.list(5, 'h2 b')
+    reader.list(6, 'h2 b', 'h1 c')
+    assert reader.absences.unread(9) == ['h1']
+    reader.list(7, 'h1 c')
+    assert reader.absences.unread(9) == ['h2', 'h1']
+    reader.list(8, 'h1 c', 'h2 d')
+    assert set(reader.absences.unread(9)) == {'h1', 'h2'}
