@@ -193,6 +193,9 @@ class Group:
         deleted = self._events.keys() - made
         made -= self._listed
         self._events = {}
+        for name in deleted - self._listed:
+            # It was back and has ended again; its record says how.
+            self._absences.record_changed(name.partition('@')[0])
         self._owners.changed(made, deleted)
         self._listed |= made
         self._listed -= deleted

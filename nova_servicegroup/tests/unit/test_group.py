@@ -207,3 +207,16 @@ def test_many_records_are_read_bit_by_bit(ensemble, reader):
     assert len(ensemble.read) <= 4 * group.READS
     run(ensemble, reader, 30)
     assert {'host%d' % number for number in range(1000)} <= set(ensemble.read)
+
+
+def test_who_was_back_and_was_killed_at_once_is_read(ensemble, reader):
+    """After a loss of all data there is no record yet, and so no watch."""
+    del ensemble.records['host7']
+    ensemble.lose('host7')
+    run(ensemble, reader, 1)
+    ensemble.nodes['host7'] = token = 'f' * 16
+    ensemble.tell(watches.CREATED, '%s/%s' % (
+        NODES, names.node('host7', token)))
+    ensemble.lose('host7', 'killed')
+    run(ensemble, reader, 0)
+    assert ensemble.absences['host7'][0] == 'killed'
