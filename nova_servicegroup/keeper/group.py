@@ -171,7 +171,7 @@ class Group:
             self._synced = False
         if began >= self._safety_at:
             self._recorded = False
-        self._events.clear()
+        self._take_events()
         listed = self._list()
         self._owners.changed(listed - self._listed, self._listed - listed)
         self._listed = listed
@@ -189,13 +189,7 @@ class Group:
 
     def _look_at_events(self):
         """Take what the persistent watch has told. Costs no listing."""
-        made = {name for name, made in self._events.items() if made}
-        deleted = self._events.keys() - made
-        made -= self._listed
-        self._events = {}
-        for name in deleted - self._listed:
-            # It was back and has ended again; its record says how.
-            self._absences.record_changed(name.partition('@')[0])
+        made, deleted = self._take_events()
         self._owners.changed(made, deleted)
         self._listed |= made
         self._listed -= deleted
@@ -203,6 +197,16 @@ class Group:
         non_members = self._owners.non_members
         self._change(made - gone - non_members - self._members,
                      (deleted | gone | non_members) & self._members)
+
+    def _take_events(self):
+        """Return the names of nodes that were made and deleted, two sets."""
+        made = {name for name, made in self._events.items() if made}
+        deleted = self._events.keys() - made
+        self._events = {}
+        for name in deleted - self._listed:
+            # It was back and has ended again; its record says how.
+            self._absences.record_changed(name.partition('@')[0])
+        return made - self._listed, deleted
 
     def _change(self, joined, left):
         """Take names of members' nodes that are there now or not, two sets."""

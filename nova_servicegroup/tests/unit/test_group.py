@@ -42,8 +42,9 @@ class Ensemble:
         self.now = 1000
         self.nodes = {'host%d' % number: '%016x' % number
                       for number in range(SIZE)}
-        self.records = {host: records.joined(token, None)
-                        for host, token in self.nodes.items()}
+        self.records = {}
+        for host, token in self.nodes.items():
+            self.write(host, records.joined(token, None))
         self.read = []          # hosts
         self.listings = 0
         self.absences = {}      # what the parent was told
@@ -94,25 +95,29 @@ class Ensemble:
         self.read.append(host)
         if host not in self.records:
             return kazoo_exc.NoNodeError()
-        return self.records[host], types.SimpleNamespace(
-            mtime=(AHEAD + 900) * 1000, version=1, czxid=1)
+        data, written = self.records[host]
+        return data, types.SimpleNamespace(
+            mtime=int((AHEAD + written) * 1000), version=1, czxid=1)
 
     def set_async(self, path, data, version):
-        self.records[path.rpartition('/')[2]] = data
+        self.write(path.rpartition('/')[2], data)
         return types.SimpleNamespace(czxid=1)
 
     # The members.
+
+    def write(self, host, data):
+        self.records[host] = data, self.now
 
     def lose(self, host, end=None):
         """Delete a host's node, with or without a word how it ended."""
         token = self.nodes.pop(host)
         if end:
-            self.records[host] = records.ended(token, end, 0, None)
+            self.write(host, records.ended(token, end, 0, None))
         self.tell(watches.DELETED, '%s/%s' % (NODES, names.node(host, token)))
 
     def back(self, host, gap):
         """Write a record as of one that was silent, and is back."""
-        self.records[host] = records.joined(self.nodes[host], None, gap)
+        self.write(host, records.joined(self.nodes[host], None, gap))
 
 
 @pytest.fixture
@@ -209,7 +214,9 @@ def test_many_records_are_read_bit_by_bit(ensemble, reader):
     assert {'host%d' % number for number in range(1000)} <= set(ensemble.read)
 
 
-def test_who_was_back_and_was_killed_at_once_is_read(ensemble, reader):
+@pytest.mark.parametrize('listed', [False, True])
+def test_who_was_back_and_was_killed_at_once_is_read(
+        ensemble, reader, listed):
     """After a loss of all data there is no record yet, and so no watch."""
     del ensemble.records['host7']
     ensemble.lose('host7')
@@ -218,5 +225,7 @@ def test_who_was_back_and_was_killed_at_once_is_read(ensemble, reader):
     ensemble.tell(watches.CREATED, '%s/%s' % (
         NODES, names.node('host7', token)))
     ensemble.lose('host7', 'killed')
+    if listed:
+        ensemble.tell(watches.CREATED, NODES)
     run(ensemble, reader, 0)
     assert ensemble.absences['host7'][0] == 'killed'
