@@ -203,8 +203,8 @@ class Group:
         made = {name for name, made in self._events.items() if made}
         deleted = self._events.keys() - made
         self._events = {}
-        for name in deleted - self._listed:
-            # It was back and has ended again; its record says how.
+        for name in deleted - self._members:
+            # It may have been back for an instant; its record says so.
             self._absences.record_changed(name.partition('@')[0])
         return made - self._listed, deleted
 

@@ -50,6 +50,7 @@ class Ensemble:
         self.absences = {}      # what the parent was told
         self.client = self.watches = self
         self.supported = True
+        self.slow = False
 
     # The Registrar.
 
@@ -82,6 +83,8 @@ class Ensemble:
         pass
 
     def exists_async(self, path):
+        if self.slow:
+            return kazoo_exc.ConnectionLoss()
         return types.SimpleNamespace(ephemeralOwner=1)
 
     def get_children_async(self, path, watch=None, include_data=False):
@@ -228,4 +231,21 @@ def test_who_was_back_and_was_killed_at_once_is_read(
     if listed:
         ensemble.tell(watches.CREATED, NODES)
     run(ensemble, reader, 0)
+    assert ensemble.absences['host7'][0] == 'killed'
+
+
+def test_who_was_killed_while_the_servers_are_slow_is_read(ensemble, reader):
+    del ensemble.records['host7']
+    ensemble.lose('host7')
+    run(ensemble, reader, 1)
+    ensemble.nodes['host7'] = token = 'f' * 16
+    ensemble.tell(watches.CREATED, '%s/%s' % (
+        NODES, names.node('host7', token)))
+    ensemble.slow = True
+    ensemble.now += 1
+    with pytest.raises(kazoo_exc.ConnectionLoss):
+        reader.look()
+    ensemble.slow = False
+    ensemble.lose('host7', 'killed')
+    run(ensemble, reader, 1)
     assert ensemble.absences['host7'][0] == 'killed'
