@@ -6,17 +6,22 @@ Here it is parsed. What is run, and by which test, is in RUN.
 """
 
 import configparser
+import importlib.metadata
 import importlib.util
 import json
+import pathlib
 import re
 import shlex
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from nova_servicegroup.cmd import main
+from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures import texts
+from nova_servicegroup.tests.fixtures import zookeeper
 
 ROOT = texts.ROOT
 TEXTS = sorted(
@@ -68,7 +73,7 @@ RUN = {
 
 BLOCKS = {(str(text), name or number): (language, block)
           for text in TEXTS if text.suffix == '.rst'
-          for language in ('ini', 'shell', 'sh')
+          for language in ('ini', 'shell', 'sh', 'yaml')
           for number, (name, block) in enumerate(
               texts.blocks(text, language))}
 
@@ -94,6 +99,20 @@ for path, names in json.load(sys.stdin).items():
 '''
 
 
+def write_nova_conf(variables, path):
+    """Write what a chart or a playbook would; return its options."""
+    ((_, sections),) = [
+        item for item in (*variables.items(),
+                          *variables.get('conf', {}).items())
+        if item[0] in ('nova_nova_conf_overrides', 'nova')]
+    parser = configparser.ConfigParser(default_section=None)
+    parser.read_dict(sections)
+    with open(path, 'w') as f:
+        parser.write(f)
+    return [(section, option) for section in parser.sections()
+            for option in parser.options(section)]
+
+
 def test_every_option_in_the_texts_is_one(tmp_path):
     files = {}
     for (text, name), (language, block) in BLOCKS.items():
@@ -106,6 +125,9 @@ def test_every_option_in_the_texts_is_one(tmp_path):
             files[str(path)] = [(section, option)
                                 for section in parser.sections()
                                 for option in parser.options(section)]
+        if language == 'yaml':
+            path = tmp_path / name
+            files[str(path)] = write_nova_conf(yaml.safe_load(block), path)
     assert len(files) > 10 and all(files.values())
     done = subprocess.run([sys.executable, '-c', READ], text=True,
                           input=json.dumps(files), capture_output=True)
@@ -113,8 +135,8 @@ def test_every_option_in_the_texts_is_one(tmp_path):
 
 
 @pytest.mark.parametrize('text, name', [
-    key for key, (language, _) in BLOCKS.items() if language != 'ini'],
-    ids=str)
+    key for key, (language, _) in BLOCKS.items()
+    if language in ('shell', 'sh')], ids=str)
 def test_every_block_of_commands_is_run_by_a_test(text, name):
     (where,) = [path for path, names in RUN.items() if name in names]
     assert "'%s'" % name in (
@@ -148,3 +170,69 @@ def test_the_timelines_are_what_was_measured():
     crash = json.loads((ROOT / 'bench/results/crash.json').read_text())
     assert timelines.draw(crash) == timelines.PICTURE.read_text(), (
         'run "python doc/timelines.py" and commit')
+
+
+#: a literal block, whose lines have the indentation of the first one
+LITERAL = re.compile(r'^( *)(?!\.\. )\S.*::\n\n'
+                     r'((?P<indent>\1 +)\S.*\n(?:(?P=indent).*\n|\n)*)',
+                     re.MULTILINE)
+#: what no test can run here; their pages say what was tried
+ELSEWHERE = ('dnf ', 'python3 -m pip install ', '%', 'if [', 'fi', '{%',
+             'RUN /var/lib/kolla/venv/bin/pip install ',
+             '- ansible.builtin.include_tasks: ')
+
+
+def literal_lines():
+    """Return [(text, line)] of the literal blocks that are no code-block."""
+    return [(text, ' '.join(line.split()))
+            for text in TEXTS if text.suffix == '.rst'
+            for match in LITERAL.finditer(
+                re.sub(r' *\\\n +', ' ', (ROOT / text).read_text()))
+            for line in match[2].splitlines() if line.strip()]
+
+
+def takes_openstack(command):
+    """Let openstackclient parse a command of its compute service."""
+    words = shlex.split(command)
+    commands = {}
+    for entry in importlib.metadata.entry_points(group='openstack.compute.v2'):
+        name = entry.name.split('_')
+        if words[1:len(name) + 1] == name:
+            commands[len(name)] = entry
+    length = max(commands)
+    parser = commands[length].load()(None, None).get_parser('openstack')
+    return parser.parse_args(words[length + 1:])
+
+
+@pytest.mark.parametrize('text, line', literal_lines(), ids=str)
+def test_every_line_of_a_literal_block_is_known(text, line):
+    if line.startswith('openstack '):
+        assert takes_openstack(line)
+    elif line.startswith('docker build -f '):
+        assert (ROOT / line.split()[3]).exists()
+    elif line.startswith(ELSEWHERE):
+        assert 'What was tried' in (ROOT / text).read_text()
+    elif line.startswith('/usr/local/bin/nova-servicegroup '):
+        assert main.parse(shlex.split(line.partition(' || ')[0])[1:])
+    elif line.startswith('echo srvr '):
+        # The tests ask their servers so, and have them in the white list.
+        assert "'srvr'" in pathlib.Path(zookeeper.__file__).read_text()
+    elif line.startswith('$ printf '):
+        printed = subprocess.run(['sh', '-c', line[2:]], text=True,
+                                 capture_output=True).stdout
+        assert printed.split()[0] == wire.key('compute', 'c1')
+    elif not line.startswith('nova-servicegroup '):
+        # What is shown of ZooKeeper and of ps, with what they print.
+        assert text.name == 'zookeeper.rst', line
+
+
+@pytest.mark.parametrize('command', [
+    ' '.join(command.split()) for text in TEXTS for command in re.findall(
+        r'``(openstack [^`-][^`]*)``', (ROOT / text).read_text())])
+def test_openstackclient_knows_what_is_named_in_a_sentence(command):
+    if len(command.split()) > 5:
+        assert takes_openstack(command)
+    else:
+        assert any(command.split()[1:] == entry.name.split('_')
+                   for entry in importlib.metadata.entry_points(
+                       group='openstack.compute.v2'))
