@@ -21,6 +21,7 @@ import pytest
 from nova_servicegroup.tests.fixtures import clone as clones
 from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import tree as nova_tree
+from nova_servicegroup.tests.functional import test_releases as releases
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -196,3 +197,29 @@ def test_whatever_is_imported_is_required():
     # extra.
     assert needed - required == {'nova', 'nova-servicegroup', 'oslo.reports',
                                  'prometheus_client'}
+
+
+def test_the_support_matrix_is_what_the_tests_run():
+    page = (ROOT / 'doc/source/install/support-matrix.rst').read_text()
+    rows = re.findall(r'^   \* - (\S+)\n     - (.*)$', page, re.MULTILINE)
+    pinned = re.findall(r'^nova==(\S+);', (
+        ROOT / 'test-requirements.txt').read_text(), re.MULTILINE)
+    novas = {nova for nova, _ in rows if nova.count('.') == 2}
+    assert novas == {*releases.RELEASES, *pinned, '26.2.2'}
+    with open(ROOT / 'pyproject.toml') as f:
+        about = f.read()
+    assert {python for python, _ in rows if python.startswith('3.')
+            and python.count('.') == 1} == set(
+                re.findall(r'Python :: (3\.\d+)"', about))
+    # What is said everywhere: in README, messages and here.
+    first, last = re.search(r'supports Nova (\d+) to (\d+)', page).groups()
+    span = 'Nova %s to %s' % (first, last)
+    assert (first, last) == (min(novas, key=_number).split('.')[0],
+                             max(novas, key=_number).split('.')[0])
+    for path in ('README.rst', 'nova_servicegroup/integration/register.py',
+                 'nova_servicegroup/integration/dropin.py'):
+        assert span in ' '.join((ROOT / path).read_text().split()), path
+
+
+def _number(version):
+    return [int(part) for part in version.split('.')]
