@@ -11,15 +11,10 @@ from nova_servicegroup.cmd import main
 
 project = 'nova-servicegroup'
 copyright = 'nova-servicegroup contributors'
-extensions = ['openstackdocstheme', 'sphinx.ext.autodoc', 'cliff.sphinxext',
-              'oslo_config.sphinxext']
-html_theme = 'openstackdocs'
-pygments_style = 'native'
-openstackdocs_repo_name = 'nova-servicegroup'
-openstackdocs_pdf_link = False
-openstackdocs_auto_name = False
-openstackdocs_auto_version = False
-openstackdocs_use_storyboard = False
+extensions = ['sphinx.ext.autodoc', 'cliff.sphinxext', 'oslo_config.sphinxext']
+# Not OpenStack's: the project isn't one of its governance.
+html_theme = 'furo'
+html_title = project
 # Two hyphens begin an option.
 smartquotes_action = 'qe'
 autoprogram_cliff_application = autoprogram_cliff_app_dist_name = main.NAME

@@ -30,6 +30,11 @@ def ask(context, question, *args):
 
     try:
         cells = objects.CellMappingList.get_all(context)
+    except db_exc.CantStartEngineError as e:
+        raise CellsUnknown(
+            'This host\'s nova.conf has no [api_database] connection: run it '
+            'on a controller. With the zk driver, "nova-servicegroup list" '
+            'works here, too.') from e
     except db_exc.DBError as e:
         raise CellsUnknown('The API database does not answer: %s'
                            % first_line(e)) from e

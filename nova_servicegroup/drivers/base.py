@@ -22,8 +22,8 @@ class Promise(enum.Enum):
     SEES_KILL = 'One whose process is killed gets none within a second.'
     KNOWS_OUTAGE = 'A store that cannot be asked is "unknown", never "down".'
     PLACES_IN_DOUBT = 'Commands reach a host whose heartbeats do not arrive.'
-    READER_CLOCK = "Once seen, a member is judged by the reader's clock alone."
-    LOCAL_READS = 'A question costs no I/O once the view has been filled.'
+    READER_CLOCK = "A reader that asks often judges by its own clock alone."
+    LOCAL_READS = 'A query is answered from memory; mc renews it every second.'
     IN_TREE_FORMAT = "Nova's in-tree driver reads what it writes, and back."
 
 

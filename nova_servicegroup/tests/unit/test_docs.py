@@ -217,6 +217,10 @@ def test_every_line_of_a_literal_block_is_known(text, line):
     elif line.startswith('echo srvr '):
         # The tests ask their servers so, and have them in the white list.
         assert "'srvr'" in pathlib.Path(zookeeper.__file__).read_text()
+    elif line.startswith('pip install nova-servicegroup['):
+        extra = line.rpartition('[')[2].rstrip(']')
+        assert re.search('^%s = ' % extra, (
+            ROOT / 'pyproject.toml').read_text(), re.MULTILINE)
     elif line.startswith('$ printf '):
         printed = subprocess.run(['sh', '-c', line[2:]], text=True,
                                  capture_output=True).stdout

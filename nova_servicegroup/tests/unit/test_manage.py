@@ -6,6 +6,7 @@ Real SQLite databases of an API and two cells, and a process per command from
 a Nova with the plug-in dropped in.
 """
 
+import re
 import subprocess
 import uuid
 
@@ -122,6 +123,15 @@ def test_the_api_database_away_is_told_in_one_line(cells):
     (cells.directory / 'api').mkdir()
     done = cells.manage('list', code=1)
     assert done.stdout.startswith('error: The API database does not answer: ')
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_host_without_a_database_is_told_in_one_line(cells):
+    cells.config.write_text(re.sub(r'(?m)^connection *=.*\n', '',
+                                   cells.config.read_text()))
+    done = cells.manage('list', code=1)
+    assert done.stdout.startswith(
+        "error: This host's nova.conf has no [api_database] connection: ")
     assert len(done.stdout.splitlines()) == 1
 
 
