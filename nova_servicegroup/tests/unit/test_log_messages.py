@@ -16,17 +16,19 @@ PAGE = texts.ROOT / 'doc/source/admin/log-messages.rst'
 #: calls whose text is made elsewhere: the expression, and where its texts are
 ELSEWHERE = {
     # What a driver says of an error that a heartbeat met.
-    'failure.text': lambda: called('Failure', 1),
+    'failure.text': lambda: called('Failure', 1, level=0),
     # What a complaint of kazoo's means.
-    'cause': lambda: [text for name, text in constants(
+    'cause': lambda: [('ERROR', text) for name, text in constants(
         PACKAGE / 'keeper/security.py').items() if name in (
             '_CA', '_HOSTNAME', '_NO_TLS', '_OUR_CERTIFICATE', '_SASL')],
     # A keeper's own, which is found where it is logged.
     "message['text']": list,
     # A NovaShapeError's.
-    'e': lambda: called('NovaShapeError', 0),
+    'e': lambda: [('ERROR', text)
+                  for _, text in called('NovaShapeError', 0)],
 }
-LEVELS = ('warning', 'error', 'exception', 'critical')
+LEVELS = {'warning': 'WARNING', 'error': 'ERROR', 'exception': 'ERROR',
+          'critical': 'CRITICAL'}
 
 
 @functools.cache
@@ -62,19 +64,32 @@ def template(node, path):
     return None
 
 
-def called(name, position):
-    """Return the texts that a function of this name is given anywhere."""
-    found = [template(node.args[position], path) for path in files()
+def level_of(node):
+    """Return the name of a level that is written there, else None."""
+    name = ast.unparse(node).rpartition('.')[2]
+    return name if name in LEVELS.values() else None
+
+
+def called(name, position, level=None):
+    """Return [(level, text)] that a function of this name is given anywhere.
+
+    :param level: the place of the level among the arguments
+    """
+    found = [(level_of(node.args[level]) if level is not None else None,
+              template(node.args[position], path)) for path in files()
              for node in ast.walk(tree(path)) if isinstance(node, ast.Call)
              and len(node.args) > position
              and ast.unparse(node.func).rpartition('.')[2] == name]
-    assert found and None not in found, name
+    assert found and None not in [text for _, text in found], name
     return found
 
 
 @functools.cache
 def logged():
-    """Return {(file, line): texts} of all calls at warning level or above."""
+    """Return {'file:line': [(level, text)]} of calls at WARNING or above.
+
+    The level is None where it isn't written there.
+    """
     found = {}
     for path in files():
         for node in ast.walk(tree(path)):
@@ -83,14 +98,16 @@ def logged():
                 continue
             name, argument = node.func.attr, node.args[0]
             if name in ('log', '_log') and len(node.args) > 1:
-                level = ast.unparse(argument)
-                if level.endswith(('INFO', 'DEBUG')):
+                if ast.unparse(argument).endswith(('.INFO', '.DEBUG')):
                     continue
+                level = level_of(argument)
                 argument = node.args[1]
             elif name not in LEVELS or ast.unparse(node.func).startswith(
                     # Commands write to stderr; kazoo's log is a keeper's own.
                     ('self.app.', 'parser.', "logging.getLogger('kazoo')")):
                 continue
+            else:
+                level = LEVELS[name]
             text = template(argument, path)
             if text == '%s':
                 argument, text = node.args[-1], None
@@ -100,43 +117,48 @@ def logged():
                 assert expression in ELSEWHERE, (
                     '%s logs %s: tell here where its texts are' % (
                         where, expression))
-            found[where] = ([text] if text is not None
+            found[where] = ([(level, text)] if text is not None
                             else ELSEWHERE[expression]())
     return found
 
 
 @functools.cache
 def entries():
-    """Return {text of the page: pattern of the messages that it is for}."""
-    return {entry: re.compile('.*'.join(map(re.escape, entry.split('...'))),
-                              re.DOTALL)
-            for entry in re.findall(r'^``(.+?)``', PAGE.read_text(),
-                                    re.MULTILINE)}
+    """Return {text of the page: (pattern of its messages, its levels)}."""
+    return {entry: (re.compile('.*'.join(map(re.escape, entry.split('...'))),
+                               re.DOTALL), levels)
+            for entry, levels in re.findall(
+                r'^``(.+?)`` : (.*)$', PAGE.read_text(), re.MULTILINE)}
 
 
 def test_the_calls_are_found():
     messages = sum(logged().values(), [])
     assert len(messages) > 30
-    for text in ('There is no connection to ZooKeeper at %s: %s.%s',
-                 'Lost connection to nova-conductor',
-                 'SASL authentication to ZooKeeper failed',
-                 'Permission denied on the ZooKeeper path'):
-        assert any(text in message for message in messages), text
+    for level, text in (
+            ('WARNING', 'There is no connection to ZooKeeper at %s: %s.%s'),
+            ('WARNING', 'Lost connection to nova-conductor'),
+            ('ERROR', 'SASL authentication to ZooKeeper failed'),
+            ('ERROR', 'Permission denied on the ZooKeeper path')):
+        assert any(found == level and text in message
+                   for found, message in messages), text
 
 
-@pytest.mark.parametrize('where, message', [
-    (where, message) for where, messages in logged().items()
-    for message in messages])
-def test_it_is_on_the_page(where, message):
-    assert any(pattern.fullmatch(message) for pattern in entries().values()), (
+@pytest.mark.parametrize('where, level, message', [
+    (where, level, message) for where, messages in logged().items()
+    for level, message in messages])
+def test_it_is_on_the_page_with_its_level(where, level, message):
+    levels = [levels for pattern, levels in entries().values()
+              if pattern.fullmatch(message)]
+    assert levels, (
         '%s logs %r: tell in doc/source/admin/log-messages.rst what it means '
         'and what to do' % (where, message))
+    assert level is None or any(level in found for found in levels)
 
 
 def test_nothing_is_there_that_is_not_logged():
-    messages = sum(logged().values(), [])
+    messages = [text for _, text in sum(logged().values(), [])]
     block = (PACKAGE / 'integration/dropin.py').read_text()
-    left = [entry for entry, pattern in entries().items()
+    left = [entry for entry, (pattern, _) in entries().items()
             if not any(map(pattern.fullmatch, messages))
             and max(entry.split('...'), key=len) not in block]
     assert left == []
@@ -144,6 +166,7 @@ def test_nothing_is_there_that_is_not_logged():
 
 def test_each_has_its_level_and_what_to_do():
     parts = re.split(r'^(?=``)', PAGE.read_text(), flags=re.MULTILINE)[1:]
+    assert len(parts) == len(entries())
     for part in parts:
         term, _, text = part.partition('\n')
         assert re.search(r'`` : (WARNING|ERROR)\b', term), term
