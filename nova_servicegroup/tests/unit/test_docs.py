@@ -67,7 +67,7 @@ def test_make_knows_the_target(text, command):
 RUN = {
     'functional/test_debian.py': {'install-debian', 'check', 'remove-debian',
                                   'install-trigger'},
-    'unit/test_packaging.py': {'install-venv', 'remove'},
+    'functional/test_packaging.py': {'install-venv', 'remove'},
     'fault/test_zk_security_page.py': {'certificates', 'tls-class-path'},
 }
 
