@@ -34,7 +34,9 @@ endif
 	bench-start bench-store bench-crash bench-zk bench-outage clean
 
 help:
-	@echo 'make demo         three nova-computes; one is killed and comes back'
+	@echo 'make demo         three nova-computes and nine light members: one is'
+	@echo '                  killed, six are cut off (DRIVER=db|mc|zk,'
+	@echo '                  ZOOKEEPER=host:port)'
 	@echo 'make test         unit, contract, functional and fault tests'
 	@echo '                  (ARGS="-k zk" TESTS=path choose some of them,'
 	@echo '                  WORKERS=0 runs them one after the other)'
@@ -57,8 +59,9 @@ help:
 	@echo '                  (about 45 minutes)'
 	@echo 'make clean        remove whatever was made here'
 
-demo: python
-	$(PYTHON) demo/demo.py $(ARGS)
+demo: $(VENV)/installed-demo
+	@$(BIN)/python demo/demo.py $(addprefix --driver=,$(DRIVER)) \
+		$(addprefix --zookeeper=,$(ZOOKEEPER)) $(ARGS)
 
 # Before the tests, which install nothing. Without root some of them can run.
 packages:
@@ -152,7 +155,16 @@ python:
 
 $(VENV)/created: | python
 	@[ ! -f $(VENV) ] || rm $(VENV) # tox leaves a file of that name
-	$(PYTHON) -m venv $(VENV)
+	@tools/with-progress 'Making $(VENV)' $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Less than the tests need, and as much of it as fits into a minute or two.
+$(VENV)/installed-demo: pyproject.toml setup.py setup.cfg requirements.txt \
+		test-requirements.txt | $(VENV)/created
+	@echo 'Installing Nova into $(VENV), the first time only.'
+	@tools/with-progress 'Installing Nova' \
+		$(BIN)/python -m pip install -q --disable-pip-version-check \
+		-c test-requirements.txt nova -e .
 	@touch $@
 
 $(VENV)/installed: pyproject.toml setup.py setup.cfg requirements.txt \
@@ -173,6 +185,6 @@ $(VENV)/installed-doc: doc/requirements.txt $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .tox .demo .venvs .pytest_cache .ruff_cache .coverage \
+	rm -rf $(VENV) .tox .venvs .pytest_cache .ruff_cache .coverage \
 		build dist doc/build releasenotes/build *.egg-info
 	find nova_servicegroup -name __pycache__ -prune -exec rm -rf {} +

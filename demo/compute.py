@@ -2,10 +2,9 @@
 
 """A nova-compute without conductor, placement and message server.
 
-What Nova's own nova-compute command does, but for three things: it writes to
+What Nova's own nova-compute command does, but for two things: it writes to
 the database itself, where a compute else goes through RabbitMQ and a
-conductor; it tells placement nothing; and it ends when whoever started it is
-gone. Takes the arguments of nova-compute.
+conductor, and it tells placement nothing. Takes the arguments of nova-compute.
 """
 
 # As in Nova's own command: before anything else of Nova.
@@ -23,8 +22,6 @@ from oslo_config import cfg
 from oslo_log import log as logging
 from oslo_service import opts as oslo_service_opts
 
-import tether
-
 
 class NoPlacement:
     """A placement where nothing is allocated; all that a start asks of it."""
@@ -35,7 +32,6 @@ class NoPlacement:
 
 
 def main():
-    tether.end_with_parent()
     config.parse_args(sys.argv)
     logging.setup(cfg.CONF, 'nova')
     oslo_service_opts.register_service_opts(cfg.CONF)

@@ -2,10 +2,10 @@
 
 """``make demo`` does what it says, and leaves nothing behind."""
 
-import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,114 +14,216 @@ import pytest
 
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import zookeeper
 
 DEMO = nova.PACKAGE_ROOT / 'demo' / 'demo.py'
-DOWN_TIME = 3
-
-
-@pytest.fixture(scope='module')
-def directory(tmp_path_factory):
-    """Where the demos of these tests write, one after the other."""
-    return tmp_path_factory.mktemp('demo')
+CUT = ['compute-3', 'light-5', 'light-6', 'light-7', 'light-8', 'light-9']
 
 
 @pytest.fixture
-def command(directory):
-    """The demo with the environment of the tests."""
-    return [sys.executable, '-u', DEMO, '--python', sys.executable,
-            '--directory', directory]
+def folder(tmp_path):
+    """Where a demo makes its folder, and it alone."""
+    folder = tmp_path / 'tmp'
+    folder.mkdir()
+    return folder
 
 
-def processes_in(directory):
-    """Return the pids of the processes that were given files in there."""
-    pids = []
-    for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+@pytest.fixture
+def environ(folder):
+    return dict(nova.environment(), TMPDIR=str(folder))
+
+
+@pytest.fixture
+def without_servers(environ, tmp_path):
+    """The environment of a user who has no server and can install none."""
+    programs = tmp_path / 'bin'
+    programs.mkdir()
+    for program in pathlib.Path('/usr/bin').iterdir():
+        if program.name not in ('java', 'memcached', 'apt-get'):
+            (programs / program.name).symlink_to(program)
+    return dict(environ, PATH=str(programs))
+
+
+def command(*arguments):
+    return [sys.executable, '-u', DEMO, *arguments]
+
+
+def run(env, *arguments):
+    return subprocess.run(command(*arguments), env=env, capture_output=True,
+                          text=True, timeout=400)
+
+
+def processes_of(folder):
+    """Return {pid: command line} of whatever a demo started."""
+    found = {}
+    for path in pathlib.Path('/proc').glob('[0-9]*'):
         try:
-            if str(directory / 'run') in path.read_text(errors='replace'):
-                pids.append(int(path.parent.name))
+            if ('TMPDIR=%s\0' % folder) in (path / 'environ').read_text(
+                    errors='replace'):
+                found[int(path.name)] = (path / 'cmdline').read_text(
+                    errors='replace')
         except OSError:
             pass
-    return pids
+    return found
 
 
-def test_the_demo_kills_a_compute_and_brings_it_back(
-        directory, command, plugin_tree):
-    done = subprocess.run(command, env=nova.environment(plugin_tree),
-                          capture_output=True, text=True, timeout=300)
+def keepers_of(folder):
+    """Return the pids of the keepers, which have an environment of theirs."""
+    return subprocess.run(
+        ['pgrep', '-f', '-P', ','.join(map(str, processes_of(folder))),
+         'nova_servicegroup.keeper'], capture_output=True,
+        text=True).stdout.split()
+
+
+def assert_nothing_is_left(folder):
+    process.wait_until(lambda: not processes_of(folder), 20,
+                       'the end of what the demo started')
+    assert list(folder.iterdir()) == []
+
+
+def states(text):
+    """Return {host: (state, what Nova is told)} of the last list."""
+    listed = text.rpartition('$ nova-servicegroup list')[2]
+    return {host: (state, told) for host, state, told in re.findall(
+        r'^\| (\S+-\d) +\| (\w+) +\|.* (\w+) +\|$', listed, re.MULTILINE)}
+
+
+def took(done, pattern):
     assert done.returncode == 0, done.stdout + done.stderr
+    return [float(number) for number in re.findall(pattern, done.stdout)]
 
-    steps = [step for step in done.stdout.split('$ nova-manage service list')
-             if 'Once more.' not in step][1:]
-    signs = [re.findall(r'^nova-compute .* (:-\)|XXX|\?\?\?) ', step,
-                        re.MULTILINE) for step in steps]
-    assert signs == [[':-)'] * 3, [':-)', 'XXX', ':-)'], [':-)'] * 3]
 
-    took = float(re.search(r'demo-2 turned XXX (\S+) s after it was killed',
-                           done.stdout).group(1))
-    assert 0 < took < DOWN_TIME + 10
-    assert re.search(r'demo-2 turned :-\) \S+ s after its start', done.stdout)
-    assert done.stdout.splitlines()[-2].startswith('Done in ')
-    assert processes_in(directory) == []
-    assert not (directory / 'run').exists()
+def test_with_zookeeper_a_kill_is_seen_in_milliseconds(environ, folder):
+    done = run(environ)
+    assert re.search(r'^Driver zk, .* started at 127', done.stdout), (
+        done.stdout + done.stderr)
+    kills = took(done, r'(\d+) ms later the scheduler takes compute-\d for '
+                       r'down')
+    assert len(kills) == 2
+    assert all(kill < 1000 for kill in kills), kills
+    killed, cut_off = re.findall(
+        r'^\$ nova-servicegroup explain (\S+)\n(.*)$', done.stdout,
+        re.MULTILINE)
+    assert killed[0] == 'compute-2' and ': ENDED, ' in killed[1]
+    assert cut_off[0] == 'compute-3' and ': UNKNOWN, ' in cut_off[1]
+    seen = states(done.stdout)
+    assert seen.pop('compute-1') == ('ended', 'up')
+    assert [seen.pop(host) for host in CUT] == [('unknown', 'up')] * 6
+    assert list(seen.values()) == [('up', 'up')] * 5
+    assert 'None of them was called\ndown at any time' in done.stdout
+    assert done.stdout.splitlines()[-1].startswith('Done in ')
+    # Nobody looks at a pipe while it waits.
+    assert done.stderr == ''
+    assert_nothing_is_left(folder)
+
+
+def assert_it_takes_a_down_time(done):
+    after, = took(done, r'([\d.]+) s later compute-2 is down')
+    assert 4 < after < 15
+    assert 'explain compute-2\ncompute-2 (nova-compute in cell1): DOWN, ' in (
+        done.stdout)
+    seen = states(done.stdout)
+    assert [seen.pop(host) for host in CUT] == [('unknown', 'up')] * 6
+    assert list(seen.values()) == [('up', 'up')] * 6
+    assert done.stdout.splitlines()[-1].startswith('Done in ')
+
+
+def test_with_memcached(environ, folder):
+    done = run(environ, '--driver=mc')
+    assert done.stdout.startswith('Driver mc, '), done.stdout + done.stderr
+    assert_it_takes_a_down_time(done)
+    assert_nothing_is_left(folder)
+
+
+def test_without_any_server_it_says_so_and_shows_db(without_servers, folder):
+    done = run(without_servers)
+    assert done.stdout.startswith('There is no ZooKeeper here, and it could '
+                                  'not be installed.'), (
+        done.stdout + done.stderr)
+    assert 'ZOOKEEPER=host:port' in done.stdout
+    assert '\nDriver db, ' in done.stdout
+    assert_it_takes_a_down_time(done)
+    assert_nothing_is_left(folder)
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['--driver=zk'], 'There is no ZooKeeper here'),
+    (['--driver=mc'], 'There is no memcached here'),
+    (['--zookeeper=127.0.0.1:%d' % process.free_port()],
+     'No ZooKeeper answers at 127.0.0.1:'),
+    (['--zookeeper=a:b'], "'a:b' is no address of a ZooKeeper ensemble"),
+    (['--zookeeper=a:1', '--driver=db'], '--zookeeper is for --driver zk'),
+])
+def test_what_was_asked_for_is_not_to_be_had(
+        without_servers, folder, arguments, told):
+    done = run(without_servers, *arguments)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert done.stdout == ''
+    assert_nothing_is_left(folder)
+
+
+@pytest.fixture
+def begin(environ, tmp_path):
+    """Start a demo; return it when it shows its first explanation."""
+    demos = []
+
+    def begin(ready, *arguments):
+        # A run in the background may have been told to ignore SIGINT.
+        demo = process.Process('demo', [
+            'env', '--default-signal=INT', *command(*arguments)], tmp_path,
+            env=environ)
+        demos.append(demo.start())
+        return demo.wait_ready(lambda: ready in demo.log(), 200)
+    yield begin
+    for demo in demos:
+        demo.stop()
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130),
-                                          (signal.SIGTERM, 130),
                                           (signal.SIGKILL, -signal.SIGKILL)])
-def test_an_interrupted_demo_leaves_no_process(
-        directory, command, plugin_tree, tmp_path, number, code):
-    # A run in the background may have been told to ignore SIGINT.
-    demo = process.Process(
-        'demo', ['env', '--default-signal=INT', *command], tmp_path,
-        env=nova.environment(plugin_tree))
-    with demo:
-        demo.wait_ready(lambda: '$ nova-manage service list' in demo.log(),
-                        120)
-        assert len(processes_in(directory)) >= 4
-        os.kill(demo.pid, number)
-        assert demo.wait(30) == code
-        # A nova-manage that it was just starting comes to its own end.
-        process.wait_until(lambda: not processes_in(directory), 60,
-                           'the end of what the demo started')
-        if number != signal.SIGKILL:
-            assert not (directory / 'run').exists()
+def test_an_interrupted_demo_leaves_no_process(folder, begin, number, code):
+    demo = begin('$ nova-servicegroup explain compute-2')
+    keepers = keepers_of(folder)
+    assert len(keepers) >= 5
+    os.kill(demo.pid, number)
+    assert demo.wait(30) == code
+    if number == signal.SIGKILL:
+        shutil.rmtree(next(folder.iterdir()))
+    else:
+        assert 'Interrupted' in demo.log()
+    assert_nothing_is_left(folder)
+    process.wait_until(
+        lambda: not any(pathlib.Path('/proc', pid).exists()
+                        for pid in keepers), 20, 'the end of the keepers')
 
 
-def test_the_demo_fails_when_what_it_tells_does_not_happen(directory, command):
-    # This Nova has no nova-manage service: the package isn't dropped in.
-    done = subprocess.run(command, env=nova.environment(),
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert 'The demo failed: ' in done.stderr
-    assert "invalid choice: 'service'" in done.stderr
-    assert 'Done in ' not in done.stdout
-    assert processes_in(directory) == []
-    # For whoever wants to know why.
-    assert (directory / 'run' / 'demo-1.log').exists()
+def test_nothing_is_left_in_a_zookeeper_that_was_there(
+        folder, begin, tmp_path):
+    with zookeeper.Ensemble(tmp_path / 'zookeeper', 1) as ensemble, \
+            ensemble.client() as client:
+        demo = begin('All six are "unknown"', '--zookeeper', ensemble.address)
+        mine, = set(client.get_children('/')) - {'zookeeper'}
+        assert len(client.get_children('/%s/compute' % mine)) >= 5
+        os.kill(demo.pid, signal.SIGTERM)
+        assert demo.wait(30) == 130
+        assert_nothing_is_left(folder)
+        assert client.get_children('/') == ['zookeeper']
 
 
-def test_databases_are_as_old_as_the_environment(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location('demo', DEMO)
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
-    (tmp_path / 'venv' / 'bin').mkdir(parents=True)
-    (tmp_path / 'venv' / 'bin' / 'python').touch()
-    commands = []
-    monkeypatch.setattr(demo, 'run_telling',
-                        lambda command, name: commands.append(name))
-    monkeypatch.setattr(demo.subprocess, 'run', lambda *a, **kw: None)
-    schema = tmp_path / 'schema'
-    for installed in (True, False):
-        schema.mkdir(exist_ok=True)
-        commands.clear()
-        demo.make_environment(tmp_path / 'venv')
-        assert commands == ['venv', 'pip'] * installed
-        assert schema.exists() is not installed
-    # A clone that was moved: the schemas hold paths.
-    moved = tmp_path / 'moved'
-    moved.mkdir()
-    (tmp_path / 'venv').rename(moved / 'venv')
-    (tmp_path / 'schema').rename(moved / 'schema')
-    demo.make_environment(moved / 'venv')
-    assert commands == ['venv', 'pip']
-    assert not (moved / 'schema').exists()
+def test_the_demo_fails_when_one_of_its_processes_ends(folder, begin):
+    demo = begin('Starting three nova-computes', '--driver=db')
+    rack = process.wait_until(
+        lambda: [pid for pid, line in processes_of(folder).items()
+                 if 'light.py' in line and 'rack-a' in line], 60, 'a rack')
+    os.kill(rack[0], signal.SIGKILL)
+    assert demo.wait(60) == 1
+    assert 'The demo failed: rack-a ended with -9' in demo.log()
+    assert 'Done in' not in demo.log()
+    # The logs are there for whoever wants to know why.
+    logs, = folder.iterdir()
+    assert str(logs) in demo.log()
+    assert (logs / 'compute-1' / 'compute-1.log').exists()
+    shutil.rmtree(logs)
+    assert_nothing_is_left(folder)
