@@ -8,8 +8,10 @@ Imports nothing of Nova.
 import pathlib
 
 from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import progress
 from nova_servicegroup.integration import dropin
 
+_CHECKING = 'Starting the Python of this Nova'
 _PATCH = 'nova-servicegroup-dropin.patch'
 
 #: exit codes of ``dropin status``
@@ -61,7 +63,8 @@ class Install(_DropIn):
         elif parsed_args.dry_run:
             self.show(tree.diff(old, new))
         else:
-            tree.apply(old, new, check=True)
+            with progress.Progress(_CHECKING):
+                tree.apply(old, new, check=True)
             self.say('Installed the drop-in in %s. Restart the Nova services '
                      'of this tree.', tree.file)
 
@@ -96,7 +99,8 @@ class Status(_DropIn):
 
     def take_action(self, parsed_args):
         tree = dropin.Tree(parsed_args.nova, parsed_args.python)
-        state, reason = tree.state()
+        with progress.Progress(_CHECKING):
+            state, reason = tree.state()
         self.say('%s\nNova %s: the drop-in is %s.', tree.file,
                  tree.version or 'of an unknown version', state)
         if reason:

@@ -15,6 +15,7 @@ from kazoo.handlers import threading as kazoo_threading
 from kazoo import security as kazoo_security
 from oslo_config import cfg
 
+from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
@@ -79,7 +80,8 @@ def connection(ours, hosts):
     :param hosts: as ``evzookeeper.check_address`` returns it
     :raises TightenError: ZooKeeper can't be reached, or gives up
     """
-    client = _connected(ours, hosts)
+    with progress.Progress('Connecting to ZooKeeper'):
+        client = _connected(ours, hosts)
     try:
         yield client
     except (kazoo_exc.KazooException,
@@ -97,7 +99,8 @@ def tighten(client, ours, prefix, dry_run=False, force=False):
     if why is not None:
         raise TightenError('Permission denied on the ZooKeeper path %s: %s' % (
             where, why))
-    nodes = list(_walk(client, prefix))
+    with progress.Progress('Reading what is in ZooKeeper'):
+        nodes = list(_walk(client, prefix))
     wrong = [node for node in nodes if not ours.is_as_wanted(node.acl)]
     strangers = [node for node in wrong
                  if node.is_member and not ours.is_ours(node.acl)]

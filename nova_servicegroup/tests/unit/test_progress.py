@@ -8,11 +8,16 @@ import os
 import pathlib
 import pty
 import subprocess
+import sys
 import time
+from unittest import mock
 
 import pytest
 
+from nova_servicegroup.cmd import main
 from nova_servicegroup.cmd import progress
+from nova_servicegroup.cmd import tighten
+from nova_servicegroup.tests.fixtures import tree as nova_tree
 
 
 class Terminal(io.StringIO):
@@ -46,6 +51,32 @@ def test_what_takes_long_is_told_and_wiped_off():
 
 def test_what_is_quick_is_not():
     assert shown(0) == ''
+
+
+@pytest.mark.parametrize('verb', ['install', 'status'])
+def test_who_drops_in_is_told_what_takes_long(tmp_path, monkeypatch, verb):
+    nova_tree.make(tmp_path)
+    slow = tmp_path / 'python'
+    slow.write_text('#!/bin/sh\nsleep 0.5\nexec %s "$@"\n' % sys.executable)
+    slow.chmod(0o755)
+    arguments = ['--nova', str(tmp_path), '--python', str(slow)]
+    if verb == 'status':
+        main.main(['dropin', 'install', *arguments])
+    monkeypatch.setattr(sys, 'stderr', Terminal(True))
+    assert main.main(['dropin', verb, *arguments]) == 0
+    assert 'Starting the Python of this Nova ...' in sys.stderr.getvalue()
+
+
+def test_who_tightens_is_told_what_takes_long(monkeypatch):
+    def connected(ours, hosts):
+        time.sleep(0.5)
+        return mock.Mock()
+
+    monkeypatch.setattr(tighten, '_connected', connected)
+    monkeypatch.setattr(sys, 'stderr', Terminal(True))
+    with tighten.connection(None, 'zk1:2181'):
+        told = sys.stderr.getvalue()
+    assert told.startswith('\rConnecting to ZooKeeper ...')
 
 
 def test_a_pipe_is_told_nothing():
