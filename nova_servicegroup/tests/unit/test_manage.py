@@ -135,6 +135,18 @@ def test_a_host_without_a_database_is_told_in_one_line(cells):
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_what_drivers_warn_of_is_for_the_logs_of_services(cells):
+    """ZooKeeper without an identity, and nobody there to answer."""
+    cells.configure(servicegroup_driver='zk')
+    with open(cells.config, 'a') as config:
+        config.write('\n[zookeeper]\naddress = 127.0.0.1:1\n'
+                     'first_listing_timeout = 0.5\n')
+    cells.add_service('cell1', 'a')
+    done = cells.manage('list', code=1)
+    assert 'error: the state of 1 of 1 services is unknown' in done.stderr
+    assert 'no identity' not in done.stderr, done.stderr
+
+
 def test_disable_and_enable_set_the_one_row(cells):
     cells.add_service('cell1', 'a')
     cells.add_service('cell2', 'b', disabled_reason='disk')
