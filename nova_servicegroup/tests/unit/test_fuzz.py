@@ -154,7 +154,7 @@ def test_what_fails_is_told_with_the_way_to_do_it_again():
     broken = (
         'import sys, warnings; warnings.simplefilter("ignore");'
         'from nova_servicegroup.memcached import wire;'
-        'wire._from_value = lambda value: wire.Beat('
+        'wire._beat = lambda *found: wire.Beat('
         '    0.0, wire.EPOCH.replace(tzinfo=wire.UTC), {});'
         'from nova_servicegroup.tests.fuzz import __main__ as fuzz;'
         'sys.exit(fuzz.main(*eval(sys.argv[1])))')
