@@ -51,7 +51,7 @@ class _DropIn(base.Command):
 
 
 class Install(_DropIn):
-    """Drop the plug-in into a Nova tree."""
+    """Install the drop-in in a Nova tree."""
 
     checks = can_try = can_force = True
 
@@ -70,7 +70,7 @@ class Install(_DropIn):
 
 
 class Remove(_DropIn):
-    """Take exactly the drop-in's own block out of a Nova tree."""
+    """Remove the drop-in's own block, and nothing else, from a Nova tree."""
 
     can_try = True
 

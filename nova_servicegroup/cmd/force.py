@@ -15,15 +15,15 @@ them would run them twice: fence these hosts (power them off) first.
 
 
 class ForceDown(base.Command):
-    """Tell Nova that hosts are down, or take that back.
+    """Tell Nova that hosts are down, or undo that.
 
-    The way out of a mass failure: --silent chooses all computes of which
-    nobody can tell because they fell silent together. Shows them, asks, and
-    sets Nova's own forced_down, as "openstack compute service set --down"
-    does for one. Who gives a sign of life meanwhile is left alone.
+    The way out of a mass failure: --silent selects all computes about which
+    nobody can tell because they fell silent together. The command shows them,
+    asks, and sets Nova's own forced_down, as "openstack compute service set
+    --down" does for one host. A host that reports meanwhile is left alone.
 
-    --undo lifts it. As in Nova's API, not from a host that was evacuated and
-    whose nova-compute has not started since.
+    --undo removes forced_down, but, as in Nova's API, not from a host that was
+    evacuated and whose nova-compute has not started since.
 
     Exit code: 0 if it was done for all, or there was nothing to do; 1
     otherwise, also if the answer is not "yes".
@@ -37,7 +37,7 @@ class ForceDown(base.Command):
                             help='all computes whose silence is doubted; with '
                                  'HOST only those among them')
         parser.add_argument('--undo', action='store_true',
-                            help='lift it')
+                            help='remove forced_down')
         parser.add_argument('--back', action='store_true',
                             help='with --undo: all computes that were forced '
                                  'down and give signs of life again')

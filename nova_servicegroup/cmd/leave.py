@@ -10,16 +10,16 @@ _ATTEMPTS = 5
 
 
 class Leave(base.Command):
-    """Take a member out of its group, in its name: it is down, at once.
+    """Take a member out of its group for it: it is down at once.
 
-    For a service that is gone for good, or whose host is known to be dead.
-    Writes to the store what the service itself writes when it leaves; for a
-    whole list, and with Nova's own means, use "force-down". Its last sign of
-    life stays what it was, so nobody else is judged otherwise. Who gives signs
-    of life is refused: stop the service. When it starts again it is a member
-    again.
+    For a service that is gone for good, or whose host is known to be dead. It
+    writes to the store what the service itself writes when it leaves. For many
+    hosts, and by Nova's own means, use "force-down". The last sign of life
+    stays what it was, so the verdict on other members doesn't change. A
+    service that is alive is refused: stop it first. When it starts again it is
+    a member again.
 
-    With zk only members of the group compute leave something behind.
+    With zk only members of the group compute leave a record.
     """
 
     def get_parser(self, prog_name):

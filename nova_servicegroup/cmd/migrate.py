@@ -9,16 +9,17 @@ _WORST = {OK: 0, 'not running': 1, 'missing': 2, 'cannot tell': 2}
 
 
 class Check(base.Lister):
-    """Check that every service is in the store of the driver to come.
+    """Check that every service is in the store of the new driver.
 
-    For the step of a migration before the readers are switched over: asks the
+    Run it in a migration before services ask the new driver. It asks the
     driver that [servicegroup] also_report names, or --to, about each service,
-    and compares with the driver in use. Lists who is not there yet.
+    and compares with the driver in use. It lists the services that are not
+    there yet.
 
-    Exit code, as oslo.upgradecheck has it: 0 if everybody is there; 1 if some
-    are not that are down now, too; 2 if somebody is up now and would not be
-    after the switch, if the new store cannot be asked, or a cell does not
-    answer.
+    Exit code, as of oslo.upgradecheck: 0 if all services are there; 1 if only
+    services are missing that are down now, too; 2 if a service is up now and
+    would not be after the change, if the new store cannot be asked, or if a
+    cell does not answer.
     """
 
     def get_parser(self, prog_name):

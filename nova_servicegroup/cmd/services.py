@@ -14,8 +14,8 @@ class List(base.Lister):
     proves that its host lives; "down"; or "unknown" if nobody can tell, and
     the reason says why. "nova-servicegroup explain HOST" tells more.
 
-    On a compute without Nova's database the zk driver's directories are
-    listed; who was forced down is not known there.
+    On a compute without Nova's database it lists the zk driver's directories;
+    which hosts are forced down is not known there.
 
     Exit code: 0, or 1 if a cell does not answer; its services are missing
     then.

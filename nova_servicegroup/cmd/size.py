@@ -9,12 +9,13 @@ from nova_servicegroup.cmd import sizing
 
 
 class Size(base.Lister):
-    """Tell what each driver costs a deployment, and which we would pick.
+    """Compute what each driver costs a deployment, and recommend one.
 
-    The figures are arithmetic: what was measured of one host or one
-    heartbeat, times their number. Nothing is asked and no configuration is
-    read. service_down_time is taken for six times the interval, as Nova has
-    it. The choice, why, and its settings are written to stderr.
+    The figures are arithmetic: what was measured for one host or one
+    heartbeat, times their number. The command reads no configuration and no
+    store. It assumes that service_down_time is six times the interval, as in
+    Nova. The recommended driver, the reason and the settings are written to
+    stderr.
     """
 
     def get_parser(self, prog_name):

@@ -8,9 +8,9 @@ from nova_servicegroup.cmd import base
 class Tighten(base.Command):
     """Let only the identity of the Nova services change what is in ZooKeeper.
 
-    Gives all nodes from [zookeeper] sg_prefix down the rights that services
-    with the identity of nova.conf give to what they make. Run it once all
-    services have that identity; again, it finds nothing to do.
+    Gives all znodes from [zookeeper] sg_prefix down the ACL that services with
+    the identity of nova.conf use. Run it when all services have that identity.
+    A second run finds nothing to do.
     """
 
     def get_parser(self, prog_name):
@@ -18,7 +18,7 @@ class Tighten(base.Command):
         parser.add_argument('--dry-run', action='store_true',
                             help='print what would be done')
         parser.add_argument('--force', action='store_true',
-                            help='although there are members that have '
+                            help='even if there are members that have '
                                  'another identity or none')
         return parser
 
