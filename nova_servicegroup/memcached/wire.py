@@ -18,7 +18,7 @@ Added by this package among the metadata, and passed over by in-tree readers:
 * ``workers`` says when each process behind the key reported last;
 * ``gap`` holds start and end of the last time in which nothing was stored
   for too long;
-* ``end`` is ``stopped`` when the service was stopped in order. In-tree
+* ``end`` is ``stopped`` when the service was stopped gracefully. In-tree
   readers take this for a heartbeat, so a restart looks to them as ever.
 
 A member that was taken out has the payload None, which in-tree readers take
@@ -102,7 +102,7 @@ def encode(stamp, moment, workers, gap=None, stopped=False):
 
     :param moment: naive UTC datetime of the beat, None for "it left"
     :param gap: a liveness.Gap, None if there was none
-    :param stopped: the service was stopped in order at that moment
+    :param stopped: the service was stopped gracefully at that moment
     """
     newest = sorted(workers.items(), key=lambda item: item[1])[-MAX_WORKERS:]
     metadata = {'ct': stamp, 'v': dogpile_region.value_version,

@@ -307,7 +307,7 @@ def test_a_keeper_is_small_and_idle(start):
 
 @pytest.mark.fault(
     'zk',
-    'a service is stopped in order',
+    'a service is stopped gracefully',
     readers='no candidate of the scheduler at once; up until restart_grace,'
             ' then down',
     lasts='until its start',

@@ -16,7 +16,7 @@ from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import process
 
 
-#: what a service writes that is stopped in order
+#: what a service writes that is stopped gracefully
 STOPPED = report_count.Counter(0, None, 1, 0).last(liveness.End.STOPPED)
 
 
