@@ -240,3 +240,32 @@ def test_openstackclient_knows_what_is_named_in_a_sentence(command):
         assert any(command.split()[1:] == entry.name.split('_')
                    for entry in importlib.metadata.entry_points(
                        group='openstack.compute.v2'))
+
+
+SOURCE = ROOT / 'doc/source'
+
+
+@pytest.mark.parametrize('page', sorted(
+    path.relative_to(SOURCE) for path in SOURCE.rglob('*.rst')), ids=str)
+def test_the_links_of_a_page_lead_somewhere(page):
+    """So that nobody has to build the HTML to see it; "make docs" does."""
+    content = (SOURCE / page).read_text()
+    here = (SOURCE / page).parent
+    for target in re.findall(r':doc:`(?:[^`<]*<)?([^`>]+)>?`', content):
+        base = SOURCE / target[1:] if target.startswith('/') else here / target
+        assert base.with_name(base.name + '.rst').exists(), target
+    for target in re.findall(
+            r'^ *\.\. (?:image|include|literalinclude):: (\S+)', content,
+            re.MULTILINE) + re.findall(r':download:`[^`<]*<([^`>]+)>`',
+                                       content):
+        assert (here / target).resolve().exists(), target
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for index in SOURCE.rglob('index.rst'):
+        _, *trees = index.read_text().split('.. toctree::')
+        for tree in trees:
+            for entry in re.findall(r'^   ([\w/*-]+)$', tree, re.MULTILINE):
+                listed |= set(index.parent.glob(entry + '.rst'))
+    assert set(SOURCE.rglob('*.rst')) - listed <= {SOURCE / 'index.rst'}
