@@ -20,8 +20,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 COMMAND = pathlib.Path(sys.executable).with_name('nova-servicegroup')
 #: seconds in which processes start and come back, on slow machines
 LIMIT = 90
-#: seconds between looks of the watch
-INTERVAL = 0.005
+#: seconds between looks of the watch: zk takes them from memory
+INTERVALS = {'zk': 0.005, 'mc': 0.1, 'db': 0.1}
 
 
 class DemoFailed(Exception):
@@ -182,7 +182,8 @@ class Cloud:
         with open(log, 'w') as output:
             watch = self._watching = subprocess.Popen(
                 [*stores.TETHER, COMMAND, '-v', '--config-file', self._config,
-                 'watch', '--json', '--interval', str(INTERVAL)],
+                 'watch', '--json',
+                 '--interval', str(INTERVALS[self.store.driver])],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=output, start_new_session=True)
         self._ending.callback(watch.wait)
