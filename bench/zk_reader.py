@@ -159,7 +159,7 @@ def read_by_watch(port, path):
                 pinged = time.monotonic()
                 say({'ms': (pinged - began) * 1000})
                 continue
-            xid, error, rest = wire.reply(body)
+            xid, _, error, rest = wire.reply(body)
             if error:
                 sys.exit('error %d' % error)
             if xid == LISTING:
