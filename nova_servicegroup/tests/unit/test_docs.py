@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 
+import jinja2
 import pytest
 import yaml
 
@@ -109,8 +110,25 @@ def write_nova_conf(variables, path):
     parser.read_dict(sections)
     with open(path, 'w') as f:
         parser.write(f)
+    return options_in(path)
+
+
+def options_in(path):
+    parser = configparser.ConfigParser(default_section=None)
+    parser.read(path)
     return [(section, option) for section in parser.sections()
             for option in parser.options(section)]
+
+
+def written_by_ansible():
+    """Return the nova.conf of our list of tasks."""
+    tasks = yaml.safe_load(
+        (ROOT / 'contrib/ansible/nova-servicegroup.yml').read_text())
+    (content,) = [task['ansible.builtin.copy']['content'] for task in tasks
+                  if 'ansible.builtin.copy' in task]
+    return jinja2.Template(content).render(
+        nova_servicegroup_driver='zk',
+        nova_servicegroup_zookeeper='zk1:2181,zk2:2181')
 
 
 def test_every_option_in_the_texts_is_one(tmp_path):
@@ -120,14 +138,13 @@ def test_every_option_in_the_texts_is_one(tmp_path):
         if language == 'ini' and name not in ('zoo-cfg', 'kolla-build'):
             path = tmp_path / ('%s-%s' % (text.replace('/', '-'), name))
             path.write_text(block)
-            parser = configparser.ConfigParser(default_section=None)
-            parser.read(path)
-            files[str(path)] = [(section, option)
-                                for section in parser.sections()
-                                for option in parser.options(section)]
+            files[str(path)] = options_in(path)
         if language == 'yaml':
             path = tmp_path / name
             files[str(path)] = write_nova_conf(yaml.safe_load(block), path)
+    path = tmp_path / 'by-ansible.conf'
+    path.write_text(written_by_ansible())
+    files[str(path)] = options_in(path)
     assert len(files) > 10 and all(files.values())
     done = subprocess.run([sys.executable, '-c', READ], text=True,
                           input=json.dumps(files), capture_output=True)
