@@ -7,6 +7,8 @@ import datetime
 import json
 import os
 import shutil
+import signal
+import sys
 import time
 
 from nova_servicegroup.cmd import base
@@ -20,6 +22,8 @@ _COLOURS = {'up': '32', 'ended': '33', 'down': '31', 'unknown': '35'}
 _HOME_AND_CLEAR = '\033[H\033[J'
 _INTERVAL = 1.0
 _INTERVAL_UNTIL = 0.2
+#: seconds to send what is left at the end
+_LAST_WORDS = 5
 #: transitions at the bottom of the live table
 _RECENT = 8
 
@@ -33,6 +37,10 @@ class Watch(base.Command):
     last changes below it.
 
     With --until it waits for a state of one service and ends.
+
+    With --notify it also sends a notification for each change through the
+    message bus. Run it on each controller: they agree, through the store of
+    the driver, which one of them sends.
 
     Exit code: 0 if the state of --until was reached, 124 if it was not within
     --timeout, 130 after an interrupt, 1 for errors.
@@ -60,6 +68,14 @@ class Watch(base.Command):
                             help='lines on a terminal, too')
         parser.add_argument('--json', action='store_true',
                             help='each line is a JSON object')
+        parser.add_argument('--notify', action='store_true',
+                            help='send a notification for each change')
+        parser.add_argument('--topic', metavar='NAME',
+                            help='with --notify: the topic, by default '
+                                 'nova_servicegroup')
+        parser.add_argument('--alone', action='store_true',
+                            help='with --notify: no other watcher sends, so '
+                                 'don\'t agree with any')
         return parser
 
     def take_action(self, parsed_args):
@@ -69,19 +85,60 @@ class Watch(base.Command):
         if parsed_args.timeout is not None and not parsed_args.until:
             raise base.CommandError('--timeout is for --until: say for which '
                                     'state to wait.')
+        if parsed_args.until and parsed_args.notify:
+            raise base.CommandError('--notify runs for ever, --until ends: '
+                                    'choose one of them.')
+        if (parsed_args.topic or parsed_args.alone) and not parsed_args.notify:
+            raise base.CommandError('--topic and --alone are for --notify.')
         if parsed_args.until and parsed_args.service is None:
             parsed_args.service = 'nova-compute'
         from nova_servicegroup.cmd import watcher
         deadline = (float('inf') if parsed_args.timeout is None
                     else time.monotonic() + parsed_args.timeout)
+        deployment = self.deployment()
         watched = watcher.Watcher(
-            self.deployment(), parsed_args.group,
+            deployment, parsed_args.group,
             lambda record: (
                 (not parsed_args.hosts or record['host'] in parsed_args.hosts)
                 and parsed_args.service in (None, record['binary'])))
         if parsed_args.until:
             return self._wait(watched, parsed_args, deadline)
-        return self._watch(watched, parsed_args)
+        if parsed_args.notify:
+            return self._notify(watched, parsed_args, deployment)
+        return self._watch(watched, parsed_args, lambda changes: None)
+
+    def _notify(self, watched, parsed_args, deployment):
+        from nova_servicegroup.cmd import election
+        from nova_servicegroup.cmd import notify
+        sender = notify.Sender(deployment.conf,
+                               parsed_args.topic or notify.TOPIC)
+        chosen = (election.Alone() if parsed_args.alone
+                  else election.of(deployment))
+        outbox = notify.Outbox(chosen, sender.send)
+
+        def stop(number, frame):
+            # As an interrupt does, so that the place is given up.
+            sys.exit(0)
+
+        signal.signal(signal.SIGTERM, stop)
+
+        def tell(changes):
+            led = outbox.leads
+            outbox.tell(changes)
+            if outbox.leads is not led:
+                self.app.stderr.write(
+                    'This watcher sends the notifications.\n'
+                    if outbox.leads else
+                    'This watcher sends no notifications, another one does.\n')
+
+        try:
+            return self._watch(watched, parsed_args, tell)
+        finally:
+            chosen.close()
+            unsent = sender.wait(_LAST_WORDS)
+            if unsent:
+                self.app.stderr.write(
+                    'error: %d notifications were not sent.\n' % unsent)
 
     def _wait(self, watched, parsed_args, deadline):
         host = parsed_args.hosts[0]
@@ -106,7 +163,7 @@ class Watch(base.Command):
                 parsed_args.until, parsed_args.timeout))
         return TIMED_OUT
 
-    def _watch(self, watched, parsed_args):
+    def _watch(self, watched, parsed_args, tell):
         is_live = self.app.stdout.isatty() and not (
             parsed_args.lines or parsed_args.json)
         recent = collections.deque(maxlen=_RECENT)
@@ -115,6 +172,7 @@ class Watch(base.Command):
         self.app.LOG.info('Watching %d services.', len(watched.services))
         while True:
             changes = watched.look()
+            tell(changes)
             if is_live:
                 recent.extend(changes)
                 self._draw(watched, recent)

@@ -193,3 +193,8 @@ def test_a_service_that_stops_takes_its_file_along(mode, cloud, folder):
     process.wait_until(path.exists, 10, 'the file of metrics')
     compute.stop()
     assert not path.exists()
+
+
+def test_who_reads_the_table_sees_reports_beside_zookeeper(cloud, computes):
+    """As the page about evacuation says of also_report."""
+    cloud.wait_beats(20, *computes.values())

@@ -76,7 +76,8 @@ def test_the_wheel_holds_every_file_of_the_package(dists, files):
     shared = {name.partition('/data/share/nova-servicegroup/')[2]
               for name in everything if '.data/' in name}
     assert shared == {
-        'grafana/nova-servicegroup.json', 'nova-servicegroup.conf.sample',
+        'grafana/nova-servicegroup.json',
+        'masakari/nova-servicegroup-masakari', 'nova-servicegroup.conf.sample',
         'prometheus/alerts.yml', 'prometheus/alerts_test.yml',
         'snippets/db.conf',
         'snippets/mc.conf', 'snippets/zk.conf', 'systemd/README.rst',

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which one of several watchers tells of changes: by the driver's own store.
+
+Who has to tell must not need a service more than who sees it. tooz is not
+used: it can't do what ``[zookeeper]`` can be set to (SASL, names in
+certificates), needs another client for memcached, and doesn't notice that the
+connection that holds its lock in MySQL is gone.
+
+None of these gives more than nearly always one. While a watcher is lost or cut
+off, nobody may tell for ``gap`` seconds, or two may: see ``outbox``.
+"""
+
+import abc
+import json
+import logging
+import os
+import time
+import uuid
+
+from nova_servicegroup.cmd import base
+
+LOG = logging.getLogger(__name__)
+
+#: seconds after which a watcher that gives no sign of life has lost its place
+LEASE = 10.0
+#: seconds that the store may take for an answer
+LIMIT = 2.0
+
+
+class Election(abc.ABC):
+    """One candidate. Not for several threads.
+
+    ``gap``: seconds for which nobody may have been the one.
+    """
+
+    gap = LEASE
+    _failed = False
+
+    def leads(self):
+        """Return whether this one is the one now, and try to be it.
+
+        To be called every second or so. Blocks for a few seconds at most;
+        False when the store can't be asked, which is logged once.
+        """
+        try:
+            leads = self._try()
+        except Exception as e:
+            LOG.log(logging.DEBUG if self._failed else logging.ERROR,
+                    'The watchers cannot agree which one sends notifications: '
+                    '%s: %s. This one sends none until they can.',
+                    type(e).__name__, e)
+            self._failed = True
+            return False
+        self._failed = False
+        return leads
+
+    @abc.abstractmethod
+    def _try(self):
+        """Return the same, or raise anything."""
+
+    def close(self):
+        """Give the place up, so that another has it at once."""
+
+
+class Alone(Election):
+    """The only watcher there is: the operator says so."""
+
+    gap = 0
+
+    def _try(self):
+        return True
+
+
+def of(deployment):
+    """Return the Election among the watchers of a deployment.
+
+    :raises CommandError: its store can't be used for one
+    """
+    return {'zk': _by_zookeeper, 'mc': _by_memcached, 'db': _by_database}[
+        deployment.driver.name](deployment.conf)
+
+
+def _by_zookeeper(conf):
+    from nova_servicegroup import conf as sg_conf
+    from nova_servicegroup import evzookeeper
+    from nova_servicegroup.keeper import security
+    options = conf.zookeeper
+    ours = security.Security(**sg_conf.zk.security(conf))
+    timeout = options.recv_timeout / 1000
+    try:
+        client = ours.client(evzookeeper.check_address(options.address),
+                             timeout)
+    except security.Unusable as e:
+        raise base.CommandError('%s.' % e) from e
+    return ZooKeeper(client, ours.acl, options.sg_prefix + '/@notify',
+                     timeout)
+
+
+class ZooKeeper(Election):
+    """Whoever has made the ephemeral node.
+
+    It goes with its session, within ``recv_timeout`` of its process.
+
+    :param client: a KazooClient that wasn't started
+    :param acl: the rights on what is made
+    :param path: of the node
+    :param timeout: of the session, seconds
+    """
+
+    def __init__(self, client, acl, path, timeout):
+        self.gap = 2 * timeout
+        self._client = client
+        self._acl = acl
+        self._path = path
+        self._connected = client.start_async()
+
+    def _try(self):
+        from kazoo import exceptions
+        if not self._connected.wait(LIMIT):
+            raise TimeoutError('there is no connection to ZooKeeper')
+        stat = self._client.exists_async(self._path).get(timeout=LIMIT)
+        if stat is not None:
+            return stat.ephemeralOwner == self._client.client_id[0]
+        try:
+            self._client.create_async(
+                self._path, _name().encode(), self._acl, ephemeral=True,
+                makepath=True).get(timeout=LIMIT)
+        except exceptions.NodeExistsError:
+            return False
+        return True
+
+    def close(self):
+        self._client.stop()
+        self._client.close()
+
+
+def _by_memcached(conf):
+    from nova_servicegroup.memcached import configured
+    found = configured.Servers(conf)
+    return Memcached(list(found), found.prefix + 'nova-servicegroup:notify',
+                     min(LIMIT, found.timeout))
+
+
+class Memcached(Election):
+    """Whoever renews a value on all servers that answer.
+
+    Whose value has not changed for LEASE seconds, by the clock of whoever
+    looks at it, has lost it. Servers are asked in their order, up to the first
+    that another one has: so two that met halfway don't hold each other up.
+
+    :param servers: list of memcached.servers.Server
+    :param key: str
+    :param timeout: seconds that each may take
+    """
+
+    def __init__(self, servers, key, timeout, monotonic=time.monotonic):
+        self._servers = servers
+        self._key = key
+        self._timeout = timeout
+        self._monotonic = monotonic
+        self._name = _name()
+        self._renewed = 0
+        self._seen = {}     # server -> (value, when it was seen first)
+
+    def _try(self):
+        from nova_servicegroup.memcached import servers
+        found, error = [], None
+        for server in self._servers:
+            try:
+                _, value, token = (server.gets(self._key, self._timeout)
+                                   or (None, None, None))
+                # Of all, so that the time of each begins to run.
+                found.append((server, token,
+                              self._is_of_another(server, value)))
+            except servers.ServerLost as e:
+                error = e
+        self._renewed += 1
+        mine = json.dumps([self._name, self._renewed]).encode()
+        held = 0
+        for server, token, is_of_another in found:
+            try:
+                if is_of_another or not server.put(
+                        self._key, mine, token, self._timeout):
+                    return False
+                held += 1
+            except (servers.ServerLost, servers.ServerRefused) as e:
+                error = e
+        if not held:
+            raise error
+        return True
+
+    def _is_of_another(self, server, value):
+        try:
+            name = json.loads(value)[0]
+        except (ValueError, LookupError, TypeError):
+            return False
+        if name == self._name:
+            return False
+        known, since = self._seen.get(server, (None, None))
+        now = self._monotonic()
+        if value != known:
+            self._seen[server] = value, now
+            return bool(name)
+        return bool(name) and now - since < LEASE
+
+    def close(self):
+        from nova_servicegroup.memcached import servers
+        for server in self._servers:
+            try:
+                found = server.gets(self._key, self._timeout)
+                if found and json.loads(found[1])[0] == self._name:
+                    server.put(self._key, b'[""]', found[2], self._timeout)
+            except (servers.ServerLost, servers.ServerRefused, ValueError,
+                    LookupError, TypeError) as e:
+                LOG.debug('The place is not given up: %s', e)
+
+
+def _by_database(conf):
+    from nova.db.api import api as api_db
+    engine = api_db.context_manager.writer.get_engine()
+    if engine.dialect.name != 'mysql':
+        raise base.CommandError(
+            '[api_database] connection is of %s, and only in MySQL and '
+            'MariaDB the watchers can agree which one tells: run one only, '
+            'with --alone.' % engine.dialect.name)
+    return Database(engine)
+
+
+# The servers' names, and those of databases, are shared by several clouds.
+_LOCK = "LEFT(CONCAT('nova-servicegroup ', DATABASE()), 64)"
+
+
+class Database(Election):
+    """Whose connection holds a named lock of MySQL or MariaDB.
+
+    No table is touched. The server drops the lock with the connection, and
+    the connection of a host that is gone after LEASE seconds. In a Galera
+    cluster each node has locks of its own: let the watchers reach the same
+    node, as a load balancer with one active node does.
+
+    :param engine: of SQLAlchemy
+    """
+
+    def __init__(self, engine):
+        self._engine = engine
+        self._connection = None
+
+    def _try(self):
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect().execution_options(
+                    isolation_level='AUTOCOMMIT')
+                self._ask('SET SESSION wait_timeout = %d' % LEASE)
+            return bool(self._ask(
+                'SELECT IF(IS_USED_LOCK(%s) = CONNECTION_ID(), 1, '
+                'GET_LOCK(%s, 0))' % (_LOCK, _LOCK)))
+        except Exception:
+            self.close()
+            raise
+
+    def _ask(self, statement):
+        result = self._connection.exec_driver_sql(statement)
+        return result.scalar() if result.returns_rows else None
+
+    def close(self):
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None:
+                # Not for others of the pool: it ends soon.
+                connection.invalidate()
+                connection.close()
+        except Exception as e:
+            LOG.debug('A connection cannot be closed', exc_info=e)
+
+
+def _name():
+    return '%s %d %s' % (os.uname().nodename, os.getpid(), uuid.uuid4().hex)

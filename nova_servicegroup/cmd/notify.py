@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tells of each change by a notification on the message bus.
+
+What is sent is documented in doc/source/admin/notifications.rst. A field that
+is added makes VERSION 1.1; one that changes its meaning, 2.0.
+"""
+
+import collections
+import os
+import queue
+import threading
+import time
+
+import oslo_messaging as messaging
+
+from nova_servicegroup.cmd import base
+from nova_servicegroup.liveness import Reason
+from nova_servicegroup.liveness import State
+
+VERSION = '1.0'
+EVENT_TYPE = 'servicegroup.transition'
+#: of the queue: a name of its own, since others read "notifications"
+TOPIC = 'nova_servicegroup'
+
+#: reasons that say how a process ended, as its own keeper or last heartbeat
+#: does
+_ENDS = (Reason.STOPPED, Reason.KILLED, Reason.HUNG)
+_OPERATOR = (Reason.FORCED_DOWN, Reason.LEFT)
+
+
+def evidence(change):
+    """Return what a Transition is founded on, as one word."""
+    if change.new is None or change.reason in _OPERATOR:
+        return 'operator'
+    if change.new is State.UP:
+        return 'life'
+    if change.new is State.UNKNOWN:
+        return 'doubt'
+    if change.reason in _ENDS:
+        return 'end'
+    return 'silence' if change.service.seen_at else 'none'
+
+
+def payload(change):
+    """Return a watcher.Transition as a dict of JSON values."""
+    service = change.service
+    silence = service.verdict.silence
+    return {
+        'version': VERSION,
+        'at': _as_text(change.at),
+        'host': change.host,
+        'service': change.binary,
+        'group': service.group,
+        'cell': change.cell,
+        'old_state': change.old and change.old.value,
+        'new_state': change.new and change.new.value,
+        'evidence': evidence(change),
+        'reason': change.reason and change.reason.name.lower(),
+        'reason_text': change.reason and change.reason.value,
+        'last_seen': _as_text(service.seen_at),
+        'silence': silence and {
+            'base': silence.base, 'silent': silence.silent,
+            'returned': silence.returned},
+        'disabled': service.record.get('disabled', None),
+        'forced_down': service.record.get('forced_down', None)}
+
+
+def _as_text(moment):
+    return moment and moment.replace(tzinfo=None).isoformat(
+        timespec='milliseconds') + 'Z'
+
+
+class Sender:
+    """Sends payloads in their order, in a thread of its own.
+
+    One that can't be sent is tried again for as long as it takes, while the
+    watcher goes on watching.
+
+    :param conf: the configuration; its [oslo_messaging_notifications]
+        transport_url, or its transport_url, names the message bus
+    :param topic: name of the queue, without the priority
+    :raises CommandError: the message bus isn't configured
+    """
+
+    def __init__(self, conf, topic=TOPIC):
+        try:
+            transport = messaging.get_notification_transport(conf)
+        except messaging.MessagingException as e:
+            raise base.CommandError('[DEFAULT] transport_url: %s' % e) from e
+        # Its default is a RabbitMQ on this host, as a guest.
+        place = conf.get_location('transport_url').location
+        if not (conf.oslo_messaging_notifications.transport_url
+                or place.is_user_controlled):
+            raise base.CommandError(
+                'There is no message bus to tell of changes: set [DEFAULT] '
+                'transport_url, or that of [oslo_messaging_notifications].')
+        self._notifier = messaging.Notifier(
+            transport, publisher_id='nova-servicegroup:%s'
+            % os.uname().nodename, driver='messagingv2', topics=[topic],
+            retry=-1)
+        self._queue = queue.Queue()
+        threading.Thread(target=self._run, name='notifications',
+                         daemon=True).start()
+
+    def send(self, message):
+        """Send a payload, sooner or later; doesn't block."""
+        self._queue.put(message)
+
+    def wait(self, timeout):
+        """Return how many are not sent after so many seconds at most."""
+        deadline = time.monotonic() + timeout
+        while self._queue.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._queue.unfinished_tasks
+
+    def _run(self):
+        while True:
+            self._notifier.info({}, EVENT_TYPE, self._queue.get())
+            self._queue.task_done()
+
+
+class Outbox:
+    """What is to be told, and by whom.
+
+    Each watcher keeps what it saw in the last seconds. One that takes another
+    one's place tells that, too, since the other may have been lost before it
+    did. So after a change of the watcher something may be told twice, and
+    nothing is left out.
+
+    :param election: an election.Election
+    :param send: called with each payload
+    :param margin: seconds by which two watchers may see a change apart
+    """
+
+    def __init__(self, election, send, margin=5, monotonic=time.monotonic):
+        self._election = election
+        self._send = send
+        self._keep = election.gap + margin
+        self._monotonic = monotonic
+        self._waiting = collections.deque()     # of (when it was seen, what)
+        #: whether this watcher is the one that tells
+        self.leads = False
+
+    def tell(self, changes):
+        """Take in what changed, and send it if this is the one that tells.
+
+        Blocks as the election does.
+        """
+        now = self._monotonic()
+        self._waiting.extend((now, payload(change)) for change in changes)
+        # The place may be held while nothing happens.
+        self.leads = self._election.leads()
+        if self.leads:
+            while self._waiting:
+                self._send(self._waiting.popleft()[1])
+        while self._waiting and self._waiting[0][0] < now - self._keep:
+            self._waiting.popleft()
