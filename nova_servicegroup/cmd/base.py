@@ -2,6 +2,7 @@
 
 """What the commands have in common. Imports nothing of Nova."""
 
+import os
 import sys
 
 from cliff import command
@@ -54,6 +55,17 @@ def _says_what_to_do(error):
     if ours is not None:
         known += [ours.ServiceGroupError, ours.ServiceGroupUnavailable]
     return isinstance(error, tuple(known))
+
+
+def end(app, code, is_stuck):
+    """End the process if a thread of it hangs, which would hold its end.
+
+    :param code: the exit code
+    """
+    if is_stuck:
+        for stream in (app.stdout, app.stderr, sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
 
 
 class Command(_Common, command.Command):

@@ -77,12 +77,11 @@ class Deployment:
     """
 
     def __init__(self, config_files=(), config_dirs=()):
-        arguments = _arguments(config_files, config_dirs)
-        conf = _read(arguments)
+        conf = read(config_files, config_dirs)
         #: whether Nova's databases tell which services there are
         self.has_database = bool(conf.api_database.connection)
         if self.has_database:
-            conf = _read_as_nova(arguments)
+            conf = _read_as_nova(arguments(config_files, config_dirs))
         elif conf.servicegroup_driver != 'zk':
             raise base.CommandError(
                 'This host\'s configuration has no [api_database] connection, '
@@ -192,28 +191,25 @@ class Deployment:
         return chosen[0]
 
 
-def read(config_files=(), config_dirs=()):
-    """Return the configuration without any Nova: this package's options.
-
-    :raises CommandError: it can't be used
-    """
-    return _read(_arguments(config_files, config_dirs))
-
-
-def _arguments(config_files, config_dirs):
+def arguments(config_files=(), config_dirs=()):
+    """Return the command line by which programs of Nova take these."""
     return [part for option, paths in (('--config-file', config_files),
                                        ('--config-dir', config_dirs))
             for path in paths for part in (option, path)]
 
 
-def _read(arguments):
-    """Return what this package needs of nova.conf, without any Nova."""
+def read(config_files=(), config_dirs=()):
+    """Return what this package needs of nova.conf, without any Nova.
+
+    :raises CommandError: it can't be read
+    """
     conf = cfg.ConfigOpts()
     conf.register_opts(_NOVA_OPTS)
     conf.register_opts(_DATABASE_OPTS, group='api_database')
     sg_conf.register_opts(conf)
     try:
-        conf(arguments, project='nova', prog='nova-servicegroup')
+        conf(arguments(config_files, config_dirs), project='nova',
+             prog='nova-servicegroup')
         # Values are looked at when they are read.
         return conf if [conf.servicegroup_driver, conf.report_interval,
                         conf.service_down_time,
@@ -222,7 +218,7 @@ def _read(arguments):
         raise base.CommandError(str(e)) from e
 
 
-def _read_as_nova(arguments):
+def _read_as_nova(options):
     """Return Nova's own configuration, with this package in that Nova."""
     # Not for who runs a command; it is in the logs of Nova's services.
     warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
@@ -238,7 +234,7 @@ def _read_as_nova(arguments):
         from nova_servicegroup.integration import register
         register.register()
         try:
-            config.parse_args(['nova-servicegroup', *arguments])
+            config.parse_args(['nova-servicegroup', *options])
         except (cfg.Error, ValueError) as e:
             raise base.CommandError(str(e)) from e
         objects.register_all()

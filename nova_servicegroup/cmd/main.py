@@ -29,6 +29,8 @@ COMMANDS = {
     'leave': 'leave:Leave',
     'metrics': 'metrics:Metrics',
     'migrate check': 'migrate:Check',
+    'upgrade check': 'upgrade:Check',
+    'doctor': 'doctor:Doctor',
     'size': 'size:Size',
     'dropin install': 'dropin:Install',
     'dropin status': 'dropin:Status',

@@ -19,9 +19,13 @@ class Progress:
         with Progress('Asking the cells'):
             ...
 
+    One inside of another shows nothing: two would overwrite each other.
+
     :param text: what goes on
     :param stream: by default stderr
     """
+
+    _shown = None
 
     def __init__(self, text, stream=None):
         self._text = text
@@ -30,7 +34,8 @@ class Progress:
         self._thread = None
 
     def __enter__(self):
-        if self._stream.isatty():
+        if self._stream.isatty() and Progress._shown is None:
+            Progress._shown = self
             self._thread = threading.Thread(target=self._show, daemon=True)
             self._thread.start()
         return self
@@ -39,6 +44,7 @@ class Progress:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
+            Progress._shown = None
 
     def _show(self):
         began = time.monotonic()

@@ -73,15 +73,16 @@ def run(config_files=(), dry_run=False, force=False):
 
 
 @contextlib.contextmanager
-def connection(ours, hosts):
+def connection(ours, hosts, timeout=LIMIT):
     """Give a client that is connected and has proved who it is.
 
     :param ours: a keeper.security.Security
     :param hosts: as ``evzookeeper.check_address`` returns it
+    :param timeout: of the session, seconds
     :raises TightenError: ZooKeeper can't be reached, or gives up
     """
     with progress.Progress('Connecting to ZooKeeper'):
-        client = _connected(ours, hosts)
+        client = _connected(ours, hosts, timeout)
     try:
         yield client
     except (kazoo_exc.KazooException,
@@ -142,7 +143,7 @@ class _Complaints(logging.Handler):
         return self._cause or self._last
 
 
-def _connected(ours, hosts):
+def _connected(ours, hosts, timeout):
     """Return a client that has proved who it is."""
     complaints = _Complaints(ours)
     kazoo_log = logging.getLogger('kazoo')
@@ -151,7 +152,7 @@ def _connected(ours, hosts):
     kazoo_log.setLevel(logging.WARNING)
     kazoo_log.propagate = False
     try:
-        client = ours.client(hosts, LIMIT)
+        client = ours.client(hosts, timeout)
     except security.Unusable as e:
         raise TightenError('%s.' % e) from e
     try:

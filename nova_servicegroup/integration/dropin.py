@@ -139,14 +139,17 @@ class Tree:
 
         Starts an interpreter to see whether the block has its effect.
         """
+        state = self.content_state()
+        failure = self._check() if state == INSTALLED else None
+        return (BROKEN, failure) if failure else (state, None)
+
+    def content_state(self):
+        """Return INSTALLED, OUTDATED or NOT_INSTALLED, by the file alone."""
         content = self._read()
         pristine = _without_block(content, self.file)
         if pristine == content:
-            return NOT_INSTALLED, None
-        if _with_block(pristine) != content:
-            return OUTDATED, None
-        failure = self._check()
-        return (BROKEN, failure) if failure else (INSTALLED, None)
+            return NOT_INSTALLED
+        return INSTALLED if _with_block(pristine) == content else OUTDATED
 
     def change(self, install, force=False):
         """Return (old content, new content) of the file, as bytes.
@@ -250,7 +253,7 @@ class Tree:
 
         :raises DropInError: nothing tells which Python runs this Nova
         """
-        python = self._python()
+        python = self.python()
         # Isolated: what PYTHONPATH or the user's own packages offer to this
         # command isn't there for Nova's services.
         command = [python, '-I', '-c', _CHECK, str(self.root)]
@@ -268,7 +271,7 @@ class Tree:
             return None
         return '%s says: %s' % (python, done.stderr.strip()[-1500:])
 
-    def _python(self):
+    def python(self):
         """Return the interpreter that runs the Nova of this tree.
 
         Never just this one: where Nova is a package of the system, and this

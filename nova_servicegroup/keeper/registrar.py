@@ -291,7 +291,6 @@ class Registrar(threading.Thread):
                              daemon=True).start()
         client = self.security.client(self._hosts, self._wanted_timeout,
                                        self._session_key)
-        _note_granted_timeout(client)
         client.add_listener(functools.partial(self._on_state, client))
         self.client = client
         self._hurry()
@@ -426,25 +425,6 @@ def unexpected(error):
     """Return one line for people about an exception nobody thought of."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return '%s (%s, line %s)' % (_text(error), where.filename, where.lineno)
-
-
-def _note_granted_timeout(client):
-    """Keep the timeout that a server grants, as ``client.granted_timeout``.
-
-    kazoo keeps it to itself; the method that connects returns two thirds of
-    it, in milliseconds, before anything is answered (2.7 to 2.11 do so). A
-    kazoo without that method tells us nothing.
-    """
-    connect = getattr(client._connection, '_connect', None)
-    if connect is None:
-        return
-
-    def connecting(*args):
-        timeouts = connect(*args)
-        client.granted_timeout = round(timeouts[0] * 1.5) / 1000
-        return timeouts
-
-    client._connection._connect = connecting
 
 
 def _discard(client):

@@ -98,13 +98,20 @@ class Security:
                 self._username, self._password))
         return security.Id('sasl', self._username)
 
+    def handler(self):
+        """Return a new handler for kazoo, which connects as we do."""
+        return (handler.Handler() if self._tls is None
+                else _TLSHandler(**self._tls))
+
     def client(self, hosts, timeout, client_id=None):
         """Return a new client that hasn't been started.
+
+        It has ``granted_timeout`` once it was connected, in seconds.
 
         :param timeout: of the session, seconds
         :raises Unusable: a package is missing
         """
-        how = {'handler': handler.Handler()}
+        how = {'handler': self.handler()}
         if self._scheme == 'digest':
             how['auth_data'] = [('digest', '%s:%s' % (
                 self._username, self._password))]
@@ -117,7 +124,7 @@ class Security:
                 'mechanism': 'DIGEST-MD5', 'username': self._username,
                 'password': self._password}
         if self._tls is not None:
-            how.update(handler=_TLSHandler(**self._tls), use_ssl=True)
+            how['use_ssl'] = True
         sleep = how['handler'].sleep_func
         client = kazoo_client.KazooClient(
             hosts=hosts, timeout=timeout, client_id=client_id,
@@ -126,6 +133,7 @@ class Security:
                               'max_delay': RECONNECT_MAX_DELAY,
                               'max_jitter': 0.4, 'sleep_func': sleep}, **how)
         handler.resolve_in_time(client, timeout)
+        _note_granted_timeout(client)
         return client
 
     @staticmethod
@@ -305,6 +313,25 @@ def _tell_refusal(error):
     reason = error.reason or ''
     if 'ALERT' in reason and any(part in reason for part in _REFUSALS):
         raise _error('%s (%s)' % (_OUR_CERTIFICATE, error)) from error
+
+
+def _note_granted_timeout(client):
+    """Keep the timeout that a server grants, as ``client.granted_timeout``.
+
+    kazoo keeps it to itself; the method that connects returns two thirds of
+    it, in milliseconds, before anything is answered (2.7 to 2.11 do so). A
+    kazoo without that method tells us nothing.
+    """
+    connect = getattr(client._connection, '_connect', None)
+    if connect is None:
+        return
+
+    def connecting(*args):
+        timeouts = connect(*args)
+        client.granted_timeout = round(timeouts[0] * 1.5) / 1000
+        return timeouts
+
+    client._connection._connect = connecting
 
 
 def _error(text):

@@ -2,24 +2,15 @@
 
 """The operator's commands on a compute that has no database, with zk."""
 
-import contextlib
 import datetime
 import json
-import os
-import signal
-import subprocess
 import time
 
 import pytest
 
-from nova_servicegroup.tests.fixtures import member
-from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import compute as computes
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
-
-RECV_TIMEOUT = 2000
-#: [DEFAULT] service_down_time, and so [servicegroup] restart_grace; seconds
-GRACE = 20
 
 
 @pytest.fixture(scope='module')
@@ -28,70 +19,9 @@ def ensemble(tmp_path_factory):
         yield ensemble
 
 
-class Compute:
-    """A host on which only the package is, and members beside it."""
-
-    def __init__(self, directory, ensemble, prefix):
-        self.directory = directory
-        self.ensemble = ensemble
-        self.prefix = prefix
-        self.members = {}
-        without_nova = directory / 'without-nova'
-        without_nova.mkdir()
-        (without_nova / 'nova.py').write_text(
-            'raise ImportError("There is no Nova.")')
-        self.env = nova.environment(without_nova)
-        self.config = nova.write_config(directory / 'nova.conf', {
-            'DEFAULT': {'servicegroup_driver': 'zk',
-                        'service_down_time': GRACE},
-            'zookeeper': {'address': ensemble.address, 'sg_prefix': prefix,
-                          'recv_timeout': RECV_TIMEOUT}})
-
-    def join(self, *hosts):
-        for host in hosts:
-            self.members[host] = member.Member(
-                self.directory / host, host, self.ensemble.address,
-                prefix=self.prefix, recv_timeout=RECV_TIMEOUT,
-                down_time=GRACE).start()
-        for host in hosts:
-            self.members[host].wait_joined()
-
-    def lose(self, *hosts):
-        """Lose hosts as by a switch: their keepers fall silent, too."""
-        for host in hosts:
-            os.kill(self.members[host].keeper_pid, signal.SIGSTOP)
-            self.members[host].kill()
-
-    def words(self, *arguments):
-        return [nova.BIN / 'nova-servicegroup', '--config-file', self.config,
-                *arguments]
-
-    def run(self, *arguments, code=0):
-        done = subprocess.run(self.words(*arguments), capture_output=True,
-                              env=self.env, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    def states(self):
-        rows = json.loads(self.run('list', '-f', 'json').stdout)
-        return {row['Host']: row['State'] for row in rows}
-
-    def explain(self, host):
-        return json.loads(self.run('explain', host, '-f', 'json').stdout)
-
-    def close(self):
-        for one in self.members.values():
-            for pid in one.keeper_pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if one.running:
-                one.kill()
-            one.stop()
-
-
 @pytest.fixture
 def compute(tmp_path, ensemble, request):
-    made = Compute(tmp_path, ensemble, '/' + request.node.name)
+    made = computes.Compute(tmp_path, ensemble, '/' + request.node.name)
     yield made
     made.close()
 
@@ -110,7 +40,7 @@ def test_list_show_and_explain(compute):
     killed_at = time.monotonic()
     process.wait_until(lambda: compute.states()['a'] == 'ended', 10, 'ended')
     why = compute.explain('a')
-    assert time.monotonic() - killed_at < GRACE
+    assert time.monotonic() - killed_at < computes.GRACE
     assert why['reason'] == 'its process was killed or has crashed'
     assert 'told by its keeper' in why['evidence'][0]
     assert 'the operator forced it down is not known' in why['evidence'][-1]
@@ -178,7 +108,7 @@ def test_watch_tells_of_a_kill_at_once(compute):
     seen_at = datetime.datetime.fromisoformat(
         change['at'].replace('Z', '+00:00'))
     # Not when its session runs out.
-    assert (seen_at - killed_at).total_seconds() < RECV_TIMEOUT / 1000
+    assert (seen_at - killed_at).total_seconds() < computes.RECV_TIMEOUT / 1000
     compute.run('watch', '--until', 'ended', '--timeout', '10', 'a')
     compute.run('watch', '--until', 'up', '--timeout', '1', 'a', code=124)
 

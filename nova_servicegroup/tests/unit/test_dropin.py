@@ -261,7 +261,7 @@ def test_a_check_that_does_not_end_undoes_the_install(
     program = tmp_path / 'python'
     program.write_text(python)
     program.chmod(0o755)
-    monkeypatch.setattr(dropin.Tree, '_python', lambda tree: str(program))
+    monkeypatch.setattr(dropin.Tree, 'python', lambda tree: str(program))
     code, _, err = run('install')
     assert code == 1
     assert 'has no effect' in err and reason in err
@@ -361,7 +361,7 @@ def test_the_tree_of_this_python_is_the_default():
     tree = dropin.Tree()
     assert tree.file == (pathlib.Path(nova.__file__).parent
                          / 'servicegroup' / '__init__.py')
-    assert os.path.samefile(os.path.dirname(tree._python()),
+    assert os.path.samefile(os.path.dirname(tree.python()),
                             os.path.dirname(sys.executable))
 
 
@@ -379,7 +379,7 @@ def test_the_place_of_a_tree_tells_its_python(tmp_path, place, python):
     program = tmp_path / python
     program.parent.mkdir(parents=True)
     program.touch()
-    assert dropin.Tree(tmp_path / place)._python() == str(program)
+    assert dropin.Tree(tmp_path / place).python() == str(program)
 
 
 def test_a_nova_of_a_python_without_the_package_is_refused(tmp_path, capsys):

@@ -49,6 +49,15 @@ def test_what_takes_long_is_told_and_wiped_off():
     assert told.endswith('\r\033[K')
 
 
+def test_one_inside_of_another_is_silent():
+    stream = Terminal(True)
+    with progress.Progress('Checking', stream):
+        inner = shown(0.5)
+    assert inner == ''
+    assert stream.getvalue().startswith('\rChecking ... ')
+    assert shown(0.5)
+
+
 def test_what_is_quick_is_not():
     assert shown(0) == ''
 
@@ -68,7 +77,7 @@ def test_who_drops_in_is_told_what_takes_long(tmp_path, monkeypatch, verb):
 
 
 def test_who_tightens_is_told_what_takes_long(monkeypatch):
-    def connected(ours, hosts):
+    def connected(*arguments):
         time.sleep(0.5)
         return mock.Mock()
 

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``nova-servicegroup doctor``: what is wrong, why, and how to mend it."""
+
+import collections
+import textwrap
+
+from cliff.formatters import base as formatters
+from stevedore import extension
+
+from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import progress
+
+#: seconds for all checks together, as long as monitoring programs wait
+TIMEOUT = 60
+_UNKNOWN = 3
+_COLUMNS = ('Level', 'Check', 'What', 'Why', 'Fix')
+#: beside the words, on a terminal
+_COLOURS = {'OK': '32', 'WARNING': '33', 'CRITICAL': '31', 'UNKNOWN': '35'}
+
+
+class _Text(formatters.ListFormatter):
+    """Findings as people read them; the other formats are for programs."""
+
+    def add_argument_group(self, parser):
+        pass
+
+    def emit_list(self, column_names, data, stdout, parsed_args):
+        rows = [dict(zip(column_names, row)) for row in data]
+        stdout.write(printed(rows, stdout.isatty()) if not parsed_args.columns
+                     else ''.join('%s\n' % ' '.join(map(str, row.values()))
+                                  for row in rows))
+
+
+class Doctor(base.Lister):
+    """Check the installation, and say what to do.
+
+    Checks whether Nova uses this package, its configuration, its processes
+    and units here, the databases, the store of the driver, and whether all
+    services report to it. Each finding says what is so, why it matters, and
+    the fix. It changes nothing, and ends within --timeout.
+
+    On a controller all checks run. On a compute, where Nova's database is not
+    configured, those that need it are left out.
+
+    Exit code, as monitoring plug-ins have it: 0 all is well; 1 there are
+    warnings; 2 something is critical; 3 nothing worse than that something
+    could not be checked.
+    """
+
+    formatter_default = 'text'
+
+    def _load_formatter_plugins(self):
+        # Not by an entry point: it is for this command alone.
+        found = super()._load_formatter_plugins()
+        found.extensions.append(extension.Extension(
+            'text', None, _Text, _Text()))
+        return found
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('--json', action='store_const', const='json',
+                            dest='formatter', help='the same as -f json')
+        parser.add_argument('--only', metavar='CHECK', action='append',
+                            default=[], help='only this check; may be given '
+                                             'several times')
+        parser.add_argument('--skip', metavar='CHECK', action='append',
+                            default=[], help='all but this check; may be '
+                                             'given several times')
+        parser.add_argument('--timeout', metavar='S', type=float,
+                            default=TIMEOUT,
+                            help='seconds for all checks together, by '
+                                 'default %d' % TIMEOUT)
+        return add_nova(parser)
+
+    def run(self, parsed_args):
+        try:
+            code = super().run(parsed_args)
+        except Exception as e:
+            if self.app.options.debug:
+                raise
+            self.app.stderr.write('UNKNOWN: %s\n' % e)
+            code = _UNKNOWN
+        base.end(self.app, code, self._is_stuck)
+        return code
+
+    _is_stuck = False
+
+    def take_action(self, parsed_args):
+        from nova_servicegroup import doctor
+        from nova_servicegroup.doctor import checks
+        from nova_servicegroup.doctor import site as sites
+        options = self.app.options
+        chosen = choose(checks.CHECKS, parsed_args.only, parsed_args.skip)
+        site = sites.Site(options.config_file, options.config_dir,
+                          parsed_args.nova, parsed_args.python)
+        with progress.Progress('Checking'):
+            run = doctor.Run(chosen, site, parsed_args.timeout)
+            findings = run.findings()
+            self._is_stuck = run.is_stuck
+            if not run.is_stuck:
+                site.close()
+        self.exit_code = int(doctor.worst(findings))
+        if parsed_args.formatter != 'text':
+            self.app.stderr.write(summary(
+                [found.level.name for found in findings]) + '\n')
+        return _COLUMNS, [(found.level.name, found.check, found.what,
+                           found.why, found.fix) for found in findings]
+
+
+def add_nova(parser):
+    """Let a parser take the Nova that is meant."""
+    parser.add_argument('--nova', metavar='PATH',
+                        help='the folder that holds nova/; by default that '
+                             'which this Python imports')
+    parser.add_argument('--python', metavar='PATH',
+                        help='the Python that runs this Nova; by default that '
+                             'which the place of the tree tells')
+    return parser
+
+
+def choose(checks, only, skip):
+    """Return those of the checks that are meant.
+
+    :raises CommandError: one of the names is none
+    """
+    names = [check.name for check in checks]
+    unknown = sorted({*only, *skip} - set(names))
+    if unknown:
+        raise base.CommandError('There is no check %s: they are %s.' % (
+            unknown[0], ', '.join(names)))
+    return [check for check in checks if check.name not in skip
+            and (not only or check.name in only)]
+
+
+def summary(levels):
+    """Return the line that monitoring programs show."""
+    counts = collections.Counter(levels)
+    worst = next((level for level in ('CRITICAL', 'WARNING', 'UNKNOWN')
+                  if counts[level]), 'OK')
+    return 'SERVICEGROUP %s - %s' % (worst, ', '.join(
+        '%d %s' % (counts[level], level.lower()) for level in (
+            'CRITICAL', 'WARNING', 'UNKNOWN', 'OK') if counts[level])
+        or 'nothing was checked')
+
+
+def printed(rows, colour=False):
+    """Return findings as people read them, the worst first.
+
+    :param rows: dicts by the names of the columns
+    :param colour: whether to use colours, beside the words
+    """
+    lines, seen_ok = [summary(row['Level'] for row in rows)], False
+    for row in sorted(rows, key=lambda row: {
+            'CRITICAL': 0, 'WARNING': 1, 'UNKNOWN': 2}.get(row['Level'], 3)):
+        level = row['Level']
+        head = '%-8s ' % level
+        if level != 'OK' or not seen_ok:
+            lines.append('')
+        seen_ok |= level == 'OK'
+        first, *rest = textwrap.wrap(
+            '%s%s: %s' % (head, row['Check'], row['What']), 79,
+            break_on_hyphens=False, break_long_words=False,
+            subsequent_indent=' ' * 9)
+        if colour:
+            first = '\033[%sm%s\033[0m%s' % (
+                _COLOURS[level], level, first[len(level):])
+        lines += [first, *rest]
+        if row['Why']:
+            lines += textwrap.wrap(
+                'Why: ' + row['Why'], 79, initial_indent=' ' * 9,
+                subsequent_indent=' ' * 14, break_on_hyphens=False,
+                break_long_words=False)
+        if row['Fix']:
+            # Commands and options, to be pasted: not wrapped.
+            first, *rest = row['Fix'].splitlines()
+            lines.append(' ' * 9 + 'Fix: ' + first)
+            lines += [(' ' * 14 + line).rstrip() for line in rest]
+    return '\n'.join(lines) + '\n'

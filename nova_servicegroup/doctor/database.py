@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Nova's databases: the API's, and that of each cell."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import typing
+
+from nova_servicegroup.cmd import base
+from nova_servicegroup.doctor import Check
+from nova_servicegroup.doctor import clock
+from nova_servicegroup.doctor import Finding
+from nova_servicegroup.doctor import Level
+from nova_servicegroup.doctor import Unreachable
+
+#: seconds that a database may take for an answer before that is a warning
+SLOW = 0.2
+#: part of its connections that a server may have in use
+_MOST_USED = 0.9
+_FIX = ('Look at [database] and [api_database] connection in nova.conf, and '
+        'whether the server runs: systemctl status mariadb')
+
+#: by SQLAlchemy's name of the dialect: a query for version and time (UTC),
+#: and, where there is a limit, one for the most connections and one for those
+#: in use, each in the last column. None needs a right of its own.
+QUERIES = {
+    'mysql': ('SELECT VERSION(), UTC_TIMESTAMP(6)',
+              'SELECT @@max_connections',
+              "SHOW GLOBAL STATUS LIKE 'Threads_connected'"),
+    'postgresql': (
+        "SELECT version(), clock_timestamp() AT TIME ZONE 'UTC'",
+        "SELECT current_setting('max_connections')",
+        'SELECT COUNT(*) FROM pg_stat_activity'),
+    # It has this host's clock.
+    'sqlite': ("SELECT 'SQLite ' || sqlite_version(), NULL",)}
+
+
+class Answer(typing.NamedTuple):
+    """What a database answered.
+
+    :param version: text
+    :param seconds: for one query, on a connection that was there
+    :param ahead: seconds by which its clock is ahead of ours, None if it has
+        none of its own
+    :param most: number of connections that it takes, None without a limit
+    :param used: how many of them are in use
+    """
+
+    version: str
+    seconds: float
+    ahead: float | None
+    most: int | None
+    used: int | None
+
+
+def ask(engine):
+    """Ask a database how it is. Blocks.
+
+    :param engine: SQLAlchemy's
+    :returns: an Answer
+    """
+    about, *limits = QUERIES[engine.dialect.name]
+    with engine.connect() as connection:
+        connection.exec_driver_sql('SELECT 1')
+        asked = datetime.datetime.now(datetime.timezone.utc).replace(
+            tzinfo=None)
+        began = time.monotonic()
+        version, now = connection.exec_driver_sql(about).one()
+        seconds = time.monotonic() - began
+        ahead = now and (now - asked).total_seconds() - seconds / 2
+        most, used = [int(connection.exec_driver_sql(query).one()[-1])
+                      for query in limits] or (None, None)
+    return Answer(version.partition(',')[0], seconds, ahead, most, used)
+
+
+def look(site):
+    """Ask the API database and that of each cell."""
+    try:
+        site.deployment
+    except base.CommandError as e:
+        raise Unreachable(str(e), _FIX) from e
+    # Not before: the deployment says what Nova's libraries may warn of.
+    from nova import context as nova_context
+    from nova.db.api import api as api_db
+    from nova.db.main import api as main_db
+
+    from nova_servicegroup.cmd import cells
+    try:
+        yield from describe(
+            site, 'The API database', ask(api_db.get_engine()))
+        answers, failures = cells.ask(
+            nova_context.get_admin_context(),
+            lambda context: ask(main_db.get_engine(context=context)))
+    except Exception as e:
+        # Whatever the database and its driver have.
+        raise Unreachable('The API database does not answer: %s'
+                          % cells.first_line(e), _FIX) from e
+    for text in failures:
+        yield Finding(
+            Level.CRITICAL, text[0].upper() + text[1:] + '.',
+            'With db its services cannot report; with any driver it cannot '
+            'be told which there are.', _FIX + '; "nova-manage cell_v2 '
+            'list_cells --verbose" shows where the cells are')
+    for cell, answer in answers:
+        yield from describe(site, 'The database of %s' % (
+            cell.name or cell.uuid), answer)
+    # For the checks that compare them with the store.
+    site.records
+
+
+def describe(site, name, answer):
+    """Yield the Findings about the Answer of a database."""
+    text = '%s (%s) answers in %.0f ms.' % (
+        name, answer.version, 1000 * answer.seconds)
+    if answer.seconds > SLOW:
+        yield Finding(
+            Level.WARNING, text, 'With db each heartbeat takes several '
+            'statements: they come late, and living services look dead.',
+            'Look at its load and its disk, and at the network to it.')
+    else:
+        yield Finding(Level.OK, text)
+    if answer.ahead is not None:
+        yield clock(
+            name[0].lower() + name[1:], answer.ahead, answer.seconds,
+            site.conf.service_down_time / 10,
+            'db compares the clock of the conductors, which write heartbeats, '
+            'with that of who asks: a clock that is wrong makes the living '
+            'look dead, or the dead alive.')
+    if answer.most and answer.used > _MOST_USED * answer.most:
+        yield Finding(
+            Level.WARNING, '%s has %d of at most %d connections in use.' % (
+                name, answer.used, answer.most),
+            'A conductor that gets none writes no heartbeats.',
+            'In the [mysqld] section of the server, and restart it:\n'
+            'max_connections = %d' % (2 * answer.most))
+
+
+CHECKS = [Check('database', look, lambda site: site.has_database)]

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Who is in Nova's database, who is in the store, and who in only one."""
+
+import collections
+import time
+
+from oslo_utils import importutils
+
+from nova_servicegroup.doctor import Check
+from nova_servicegroup.doctor import Finding
+from nova_servicegroup.doctor import Level
+from nova_servicegroup.doctor import listed
+from nova_servicegroup.doctor import Unreachable
+from nova_servicegroup.doctor import zookeeper
+from nova_servicegroup import drivers
+from nova_servicegroup.drivers import zk
+from nova_servicegroup import exception
+from nova_servicegroup.keeper import names
+from nova_servicegroup.liveness import State
+
+_COMPUTE = 'compute'
+_WHY_TWO = ('Nova takes two machines with one name for one host: both may run '
+            'the same instance, and either\'s signs of life hide the end of '
+            'the other.')
+_FIX_TWO = ('On one of them: "systemctl stop nova-compute", then\n[DEFAULT]\n'
+            'host = ANOTHER-NAME\n\nin its nova.conf, and start it again.')
+
+
+def duplicates(site):
+    """Find two machines that report as one host."""
+    found = False
+    if site.has_database:
+        cells = collections.defaultdict(set)
+        for record, cell in site.records:
+            if record['binary'] == 'nova-compute':
+                cells[record['host']].add(cell)
+        twice = {host for host, where in cells.items() if len(where) > 1}
+        if twice:
+            found = True
+            yield Finding(
+                Level.CRITICAL, 'These hosts are in several cells: %s.'
+                % listed('%s (%s)' % (host, ', '.join(sorted(cells[host])))
+                         for host in twice), _WHY_TWO, _FIX_TWO + ' Of a host '
+                'that was moved, delete the service that is left behind: '
+                'openstack compute service delete ID')
+    if site.can_use('zk'):
+        several = _several_machines(site.zookeeper)
+        if several:
+            # A host that was rebooted leaves a node, until its session ends.
+            time.sleep(1.5 * getattr(
+                site.zookeeper.client, 'granted_timeout', 10))
+            several = _several_machines(zookeeper.Store(site.conf), several)
+        if several:
+            found = True
+            yield Finding(
+                Level.CRITICAL, 'Two machines report as one host: %s.'
+                % listed('%s (boot ids %s)' % (host, ' and '.join(sorted(
+                    boots))) for host, boots in several.items()),
+                _WHY_TWO, _FIX_TWO)
+    if not found:
+        yield Finding(Level.OK, 'No two machines report as one host.')
+
+
+def _several_machines(store, only=None):
+    """Return {host: boot ids} of hosts whose nodes are of several machines."""
+    found = {}
+    for group in store.groups:
+        for host, paths in store.members(group).items():
+            if len(paths) > 1 and (only is None or host in only):
+                boots = {about.get('boot_id')
+                         for about in store.data(paths).values()} - {None}
+                if len(boots) > 1:
+                    found[host] = boots
+    if only is not None:
+        store.close()
+    return found
+
+
+def mixed(site):
+    """Find services that report by another driver than is asked."""
+    ours = site.deployment.driver
+    records = site.records
+    expected = site.conf.servicegroup.also_report
+    states = {_key(record, cell): ours.verdict(record).state
+              for record, cell in records}
+    yield from _never_here(ours, records, states)
+    for other in _other_drivers(site):
+        there = [(record, cell) for record, cell in records
+                 if other.verdict(record).state is State.UP]
+        elsewhere = [record['host'] for record, cell in there
+                     if states[_key(record, cell)] is not State.UP]
+        both = [record['host'] for record, cell in there
+                if states[_key(record, cell)] is State.UP]
+        if elsewhere:
+            yield Finding(
+                Level.CRITICAL, 'Services that report by %s and not by %s, '
+                'on: %s.' % (other.name, ours.name, listed(elsewhere)),
+                'They live, and Nova takes them for down, or cannot tell.',
+                'On these hosts, the nova.conf of this one:\n[DEFAULT]\n'
+                'servicegroup_driver = %s\n\nand restart their services. "'
+                'nova-servicegroup migrate check" shows who is missing.'
+                % ours.name)
+        if both and other.name not in expected:
+            yield Finding(
+                Level.WARNING, 'Services that report by %s, too, on: %s.' % (
+                    other.name, listed(both)),
+                'Their configuration is another one than that of this host, '
+                'where also_report does not name %s.' % other.name,
+                'The same on every node:\n[servicegroup]\nalso_report = %s\n\n'
+                'or without %s, when the migration is over.' % (
+                    ','.join([*expected, other.name]), other.name))
+    up = sum(state is State.UP for state in states.values())
+    yield Finding(Level.OK, '%d of %d services are up by %s.' % (
+        up, len(states), ours.name))
+
+
+def _key(record, cell):
+    return record['binary'], record['host'], cell
+
+
+def _never_here(ours, records, states):
+    """Yield what is to be told of services that the store never heard of."""
+    try:
+        never = [record['host'] for record, cell in records
+                 if states[_key(record, cell)] is not State.UP
+                 and ours.observe(record).last is None]
+    except exception.ServiceGroupUnavailable as e:
+        raise Unreachable(str(e), 'See the checks of the store.') from e
+    if never:
+        yield Finding(
+            Level.WARNING, 'Services that were never in the store of %s, on: '
+            '%s.' % (ours.name, listed(never)),
+            'They never reported there: they run without this package, with '
+            'another driver, or not at all any more.',
+            'Install the package there, and restart their services. Those '
+            'that are gone for good: openstack compute service delete ID')
+
+
+def _other_drivers(site):
+    """Return drivers that are configured besides the one that answers."""
+    conf = site.deployment.conf
+    found = []
+    for name in sorted(set(drivers.DRIVERS) - {site.driver}):
+        if name == 'zk' and not site.conf.zookeeper.address:
+            continue
+        try:
+            found.append(importutils.import_object(
+                drivers.DRIVERS[name], conf=conf))
+        except exception.ConfigurationError:
+            # That is no store of this deployment.
+            continue
+    return found
+
+
+def records(site):
+    """Compare ZooKeeper's members, their records, and Nova's services."""
+    store = site.zookeeper
+    members = store.members(_COMPUTE)
+    known = site.hosts(_COMPUTE)
+    count = 0
+    for found in (_strange(store), _without_record(store, members),
+                  _not_of_nova(members, known),
+                  _left_behind(store, members, known),
+                  _versions(store, members)):
+        for one in found:
+            count += one.level is not Level.OK
+            yield one
+    if not count:
+        yield Finding(Level.OK, 'All %d members of the group compute have a '
+                      'record.' % len(members))
+
+
+def _strange(store):
+    for group, nodes in store.groups.items():
+        strange = [name for name in nodes if names.host(name) is None]
+        if strange:
+            yield Finding(
+                Level.WARNING, 'Nodes in %s that are no memberships: %s.' % (
+                    store.directory(group), listed(strange)),
+                'An old driver of services that were not migrated made them, '
+                'or somebody else who uses the directory.',
+                'Upgrade these services; or a directory of its own for '
+                'each:\n[zookeeper]\nsg_prefix = /servicegroups-NAME')
+
+
+def _without_record(store, members):
+    without = set(members) - store.records
+    if without:
+        # Who joins makes both, and was perhaps not listed with both.
+        without -= {names.unquote(name) for name in store.children(
+            '%s/%s/compute' % (store.prefix, zk.RECORDS))}
+    if without:
+        yield Finding(
+            Level.WARNING, 'Members without a record: %s.' % listed(without),
+            'Nothing can tell how their process ends: one that is killed '
+            'looks like a host without power. Something else than this '
+            'version of the package made the nodes.',
+            'Upgrade the package there, and restart nova-compute. Of a host '
+            'that runs none the node is forged: set [zookeeper] auth_scheme.')
+
+
+def _not_of_nova(members, known):
+    foreign = set(members) - known if known is not None else ()
+    if foreign:
+        yield Finding(
+            Level.WARNING, 'Members that are no computes of this Nova: %s.'
+            % listed(foreign),
+            'Another cloud uses the same directory, or the nodes are forged: '
+            'what happens to its hosts counts in judging yours.',
+            'For each cloud another one, on all its nodes:\n[zookeeper]\n'
+            'sg_prefix = /servicegroups-NAME')
+
+
+def _left_behind(store, members, known):
+    left = store.records - set(members) - known if known is not None else ()
+    if left:
+        yield Finding(
+            Level.WARNING, 'Records of hosts that Nova does not have: %s.'
+            % listed(left),
+            'Hosts that were removed stay in the lists of who is missing.',
+            '\n'.join('zkCli.sh -server %s delete %s/%s/compute/%s' % (
+                store.hosts.partition(',')[0].partition('/')[0], store.prefix,
+                zk.RECORDS, names.quote(host)) for host in sorted(left)[:5]))
+
+
+def _versions(store, members):
+    paths = [path for nodes in members.values() for path in nodes]
+    counts = collections.Counter(
+        str(about.get('version')) for about in store.data(
+            paths[:zookeeper.MOST_NODES]).values())
+    if len(counts) > 1:
+        yield Finding(
+            Level.WARNING, 'Members are of several versions: %s.' % ', '.join(
+                '%d of %s' % (count, version)
+                for version, count in sorted(counts.items())),
+            'The older ones may not tell all that readers need.',
+            'Finish the upgrade of nova-servicegroup, and restart Nova\'s '
+            'services there.')
+
+
+_STORES = ('database', 'memcached', 'zookeeper-servers', 'zookeeper-session')
+CHECKS = [
+    Check('duplicate-hosts', duplicates,
+          lambda site: site.has_database or site.can_use('zk'), _STORES,
+          # It may wait for the end of a session.
+          limit=90),
+    Check('mixed-deployment', mixed,
+          lambda site: site.has_database and site.can_use(site.driver),
+          _STORES),
+    Check('records', records, lambda site: site.can_use('zk'), _STORES)]

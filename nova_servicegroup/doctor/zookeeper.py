@@ -1,0 +1,557 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The ensemble, as the zk driver's sessions meet it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import json
+import re
+import socket
+import ssl
+import time
+import typing
+
+from cryptography import x509
+from kazoo import exceptions as kazoo_exc
+from kazoo.handlers import threading as kazoo_threading
+from kazoo import hosts as kazoo_hosts
+
+from nova_servicegroup.cmd import tighten
+from nova_servicegroup import conf as sg_conf
+from nova_servicegroup.doctor import Check
+from nova_servicegroup.doctor import clock
+from nova_servicegroup.doctor import Finding
+from nova_servicegroup.doctor import Level
+from nova_servicegroup.doctor import listed
+from nova_servicegroup.doctor import processes
+from nova_servicegroup.doctor import Unreachable
+from nova_servicegroup.drivers import zk
+from nova_servicegroup import evzookeeper
+from nova_servicegroup.evzookeeper import exceptions as zk_exc
+from nova_servicegroup import exception
+from nova_servicegroup.keeper import handler
+from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import security
+
+#: seconds that one server, or one request, may take
+SERVER_LIMIT = 3.0
+REQUEST_LIMIT = 8.0
+#: seconds that a server may take for an answer before that is a warning
+SLOW = 0.5
+#: seconds by which its clock may be off: none of Nova's verdicts hangs on it
+CLOCK_TOLERANCE = 5.0
+#: days before the end of a certificate
+SOON, VERY_SOON = 30, 7
+#: nodes of one kind that are looked at
+MOST_NODES = 2000
+#: descriptors that a server needs for itself, at most
+_SPARE = 100
+
+_CERTIFICATE = re.compile(
+    b'-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----', re.DOTALL)
+_UNREADABLE = (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError)
+
+
+class Answer(typing.NamedTuple):
+    """What one server answered.
+
+    :param seconds: from the call to the end of the answer
+    :param words: {four-letter word: text}
+    :param certificate: in DER, None without TLS
+    """
+
+    seconds: float
+    words: dict
+    certificate: bytes | None
+
+
+class Store:
+    """The zk driver's part of ZooKeeper, through one session.
+
+    Connects when it is first needed. Everything else is read once.
+
+    :param conf: a ConfigOpts
+    :raises ConfigurationError: it can't work
+    """
+
+    def __init__(self, conf):
+        self.options = conf.zookeeper
+        self.prefix = self.options.sg_prefix
+        self.ours = security.Security(**sg_conf.zk.security(conf))
+        try:
+            self.hosts = evzookeeper.check_address(self.options.address)
+        except zk_exc.BadAddress as e:
+            raise exception.ConfigurationError(
+                '[zookeeper] address: %s' % e) from e
+        self._stack = contextlib.ExitStack()
+
+    @functools.cached_property
+    def client(self):
+        """A kazoo client that is connected, and knows who it is.
+
+        :raises Unreachable: ZooKeeper doesn't take it
+        """
+        try:
+            return self._stack.enter_context(tighten.connection(
+                self.ours, self.hosts, self.options.recv_timeout / 1000))
+        except tighten.TightenError as e:
+            raise Unreachable(
+                str(e), 'On each server: "systemctl status zookeeper". From '
+                'here: "nc -zv HOST PORT" for each of [zookeeper] address = %s'
+                % self.options.address) from e
+
+    def close(self):
+        # An error of the last request was told already.
+        with contextlib.suppress(tighten.TightenError):
+            self._stack.close()
+
+    def get(self, request):
+        """Return the result of a request.
+
+        :raises NoNodeError: or NoAuthError, as kazoo does
+        :raises Unreachable: there is none
+        """
+        try:
+            return request.get(timeout=REQUEST_LIMIT)
+        except _UNREADABLE:
+            raise
+        except (kazoo_exc.KazooException,
+                kazoo_threading.KazooTimeoutError) as e:
+            raise Unreachable(
+                'ZooKeeper gave up over a request: %s.' % type(e).__name__,
+                'Run this again; look into the logs of the servers.') from e
+
+    def get_all(self, requests):
+        """Yield (path, result) of many requests, in flight together.
+
+        What isn't there, or may not be read, is left out.
+
+        :param requests: [(path, AsyncResult)]
+        """
+        for path, request in requests:
+            with contextlib.suppress(*_UNREADABLE):
+                yield path, self.get(request)
+
+    def children(self, path):
+        """Return the names in a directory, [] without it."""
+        try:
+            return self.get(self.client.get_children_async(path))
+        except _UNREADABLE:
+            return []
+
+    @functools.cached_property
+    def groups(self):
+        """{group: [names of nodes]}."""
+        return {names.unquote(name): self.children(
+                    '%s/%s' % (self.prefix, name))
+                for name in self.children(self.prefix) if name[0] != '@'}
+
+    @functools.cached_property
+    def records(self):
+        """The hosts of the group compute that have a record, a set."""
+        return {names.unquote(name) for name in self.children(
+            '%s/%s/compute' % (self.prefix, zk.RECORDS))}
+
+    def directory(self, group):
+        return '%s/%s' % (self.prefix, names.quote(group))
+
+    def members(self, group):
+        """Return {host: [paths of its nodes]}; what is none is left out."""
+        found = {}
+        for name in self.groups.get(group, ()):
+            host = names.host(name)
+            if host is not None:
+                found.setdefault(host, []).append(
+                    '%s/%s' % (self.directory(group), name))
+        return found
+
+    def data(self, paths):
+        """Return {path: what a member's node tells, a dict}."""
+        found = {}
+        for path, (raw, _) in self.get_all(
+                [(path, self.client.get_async(path)) for path in paths]):
+            with contextlib.suppress(ValueError):
+                about = json.loads(raw)
+                found[path] = about if isinstance(about, dict) else {}
+        return found
+
+    @functools.cached_property
+    def answers(self):
+        """{'host:port': Answer, or an OSError}."""
+        servers, _ = kazoo_hosts.collect_hosts(self.hosts)
+        return {'%s:%d' % server: self._ask(*server) for server in servers}
+
+    def _ask(self, host, port):
+        answers, certificate, seconds = {}, None, None
+        try:
+            for word in ('srvr', 'conf', 'mntr'):
+                began = time.monotonic()
+                sock = self.ours.handler().create_connection(
+                    (host, port), timeout=SERVER_LIMIT / handler.SHARE,
+                    hostname=host)
+                with sock:
+                    if isinstance(sock, ssl.SSLSocket):
+                        certificate = sock.getpeercert(binary_form=True)
+                    sock.setblocking(True)
+                    sock.settimeout(SERVER_LIMIT)
+                    answers[word] = _talk(sock, word)
+                seconds = seconds or time.monotonic() - began
+        except OSError as e:
+            return e
+        return Answer(seconds, answers, certificate)
+
+
+def _talk(sock, word):
+    """Return the answer to a four-letter word.
+
+    :raises OSError: there is none
+    """
+    deadline = time.monotonic() + SERVER_LIMIT
+    sock.sendall(word.encode())
+    parts = []
+    while True:
+        try:
+            part = sock.recv(65536)
+        except ssl.SSLError as e:
+            if not parts:
+                raise
+            # The end, by a server that doesn't announce it.
+            part = b'' if isinstance(e, ssl.SSLEOFError) else None
+        if not part:
+            return b''.join(parts).decode(errors='replace')
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise socket.timeout('it answers without end')
+
+
+def _fields(text, separator):
+    """Return {name: value} of the lines of an answer."""
+    return {name.strip(): value.strip()
+            for name, found, value in (
+                line.partition(separator) for line in text.splitlines())
+            if found}
+
+
+def servers(site):
+    """Call each server: is it there, how fast, which version, which role."""
+    store = site.zookeeper
+    modes, lost = {}, {server: answer.strerror or answer
+                       for server, answer in store.answers.items()
+                       if isinstance(answer, OSError)}
+    if len(lost) == len(store.answers):
+        raise Unreachable(
+            'No ZooKeeper server can be used: %s.' % listed(
+                '%s (%s)' % one for one in lost.items()),
+            'On each of them: "systemctl status zookeeper". From here: nc -zv '
+            '%s' % list(lost)[0].replace(':', ' '))
+    for server, answer in store.answers.items():
+        if server in lost:
+            yield Finding(
+                Level.WARNING, 'The ZooKeeper server %s cannot be used: %s' % (
+                    server, lost[server]),
+                'One more that is lost may be one too many.',
+                'On it: "systemctl status zookeeper", and look into its log. '
+                'From here: nc -zv %s' % server.replace(':', ' '))
+            continue
+        told = _fields(answer.words['srvr'], ':')
+        modes[server] = told.get('Mode')
+        yield _server(server, answer, told)
+    alone = [server for server, mode in modes.items() if mode == 'standalone']
+    if alone and len(modes) > 1:
+        yield Finding(
+            Level.CRITICAL, 'These servers are no ensemble, each is for '
+            'itself: %s.' % listed(alone),
+            'Readers of one see as down who reports to another.',
+            'In zoo.cfg of each, the same lines server.1=..., server.2=... '
+            'for all; or one server in [zookeeper] address.')
+    elif len(store.answers) == 1 and not alone:
+        yield Finding(
+            Level.WARNING, '[zookeeper] address names one server of an '
+            'ensemble.', 'When it is lost, services of this host do not find '
+            'the others.', 'Name all of them:\n[zookeeper]\naddress = '
+            'zk1:2181,zk2:2181,zk3:2181')
+
+
+def _server(server, answer, told):
+    version = (told.get('Zookeeper version') or '').partition('-')[0]
+    if 'not currently serving' in answer.words['srvr']:
+        return Finding(
+            Level.CRITICAL, 'The ZooKeeper server %s serves nobody: it has no '
+            'leader.' % server, 'Without most of the servers, nobody can '
+            'report or tell who is up.', 'Start the other servers: '
+            '"systemctl start zookeeper"; look for their ports 2888 and 3888.')
+    text = 'ZooKeeper %s at %s answers in %.0f ms%s.' % (
+        version or 'of an unknown version', server, 1000 * answer.seconds,
+        ', as %s' % told['Mode'] if 'Mode' in told else '')
+    if answer.seconds > SLOW:
+        return Finding(
+            Level.WARNING, text, 'Servers that are slow end the sessions of '
+            'living hosts.', 'Look at the disk of dataDir, the heap of Java '
+            'and the network: "echo mntr | nc %s" shows zk_avg_latency and '
+            'zk_outstanding_requests.' % server.replace(':', ' '))
+    return Finding(Level.OK, text)
+
+
+def settings(site):
+    """Compare the servers' settings and limits with what is asked of them."""
+    store = site.zookeeper
+    silent = []
+    for server, answer in store.answers.items():
+        if isinstance(answer, OSError):
+            continue
+        config = _numbers(_fields(answer.words['conf'], '='))
+        state = _numbers(_fields(answer.words['mntr'], '\t'))
+        if 'tickTime' not in config or 'zk_version' not in \
+                answer.words['mntr']:
+            silent.append(server)
+        found = list(_times(server, config, store.options.recv_timeout))
+        found += _limits(server, config, state, store)
+        yield from found
+        if not found and server not in silent:
+            yield Finding(Level.OK, 'The settings and limits of %s fit.'
+                          % server)
+    if silent:
+        yield Finding(
+            Level.UNKNOWN, 'Settings and limits are not told by: %s.'
+            % listed(silent), 'tickTime times syncLimit decides whether '
+            'living hosts lose their sessions; maxClientCnxns, whether all '
+            'processes of a host get one.',
+            'In zoo.cfg of each server, and restart it:\n'
+            '4lw.commands.whitelist=srvr,ruok,mntr,conf')
+
+
+def _numbers(fields):
+    return {name: int(value) for name, value in fields.items()
+            if value.lstrip('-').isdigit()}
+
+
+def _times(server, config, timeout):
+    tick, sync = config.get('tickTime'), config.get('syncLimit')
+    if tick is None:
+        return
+    fix = ('In zoo.cfg of every server; restart one after the other, the '
+           'leader last:\ntickTime=%d\nsyncLimit=4\ninitLimit=%d\n'
+           'minSessionTimeout=%d' % (
+               timeout // 10, max(10, 200000 // timeout), timeout))
+    if sync and 2 * sync * tick > timeout:
+        yield Finding(
+            Level.WARNING, '%s lets another server be silent for %.1f s '
+            '(tickTime times syncLimit), more than half of recv_timeout (%.1f '
+            's).' % (server, sync * tick / 1000, timeout / 1000),
+            'When the leader pauses, or a follower loses it, sessions of '
+            'living hosts end.', fix)
+    elif 9 * tick > timeout:
+        yield Finding(
+            Level.WARNING, '%s has a tickTime of %d ms, more than a ninth of '
+            'recv_timeout (%d ms).' % (server, tick, timeout),
+            'A host without power is seen up to %.1f s later.'
+            % (1.5 * tick / 1000), fix)
+
+
+def _limits(server, config, state, store):
+    most = config.get('maxClientCnxns')
+    if most:
+        busiest, needed = _most_connections(store)
+        if 2 * needed > most:
+            yield Finding(
+                Level.CRITICAL if needed >= most else Level.WARNING,
+                '%s takes %d connections from one address (maxClientCnxns), '
+                'and %s needs %d.' % (server, most, busiest, needed),
+                'Processes beyond that find no server: they are seen as down, '
+                'or cannot tell who is up. When other servers are away, all '
+                'come to one; hosts behind one translated address count '
+                'together.', 'In zoo.cfg of every server, and restart it:\n'
+                'maxClientCnxns=0')
+    files = state.get('zk_max_file_descriptor_count')
+    sessions = sum(map(len, store.groups.values()))
+    if files is not None and files < sessions + _SPARE:
+        yield Finding(
+            Level.CRITICAL if files <= sessions else Level.WARNING,
+            '%s may have %d files open, and there are %d members.' % (
+                server, files, sessions),
+            'When the other servers are away, it has a connection to each '
+            'process that reports, or asks.',
+            'systemctl edit zookeeper\n[Service]\nLimitNOFILE=%d\n\nand '
+            'restart it' % max(65536, 2 * sessions))
+
+
+def _most_connections(store):
+    """Return (a host, how many connections it needs at least)."""
+    here = sum(one.program == 'keeper' for one in processes.running())
+    counts = {'this host': here}
+    for group in store.groups:
+        for host, nodes in store.members(group).items():
+            counts[host] = counts.get(host, 0) + len(nodes)
+    return max(counts.items(), key=lambda item: item[1])
+
+
+def session(site):
+    """Open a session, as services do, and look at what it is granted."""
+    store = site.zookeeper
+    client = store.client
+    wanted = store.options.recv_timeout / 1000
+    granted = getattr(client, 'granted_timeout', None)
+    if granted is None:
+        yield Finding(Level.UNKNOWN, 'This kazoo does not tell the session '
+                      'timeout that was granted.', 'A host that vanishes is '
+                      'up for that long.', 'pip install "kazoo>=2.11"')
+    elif granted != wanted:
+        line = ('minSessionTimeout=%d\ntickTime=%d' % (
+            wanted * 1000, wanted * 100) if granted > wanted
+            else 'maxSessionTimeout=%d' % (wanted * 1000))
+        yield Finding(
+            Level.WARNING, 'ZooKeeper grants a session timeout of %g s, and '
+            'recv_timeout is %g s.' % (granted, wanted),
+            'A host that vanishes is up for that long.',
+            'In zoo.cfg of every server, and restart it:\n%s\n\nor here:\n'
+            '[zookeeper]\nrecv_timeout = %d' % (line, granted * 1000))
+    else:
+        yield Finding(Level.OK, 'ZooKeeper grants the session timeout of '
+                      '%g s.' % granted)
+    yield from _clock(store)
+
+
+def _clock(store):
+    """Compare the clock of ZooKeeper's leader with that of this host."""
+    # Readers write it every two minutes, with the same nothing.
+    path = '%s/%s/@clock' % (store.prefix, zk.RECORDS)
+    asked = time.time()
+    try:
+        stat = store.get(store.client.set_async(path, b''))
+    except _UNREADABLE:
+        # Nobody has asked yet; or "zookeeper-rights" tells of it.
+        return
+    took = time.time() - asked
+    yield clock('ZooKeeper\'s leader', stat.mtime / 1000 - asked - took / 2,
+                took / 2, CLOCK_TOLERANCE,
+                'Times of the tools and in the logs cannot be compared; '
+                'verdicts go by the leader\'s alone.')
+
+
+def rights(site):
+    """Try what we may do, and look at what others may."""
+    store = site.zookeeper
+    where, why = store.ours.refusal(store.client, store.prefix, store.get)
+    if why is not None:
+        yield Finding(
+            Level.CRITICAL, 'ZooKeeper lets us do nothing in %s: %s' % (
+                where, why), 'Services with this configuration cannot join.',
+            'The same auth_scheme, username and password, or certificate '
+            'subject, in nova.conf of every node.')
+        return
+    if not store.ours:
+        yield Finding(
+            Level.WARNING, 'There is no identity: whoever reaches the servers '
+            'may write.', 'Who can write there keeps a dead host up, takes a '
+            'living one down, or locks all services out.',
+            'On every node:\n[zookeeper]\nauth_scheme = digest\nusername = '
+            'nova\npassword = SECRET\n\nand when all have it: '
+            'nova-servicegroup zookeeper tighten')
+        return
+    paths = [store.prefix, '%s/%s' % (store.prefix, zk.RECORDS),
+             '%s/%s/compute' % (store.prefix, zk.RECORDS)]
+    for group, nodes in store.groups.items():
+        paths.append(store.directory(group))
+        paths += ['%s/%s' % (store.directory(group), name)
+                  for name in nodes[:MOST_NODES]]
+    paths += ['%s/%s/compute/%s' % (store.prefix, zk.RECORDS,
+                                    names.quote(host))
+              for host in sorted(store.records)[:MOST_NODES]]
+    found = {path: acl for path, (acl, _) in store.get_all(
+        [(path, store.client.get_acls_async(path)) for path in paths])}
+    open_ones = [path for path, acl in found.items()
+                 if store.ours.open_to_others(acl)]
+    others = [path for path, acl in found.items()
+              if path not in set(open_ones)
+              and not store.ours.is_as_wanted(acl)]
+    if open_ones:
+        yield Finding(
+            Level.CRITICAL, '%d of %d nodes are open to everybody: %s.' % (
+                len(open_ones), len(found), listed(open_ones, 3)),
+            'Whoever reaches the servers can make a living host look dead '
+            'there, or a dead one alive.',
+            'nova-servicegroup zookeeper tighten')
+    if others:
+        yield Finding(
+            Level.WARNING, '%d of %d nodes have other rights than services '
+            'with this configuration give: %s.' % (
+                len(others), len(found), listed(others, 3)),
+            'Who made them has another identity, or another open_reading.',
+            'nova-servicegroup zookeeper tighten --dry-run')
+    if not (open_ones or others):
+        yield Finding(Level.OK, '%d nodes have the rights of %s.' % (
+            len(found), store.ours.name))
+
+
+def certificates(site):
+    """Look when the certificates end, ours and those of the servers."""
+    store = site.zookeeper
+    for option in ('cert_file', 'ca_file'):
+        path = getattr(store.options, option)
+        if path:
+            yield from _file_ends(option, path)
+    for server, answer in store.answers.items():
+        if not isinstance(answer, OSError) and answer.certificate:
+            yield _ends('The certificate of %s' % server,
+                        x509.load_der_x509_certificate(answer.certificate),
+                        'On that server: renew it in its key store, and '
+                        'restart it.')
+
+
+def _file_ends(option, path):
+    fix = ('Put a new one into %s on every node, before that day; it is read '
+           'anew at each connection.' % path)
+    try:
+        with open(path, 'rb') as pem:
+            found = [x509.load_pem_x509_certificate(block)
+                     for block in _CERTIFICATE.findall(pem.read())]
+    except (OSError, ValueError) as e:
+        found, fix = [], 'Make it readable: %s' % e
+    if not found:
+        yield Finding(
+            Level.CRITICAL, '[zookeeper] %s: %s holds no certificate that can '
+            'be read.' % (option, path), 'Services cannot connect.', fix)
+    elif option == 'cert_file':
+        # The ones behind it are those that signed it.
+        yield _ends('[zookeeper] cert_file', found[0], fix)
+    else:
+        # Old ones are there until all have new ones.
+        yield _ends('[zookeeper] ca_file', max(found, key=_end), fix)
+
+
+def _end(certificate):
+    """Return when a certificate ends, an aware UTC datetime."""
+    # The latter is what cryptography had before 42.
+    return getattr(certificate, 'not_valid_after_utc', None) or (
+        certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc))
+
+
+def _ends(what, certificate, fix):
+    end = _end(certificate)
+    days = (end - datetime.datetime.now(datetime.timezone.utc)
+            ).total_seconds() / 86400
+    text = '%s %s on %s.' % (what, 'ends' if days > 0 else 'ended',
+                             end.date().isoformat())
+    if days > SOON:
+        return Finding(Level.OK, text)
+    return Finding(
+        Level.WARNING if days > VERY_SOON else Level.CRITICAL, text,
+        'From then on no service can connect to ZooKeeper: all hosts are in '
+        'doubt.', fix)
+
+
+def _is_usable(site):
+    return site.can_use('zk')
+
+
+_SERVERS, _SESSION = 'zookeeper-servers', 'zookeeper-session'
+CHECKS = [
+    Check(_SERVERS, servers, _is_usable),
+    Check(_SESSION, session, _is_usable, (_SERVERS,)),
+    Check('zookeeper-settings', settings, _is_usable, (_SESSION,)),
+    Check('zookeeper-rights', rights, _is_usable, (_SESSION,)),
+    Check('certificates', certificates,
+          lambda site: _is_usable(site) and site.zookeeper.options.use_tls)]

@@ -1,0 +1,540 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The doctor, and "upgrade check", on real databases and memcacheds."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nova_servicegroup.cmd import doctor as command
+from nova_servicegroup import doctor
+from nova_servicegroup.doctor import nova as nova_checks
+from nova_servicegroup.doctor import processes
+from nova_servicegroup.doctor import site as sites
+from nova_servicegroup.memcached import wire
+from nova_servicegroup.tests.fixtures import memcached
+from nova_servicegroup.tests.fixtures import nova
+from nova_servicegroup.tests.fixtures import process
+
+OF_THIS_HOST = ['processes', 'descriptors', 'units']
+#: starts Nova twice: what is about something else does without it
+ELSEWHERE = [*OF_THIS_HOST, 'nova']
+
+
+@pytest.fixture
+def cells(cells, plugin_tree):
+    """Databases of Nova, and a Nova with the drop-in beside them."""
+    cells.plugin_tree = plugin_tree
+    return cells
+
+
+def found(cells, code, *arguments, tree=True, skip=ELSEWHERE):
+    """Run the doctor; return ({check: [findings worse than OK]}, all)."""
+    skipped = [word for name in skip for word in ('--skip', name)]
+    of_nova = ['--nova', str(cells.plugin_tree), '--python', sys.executable]
+    if '--timeout' not in arguments:
+        # Where much else runs, Nova takes its time to start.
+        arguments = (*arguments, '--timeout', '300')
+    done = cells.command('doctor', '--json', *(of_nova if tree else ()),
+                         *skipped, *arguments, code=code)
+    rows = json.loads(done.stdout)
+    result = {row['Check']: [] for row in rows}
+    for row in rows:
+        if row['Level'] != 'OK':
+            assert row['What'] and row['Why'] and row['Fix'], row
+            result[row['Check']].append(row)
+    return result, rows
+
+
+def the_one(result, check):
+    """Return the only finding of a check, and that of all of them."""
+    assert {name for name, rows in result[0].items() if rows} == {check}
+    row, = result[0][check]
+    return row
+
+
+def test_all_is_well_with_db(cells):
+    cells.add_service('cell1', 'a')
+    cells.add_service('cell2', 'b')
+    cells.add_service('cell0', 'boss', 'nova-conductor')
+    result, rows = found(cells, 0, skip=OF_THIS_HOST)
+    assert not any(result.values())
+    told = ' '.join(row['What'] for row in rows)
+    assert 'uses the driver db of nova-servicegroup' in told
+    assert 'by the drop-in' in told
+    assert 'report_interval is 10 s and service_down_time 3600 s' in told
+    for name in ('The API database', 'The database of cell1',
+                 'The database of cell2'):
+        assert '%s (SQLite 3.' % name in told
+    assert '3 of 3 services are up by db.' in told
+
+
+def test_the_output_for_people(cells):
+    cells.configure(service_down_time=10)
+    done = cells.command('doctor', '--only', 'configuration', '--only',
+                         'database', code=2)
+    summary, empty, *lines = done.stdout.splitlines()
+    assert summary == 'SERVICEGROUP CRITICAL - 1 critical, 4 ok'
+    assert lines[:8] == [
+        'CRITICAL configuration: report_interval is 10 s and '
+        'service_down_time 10 s:', '         every service would be down '
+        'between two heartbeats.',
+        '         Why: With no lost heartbeats a living service is down.',
+        '         Fix: [DEFAULT]', '              service_down_time = 60', '',
+        '              on every node', '']
+    assert lines[8].startswith('OK       database: The API database')
+    assert '\033' not in done.stdout
+    assert command.printed([{'Level': 'OK', 'Check': 'c', 'What': 'w',
+                             'Why': None, 'Fix': None}], True).endswith(
+        '\033[32mOK\033[0m       c: w\n')
+    # One line on stderr for other formats, so that stdout can be parsed.
+    done = cells.command('doctor', '--only', 'configuration', '-f', 'value',
+                         '-c', 'Level', '-c', 'Check', code=2)
+    assert done.stdout == 'CRITICAL configuration\n'
+    assert done.stderr == 'SERVICEGROUP CRITICAL - 1 critical\n'
+
+
+def test_a_nova_that_does_not_load_it(cells):
+    row = the_one(found(cells, 1, '--only', 'nova', tree=False, skip=()),
+                  'nova')
+    assert row['Level'] == 'WARNING'
+    assert 'does not load nova-servicegroup' in row['What']
+    # The fix, as it is printed.
+    hook = row['Fix'].split('\n\nand ')[0].partition('\n')[2]
+    with open(cells.config, 'a') as config:
+        config.write(hook.partition('\n\n')[2])
+    cells.config.write_text(cells.config.read_text().replace(
+        '[DEFAULT]\n', hook.partition('\n\n')[0] + '\n'))
+    result, rows = found(cells, 0, '--only', 'nova', tree=False, skip=())
+    assert 'by the configuration hook' in rows[0]['What']
+
+
+@pytest.mark.parametrize('options, code, told', [
+    ({'servicegroup_driver': 'zk', 'config_source': 'liveness'}, 2,
+     '[zookeeper] address'),
+    ({'servicegroup_driver': 'zookeeper', 'config_source': 'liveness'}, 2,
+     "but found 'zookeeper'")])
+def test_a_nova_that_does_not_start(cells, options, code, told):
+    cells.configure(**options)
+    with open(cells.config, 'a') as config:
+        config.write('[liveness]\ndriver = nova_servicegroup\n')
+    result, _ = found(cells, code, '--only', 'nova', tree=False, skip=())
+    row = the_one((result, None), 'nova')
+    assert row['Level'] == 'CRITICAL'
+    assert 'does not start with this configuration' in row['What']
+    assert told in row['What']
+
+
+def test_zk_without_hook_or_drop_in_does_not_start(cells):
+    cells.configure(servicegroup_driver='zk')
+    with open(cells.config, 'a') as config:
+        config.write('[zookeeper]\naddress = 127.0.0.1:1\n')
+    row = the_one(found(cells, 2, '--only', 'nova', tree=False, skip=()),
+                  'nova')
+    assert row['Level'] == 'CRITICAL' and 'do not start with zk' in row['Why']
+
+
+def test_a_drop_in_of_another_version(cells, tmp_path):
+    tree = nova.make_plugin_tree(tmp_path / 'tree')
+    file = tree / 'nova/servicegroup/__init__.py'
+    file.write_text(file.read_text().replace('takes it out', 'takes it off'))
+    cells.plugin_tree = tree
+    row = the_one(found(cells, 1, '--only', 'nova', skip=()), 'nova')
+    assert 'by another version' in row['What']
+    assert 'nova-servicegroup dropin install --nova %s' % tree in row['Fix']
+
+
+def test_no_nova_is_unknown(cells, tmp_path):
+    cells.plugin_tree = tmp_path
+    row = the_one(found(cells, 3, '--only', 'nova', skip=()), 'nova')
+    assert row['Level'] == 'UNKNOWN' and '--nova PATH' in row['Fix']
+
+
+@pytest.mark.parametrize('options, level, told', [
+    ({'report_interval': 60, 'service_down_time': 60}, 'CRITICAL',
+     'every service would be down'),
+    ({'report_interval': 30, 'service_down_time': 60}, 'WARNING',
+     'less than 3 heartbeats'),
+    ({'report_interval': 0}, 'CRITICAL', 'report_interval = 10'),
+    ({'outage_policy': 'down'}, 'WARNING', 'outage_policy is down'),
+    ({'mass_failure_threshold': 2}, 'WARNING', 'turns the guard off'),
+    ({'also_report': 'mc,x'}, 'CRITICAL', 'x'),
+    ({'also_report': 'zk', 'recv_timeout': 40000}, 'WARNING',
+     'more than half of service_down_time'),
+    ({'also_report': 'mc', 'view_refresh': 30}, 'WARNING',
+     'more than a quarter of service_down_time'),
+    ({'also_report': 'mc', 'memcache_servers': ''}, 'CRITICAL',
+     '[cache] memcache_servers')])
+def test_options_that_do_not_fit(tmp_path, options, level, told):
+    options = {'memcache_servers': 'localhost:11211', **options}
+    sections = {
+        'DEFAULT': ('report_interval', 'service_down_time'),
+        'servicegroup': ('outage_policy', 'mass_failure_threshold',
+                         'also_report', 'view_refresh'),
+        'cache': ('memcache_servers',), 'zookeeper': ('recv_timeout',)}
+    config = nova.write_config(tmp_path / 'nova.conf', {
+        section: {name: options[name] for name in names if name in options}
+        for section, names in sections.items()})
+    with open(config, 'a') as file:
+        file.write('address = zk1:2181\n')
+    site = sites.Site([str(config)])
+    row, = [one for one in nova_checks.configuration(site)
+            if one.level is not doctor.Level.OK]
+    assert (row.level.name, told in row.what) == (level, True), row
+    assert row.fix
+
+
+def test_cells_that_do_not_answer(cells):
+    (cells.directory / 'cell2').unlink()
+    (cells.directory / 'cell2').mkdir()
+    result, _ = found(cells, 2)
+    row, = result['database']
+    assert '(cell2) does not answer' in row['What']
+    (cells.directory / 'api').unlink()
+    (cells.directory / 'api').mkdir()
+    result, _ = found(cells, 2)
+    row, = result['database']
+    assert 'The API database does not answer' in row['What']
+    assert result['mixed-deployment'][0]['Level'] == 'UNKNOWN'
+
+
+def test_a_database_that_hangs_holds_nobody(cells):
+    """A server whose connections are taken, and never answered."""
+    with process.socket.create_server((process.LOOPBACK, 0)) as server:
+        cells.config.write_text(cells.config.read_text().replace(
+            cells.url('api'), 'mysql+pymysql://u@%s:%d/api' % (
+                server.getsockname())))
+        began = time.monotonic()
+        result, _ = found(cells, 2)
+        # And not for as long as its connections would take.
+        assert time.monotonic() - began < 120
+    row, = result['database']
+    assert row['Level'] == 'CRITICAL'
+    assert 'No answer within 20 s' in row['What']
+
+
+def test_one_host_in_two_cells(cells):
+    for cell in ('cell1', 'cell2'):
+        cells.add_service(cell, 'twin')
+    row = the_one(found(cells, 2), 'duplicate-hosts')
+    assert 'twin (cell1, cell2)' in row['What']
+
+
+# memcached
+
+
+@pytest.fixture
+def store(cells):
+    with memcached.Memcached(cells.directory / 'memcached') as store:
+        use_memcached(cells, store.address)
+        yield store
+
+
+def use_memcached(cells, *addresses, **options):
+    cells.configure(servicegroup_driver='mc')
+    with open(cells.config, 'a') as config:
+        config.write('[cache]\nmemcache_servers = %s\n' % ','.join(addresses))
+
+
+def report(cells, store, host):
+    """Store a heartbeat as a service does."""
+    stamp = wire.stamp_of(cells.now)
+    store.raw_set(wire.key('compute', host),
+                  wire.encode(stamp, cells.now, {}), wire.FLAG_PICKLED)
+
+
+def test_all_is_well_with_mc(cells, store):
+    cells.add_service('cell1', 'a', age=9000)
+    report(cells, store, 'a')
+    result, rows = found(cells, 0)
+    assert not any(result.values())
+    told = ' '.join(row['What'] for row in rows)
+    assert 'memcached 1.' in told and 'at %s answers in' % (
+        store.address) in told
+    assert 'The clocks of memcached at' in told
+    assert '1 of 1 services are up by mc.' in told
+
+
+def test_services_that_report_by_another_driver(cells, store):
+    cells.add_service('cell1', 'a')
+    cells.add_service('cell2', 'b')
+    cells.add_service('cell2', 'c', age=9000)
+    cells.add_service('cell2', 'dead', age=9000)
+    for host in 'bc':
+        report(cells, store, host)
+    rows = found(cells, 2)[0]['mixed-deployment']
+    told = {row['What']: row['Level'] for row in rows}
+    assert told == {
+        'Services that were never in the store of mc, on: a, dead.':
+            'WARNING',
+        'Services that report by db and not by mc, on: a.': 'CRITICAL',
+        'Services that report by db, too, on: b.': 'WARNING'}
+    assert 'servicegroup_driver = mc' in rows[1]['Fix']
+    with open(cells.config, 'a') as config:
+        config.write('[servicegroup]\nalso_report = db\n')
+    assert len(found(cells, 2)[0]['mixed-deployment']) == 2
+
+
+def test_memcached_servers_that_are_lost(cells, store):
+    lost = '127.0.0.1:%d' % process.free_port()
+    use_memcached(cells, store.address, lost)
+    row = the_one(found(cells, 1), 'memcached')
+    assert '%s cannot be used: no answer' % lost in row['What']
+    store.freeze()
+    try:
+        began = time.monotonic()
+        result, _ = found(cells, 2, '--only', 'memcached')
+        assert time.monotonic() - began < 20
+    finally:
+        store.thaw()
+    row, = result['memcached']
+    assert 'No memcached server can be used' in row['What']
+
+
+def test_limits_of_memcached(cells):
+    with memcached.Memcached(cells.directory / 'small', options=(
+            '-m', '2', '-c', '64')) as store:
+        use_memcached(cells, store.address)
+        store.fill(2000, 2000)
+        for number in range(70):
+            cells.add_service('cell1', 'h%d' % number)
+        told = {row['What'].partition('; ')[0]: row for row in
+                found(cells, 2, '--only', 'memcached', '--only',
+                      'database')[0]['memcached']}
+    limits = [row for what, row in told.items()
+              if 'takes 64 connections' in what]
+    assert limits[0]['Level'] == 'CRITICAL'
+    assert 'Nova has 70 services' in limits[0]['What']
+    assert '-c 4096' in limits[0]['Fix']
+    evicted, = [row for what, row in told.items() if 'threw' in what]
+    assert '-m 128' in evicted['Fix']
+
+
+def test_a_clock_that_is_wrong(cells, store):
+    cells.configure(servicegroup_driver='mc', service_down_time=60)
+    with open(cells.config, 'a') as config:
+        config.write('[cache]\nmemcache_servers = %s\n' % store.address)
+    done = subprocess.run(
+        [process.program('faketime', 'faketime'), '-f', '+20s',
+         nova.BIN / 'nova-servicegroup', '--config-file', cells.config,
+         'doctor', '--only', 'memcached', '--json'], capture_output=True,
+        env=dict(nova.environment(), FAKETIME_DONT_FAKE_MONOTONIC='1'))
+    row, = [row for row in json.loads(done.stdout) if row['Level'] != 'OK']
+    assert done.returncode == 1
+    off = re.search(r"is ([\d.]+) s behind this host's", row['What'])
+    assert 19 < float(off[1]) < 22
+
+
+@pytest.mark.parametrize('ahead, doubt, level', [
+    (5, 0, 'OK'), (-5, 0, 'OK'), (6, 0.5, 'OK'), (7, 0.5, 'WARNING'),
+    (-25, 0, 'WARNING'), (31, 0.5, 'CRITICAL')])
+def test_how_wrong_a_clock_is(ahead, doubt, level):
+    shown = doctor.clock('x', ahead, doubt, 6, 'why')
+    assert shown.level.name == level
+
+
+# Processes and units
+
+
+SLEEP = 'import sys, time; print("here", flush=True); time.sleep(60)'
+
+
+@pytest.fixture
+def services(tmp_path, monkeypatch):
+    """Starts programs by name; no others are seen."""
+    own = []
+    really = processes.running
+
+    def running():
+        return [one for one in really()
+                if one.pid in own or one.parent in own]
+
+    monkeypatch.setattr(processes, 'running', running)
+
+    def start(name, code=SLEEP, **how):
+        script = tmp_path / name
+        script.write_text(code)
+        started = process.Process(name, [sys.executable, script], tmp_path,
+                                  **how).start()
+        started.wait_ready(lambda: 'here' in started.log(), 20)
+        own.append(started.pid)
+        return started
+
+    yield start
+    for one in process.Process.started:
+        if one.running and one.directory == tmp_path:
+            one.stop()
+
+
+def a_site(tmp_path, driver):
+    config = nova.write_config(tmp_path / 'nova.conf', {
+        'DEFAULT': {'servicegroup_driver': driver},
+        'zookeeper': {'address': '127.0.0.1:1'}})
+    return sites.Site([str(config)])
+
+
+#: what a keeper looks like from outside
+WITH_KEEPER = '''
+import subprocess, sys
+subprocess.run([sys.executable, '-c', %r, '-m', 'nova_servicegroup.keeper',
+                'nova-compute[1]'])
+''' % SLEEP
+
+
+@pytest.mark.parametrize('driver, code, level', [
+    ('zk', SLEEP, 'CRITICAL'), ('zk', WITH_KEEPER, 'OK'),
+    ('db', SLEEP, 'OK'), ('db', WITH_KEEPER, 'WARNING')])
+def test_services_that_run_with_another_driver(
+        services, tmp_path, driver, code, level):
+    started = services('nova-compute', code)
+    row, = processes.drivers(a_site(tmp_path, driver))
+    assert row.level.name == level
+    if level != 'OK':
+        assert 'nova-compute (pid %d)' % started.pid in row.what
+
+
+def test_services_that_have_too_few_descriptors(services, tmp_path):
+    files = ('import resource; resource.setrlimit(resource.RLIMIT_NOFILE, '
+             '(2000, 2000)); a = [open("/dev/null") for _ in range(%d)]\n')
+    services('nova-api', files % 10 + SLEEP)
+    row, = processes.descriptors(None)
+    assert row.level is doctor.Level.OK
+    short = services('nova-conductor', files % 1800 + SLEEP)
+    row, = processes.descriptors(None)
+    assert row.level is doctor.Level.WARNING
+    assert 'nova-conductor (pid %d: 18' % short.pid in row.what
+    assert 'nova-api' not in row.what and 'LimitNOFILE=65536' in row.fix
+
+
+#: what systemd 252 shows: a unit as systemd makes it, and one as it should be
+UNITS = '''Id=nova-compute.service
+LoadState=loaded
+KillMode=mixed
+OOMPolicy=stop
+TasksMax=40
+TasksCurrent=33
+MemoryMax=536870912
+MemoryCurrent=509870912
+LimitCORESoft=infinity
+LimitNOFILESoft=512
+
+Id=openstack-nova-conductor.service
+LoadState=loaded
+KillMode=control-group
+OOMPolicy=continue
+TasksMax=infinity
+TasksCurrent=[not set]
+MemoryMax=infinity
+MemoryCurrent=[not set]
+LimitCORESoft=0
+LimitNOFILESoft=1024
+
+Id=nova-novncproxy.service
+LoadState=loaded
+KillMode=mixed
+'''
+
+
+def test_units_that_kill_the_keeper(tmp_path, monkeypatch):
+    program = tmp_path / 'systemctl'
+    program.write_text('#!/bin/sh\ncat <<E\n%sE\n' % UNITS)
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', '%s:%s' % (tmp_path, os.environ['PATH']))
+    *rows, last = processes.units(None)
+    assert last.what == '2 units of Nova were read.'
+    assert all(row.what.startswith('nova-compute.service has')
+               or 'core dumps' in row.what for row in rows)
+    assert [row.fix.splitlines()[2] for row in rows] == [
+        'KillMode=control-group', 'OOMPolicy=continue', 'LimitCORE=0',
+        'TasksMax=512', 'MemoryMax=768M', 'LimitNOFILE=65536']
+    assert [row.level.name for row in rows] == [
+        'WARNING'] * 3 + ['CRITICAL'] + ['WARNING'] * 2
+    program.write_text('#!/bin/sh\necho No bus. >&2\nexit 1\n')
+    row, = processes.units(None)
+    assert row.level is doctor.Level.UNKNOWN and 'No bus.' in row.what
+
+
+# How checks are run
+
+
+def check(name, *findings, needs=(), wait=0, error=None, limit=9):
+    def function(site):
+        yield from findings
+        time.sleep(wait)
+        if error is not None:
+            raise error
+    return doctor.Check(name, function, needs=needs, limit=limit)
+
+
+FINE = doctor.Finding(doctor.Level.OK, 'fine')
+
+
+def run(*checks, **how):
+    runner = doctor.Run(checks, None, **{'timeout': 9, **how})
+    return [(one.check, one.level.name) for one in runner.findings()], runner
+
+
+def test_a_check_that_hangs_keeps_what_it_found():
+    began = time.monotonic()
+    told, runner = run(
+        check('a', FINE, wait=5, limit=0.3), check('b', needs=('a',)),
+        check('c', FINE, needs=('b',)), check('d', FINE))
+    assert time.monotonic() - began < 3
+    assert told == [('a', 'OK'), ('a', 'CRITICAL'), ('b', 'UNKNOWN'),
+                    ('c', 'UNKNOWN'), ('d', 'OK')]
+    assert runner.is_stuck
+
+
+def test_checks_that_fail_and_time_that_is_over():
+    told, _ = run(check('a', error=KeyError('x')),
+                  check('b', error=doctor.Unreachable('gone', 'come')),
+                  check('c', FINE, needs=('a',)), check('d', needs=('b',)))
+    assert told == [('a', 'UNKNOWN'), ('b', 'CRITICAL'), ('c', 'OK'),
+                    ('d', 'UNKNOWN')]
+    told, runner = run(check('a', FINE, wait=0.3), check('b', FINE),
+                       timeout=0.2)
+    assert told == [('a', 'OK'), ('a', 'CRITICAL'), ('b', 'UNKNOWN')]
+
+
+@pytest.mark.parametrize('levels, worst', [
+    ('', 'OK'), ('OK OK', 'OK'), ('OK UNKNOWN', 'UNKNOWN'),
+    ('WARNING UNKNOWN', 'WARNING'), ('UNKNOWN CRITICAL OK', 'CRITICAL')])
+def test_the_worst_of_all(levels, worst):
+    rows = [FINE._replace(level=doctor.Level[one]) for one in levels.split()]
+    assert doctor.worst(rows).name == worst
+    assert command.summary(levels.split()).startswith(
+        'SERVICEGROUP %s - ' % worst)
+
+
+# upgrade check
+
+
+def upgrade(cells, code, *arguments):
+    done = cells.command('upgrade', 'check', '--nova', str(cells.plugin_tree),
+                         '--python', sys.executable, *arguments, code=code)
+    return done.stdout
+
+
+def test_upgrade_check(cells):
+    cells.add_service('cell1', 'a')
+    shown = json.loads(upgrade(cells, 0, '--json'))
+    assert {one['result'] for one in shown['checks']} == {0}
+    assert {one['check'] for one in shown['checks']} == {
+        'nova', 'configuration', 'database', 'duplicate-hosts',
+        'mixed-deployment'}
+    cells.configure(report_interval=1500)
+    assert '| Result: Warning' in upgrade(cells, 1)
+    cells.configure(servicegroup_driver='zk')
+    text = ' '.join(upgrade(cells, 2).replace('|', ' ').split())
+    assert 'Upgrade Check Results' in text and 'Result: Failure' in text
+    assert '[zookeeper] address' in text
+    cells.config.unlink()
+    done = cells.command('upgrade', 'check', code=2)
+    assert 'Failed to find some config files' in done.stderr
+
+
