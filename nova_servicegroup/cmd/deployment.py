@@ -10,7 +10,6 @@ needed then.
 from __future__ import annotations
 
 import typing
-import warnings
 
 from oslo_config import cfg
 
@@ -220,8 +219,6 @@ def read(config_files=(), config_dirs=()):
 
 def _read_as_nova(options):
     """Return Nova's own configuration, with this package in that Nova."""
-    # Not for who runs a command; it is in the logs of Nova's services.
-    warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
     with progress.Progress('Starting Nova\'s libraries'):
         try:
             from nova import config

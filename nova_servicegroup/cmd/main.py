@@ -10,6 +10,7 @@ that has one, whatever its state.
 import importlib.metadata
 import logging
 import sys
+import warnings
 
 from cliff import app
 from cliff import commandmanager
@@ -135,6 +136,9 @@ def parse(argv):
 def main(argv=None):
     """Run the command; return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    # Not for who runs a command; it is in the logs of Nova's services. Older
+    # oslo libraries import eventlet whether it is used or not.
+    warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
     if argv[:1] == ['manage']:
         # All that follows is nova-manage's, -v and --debug too.
         from nova_servicegroup.cmd import passthrough
