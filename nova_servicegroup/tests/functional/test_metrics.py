@@ -2,6 +2,7 @@
 
 """Metrics and reports of real services, in both concurrency modes."""
 
+import datetime
 import pathlib
 import signal
 import subprocess
@@ -151,6 +152,13 @@ def test_a_deployment_by_http(cloud, computes):
         assert exporter.value('transitions_total', group='compute', old='up',
                               new='ended', reason='killed') == 1
         assert exporter.value('detection_seconds_count', state='ended') == 1
+        # InstanceHA leaves it alone: it looks at these.
+        (shown,) = [service for service in cloud.os_services()
+                    if service['host'] == 'victim']
+        age = datetime.datetime.now(datetime.timezone.utc).replace(
+            tzinfo=None) - datetime.datetime.fromisoformat(
+                shown['updated_at'])
+        assert shown['state'] == 'up' and age.total_seconds() < 5
         # The keeper saw it die; the exporter looks once a second.
         assert exporter.value('detection_seconds_sum', state='ended') < 3
 

@@ -464,8 +464,9 @@ class Masakari:
         self.handler = None
 
     def set_fence(self, code):
-        self.fence.write_text('#!/bin/sh\necho "$1" >> %s\nexit %d\n' % (
-            self.fenced, code))
+        self.fence.write_text(
+            '#!/bin/sh\necho "$1" >> %s\n[ "$1" = a ] || exit 0\nexit %d\n' % (
+                self.fenced, code))
         self.fence.chmod(0o755)
 
     def start(self, *arguments):
@@ -535,6 +536,17 @@ def test_nothing_is_told_of_a_host_that_is_not_fenced(masakari):
     masakari.set_fence(0)
     assert masakari.done() == ('nova', {'forced_down': True})
     assert masakari.done() == HOST_IS_LOST
+
+
+def test_a_host_that_cannot_be_fenced_holds_up_no_other(masakari):
+    masakari.set_fence(1)
+    masakari.start()
+    masakari.send()
+    process.wait_until(masakari.fenced.exists, 10, 'an attempt')
+    masakari.send(host='b')
+    assert masakari.done() == ('nova', {'forced_down': True})
+    assert masakari.done()[1]['hostname'] == 'b'
+    assert masakari.api.done.empty()
 
 
 def test_who_came_back_meanwhile_is_left_alone(masakari):

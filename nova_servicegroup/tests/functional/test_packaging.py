@@ -81,7 +81,9 @@ def test_the_wheel_holds_every_file_of_the_package(dists, files):
         'prometheus/alerts.yml', 'prometheus/alerts_test.yml',
         'snippets/db.conf',
         'snippets/mc.conf', 'snippets/zk.conf', 'systemd/README.rst',
-        'systemd/nova-keeper.conf'}
+        'systemd/nova-keeper.conf',
+        'systemd/nova-servicegroup-metrics.service',
+        'systemd/nova-servicegroup-notify.service'}
     assert inside == {name for name in files
                       if name.startswith('nova_servicegroup/')}
     packages = {str(pathlib.PurePath(name).parent) for name in inside}

@@ -2,6 +2,7 @@
 
 """What is counted, and how it is told to Prometheus."""
 
+import configparser
 import datetime
 import json
 import logging
@@ -17,8 +18,10 @@ import prometheus_client
 from prometheus_client import parser
 import pytest
 
+from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
 from nova_servicegroup.cmd import exporter
+from nova_servicegroup.cmd import main
 from nova_servicegroup.cmd import metrics as metrics_command
 from nova_servicegroup.cmd import watcher
 from nova_servicegroup.integration import guru
@@ -384,7 +387,36 @@ def test_addresses(text, wanted):
         assert metrics_command._address(text) == wanted
 
 
+@pytest.mark.parametrize('arguments, missing, text', [
+    ([], True, 'pip install nova-servicegroup.metrics.'),
+    (['--textfile', 'x.txt'], False, 'end with .prom'),
+    (['--local'], False, 'metrics_dir is not set')])
+def test_what_is_missing_is_told(arguments, missing, text, monkeypatch,
+                                 tmp_path):
+    if missing:
+        monkeypatch.setitem(sys.modules, 'prometheus_client', None)
+    (tmp_path / 'nova.conf').write_text('')
+    application = main.Application()
+    application.options = application.parser.parse_args(
+        ['--config-file', str(tmp_path / 'nova.conf')])
+    factory, parsed = main.parse(['metrics', *arguments])
+    with pytest.raises(base.CommandError, match=text):
+        factory(application, None).take_action(parsed)
+
+
 # In contrib
+
+@pytest.mark.parametrize('name, command', [
+    ('metrics', 'metrics'), ('notify', 'watch --notify')])
+def test_units_start_commands_that_there_are(name, command):
+    unit = configparser.ConfigParser(default_section=None)
+    unit.read(CONTRIB / ('systemd/nova-servicegroup-%s.service' % name))
+    path, *words = unit['Service']['ExecStart'].split()
+    assert pathlib.Path(path).name == 'nova-servicegroup'
+    assert ' '.join(words) == command and main.parse(words)
+    # It is to come back from whatever ends it.
+    assert unit['Service']['Restart'] == 'always'
+
 
 def names_of(path):
     """Return the names of our metrics that a file mentions."""
