@@ -17,6 +17,7 @@ import pytest
 
 from nova_servicegroup.cmd import election
 from nova_servicegroup.cmd import notify
+from nova_servicegroup.keeper import security
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.tests.fixtures import mariadb
 from nova_servicegroup.tests.fixtures import member
@@ -246,14 +247,15 @@ def test_watchers_of_the_database_tell_once(make_cloud, request, tmp_path):
 # Elections
 
 class ByZooKeeper:
-    def __init__(self, ensemble):
+    def __init__(self, ensemble, auth=None):
         self._ensemble = ensemble
+        self._path = '/%s/@notify' % ('closed' if auth else 'open')
+        self._ours = security.Security(auth=auth)
 
     def make(self):
-        from nova_servicegroup.keeper import security
-        ours = security.Security()
         return election.ZooKeeper(
-            ours.client(self._ensemble.address, 2), ours.acl, '/e/@notify', 2)
+            self._ours.client(self._ensemble.address, 2), self._ours.acl,
+            self._path, 2)
 
     def lose(self, one):
         """Lose a candidate, as with its host."""
@@ -303,10 +305,12 @@ class ByDatabase:
         self._database.stop()
 
 
-@pytest.fixture(params=['zk', 'mc', 'db'])
+@pytest.fixture(params=['zk', 'zk-digest', 'mc', 'db'])
 def store(request, tmp_path):
     value = request.getfixturevalue
     made = {'zk': lambda: ByZooKeeper(value('ensemble')),
+            'zk-digest': lambda: ByZooKeeper(value('ensemble'),
+                                             ('digest', 'nova:secret')),
             'mc': ByMemcached,
             'db': lambda: ByDatabase(tmp_path / 'db',
                                      value('database_template'))
