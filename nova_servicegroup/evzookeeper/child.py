@@ -12,7 +12,7 @@ import sys
 import threading
 
 from nova_servicegroup.evzookeeper import exceptions
-from nova_servicegroup.evzookeeper import lifeline
+from nova_servicegroup.evzookeeper import exit_pipe
 from nova_servicegroup.keeper import protocol
 
 #: seconds that a killed process may take to end. One that waits for a disk
@@ -98,7 +98,7 @@ class Child:
             environment['PYTHONPATH'] = _python_path()
             self._popen = subprocess.Popen(
                 [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose],
-                stdin=theirs.fileno(), stdout=lifeline.reading_end(),
+                stdin=theirs.fileno(), stdout=exit_pipe.reading_end(),
                 stderr=subprocess.DEVNULL, close_fds=True, cwd='/',
                 start_new_session=True, env=environment)
         except OSError as e:

@@ -3,7 +3,7 @@
 """``python -m nova_servicegroup.keeper``: started by evzookeeper only.
 
 Standard input is the socket to the parent, standard output (for want of
-another number) its lifeline. The one argument is for the readers of ``ps``.
+another number) its exit pipe. The one argument is for the readers of ``ps``.
 """
 
 import os
@@ -24,7 +24,7 @@ def main():
     # Started by a thread that blocks signals, as uWSGI's do, we would never
     # get the alarm that ends an orphan.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    sock, lifeline = socket.socket(fileno=os.dup(0)), os.dup(1)
+    sock, exit_pipe = socket.socket(fileno=os.dup(0)), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -32,7 +32,7 @@ def main():
     _sort_path()
     try:
         from nova_servicegroup.keeper import loop
-        keeper = loop.Keeper(sock, lifeline)
+        keeper = loop.Keeper(sock, exit_pipe)
     except ImportError as e:
         _fail(sock, '%s. Install nova-servicegroup with its requirements '
               'where Nova is installed.' % e)

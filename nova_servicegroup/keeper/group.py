@@ -5,15 +5,14 @@
 import functools
 import logging
 import math
-import random
 import struct
 
 from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 
 from nova_servicegroup.keeper import absences
+from nova_servicegroup.keeper import group_records
 from nova_servicegroup.keeper import lookback
-from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import returns
 from nova_servicegroup.keeper import security
 from nova_servicegroup.keeper import view
@@ -21,21 +20,12 @@ from nova_servicegroup.keeper import watches
 
 #: seconds after which a directory is listed even if nothing was heard of it
 SAFETY_CHECK = 120
-#: records that are read or written at a time
-READS, WRITES = 200, 20
-#: seconds between them when there are more: a hundred readers who miss half
-#: of 10,000 members shall not keep the servers from letting these come back,
-#: and leave some of the writing to each other
-READ_PAUSE, WRITE_PAUSE = 0.5, 1
-#: of those that are missed in between so many are read at once: one that was
-#: killed among them is news
-URGENT_READS, URGENT_PAUSE = 10, 0.05
 ATTEMPTS = 3
 #: owners of nodes that belong to no session: persistent nodes, containers
 NO_SESSION = (0, -0x8000000000000000)
 
 
-class Group:
+class Group(group_records.GroupRecords):
     """A directory that the parent wants to see.
 
     :param link: the Registrar: connection, clock, and way to the parent
@@ -142,9 +132,9 @@ class Group:
             else:
                 self._look_at_events()
             if now >= self._read_at:
-                self._read(READS)
+                self._read(group_records.READS)
             elif self._urgent and now >= self._urgent_at:
-                self._read(URGENT_READS)
+                self._read(group_records.URGENT_READS)
             if now >= self._write_at:
                 self._write_missed(now)
         except self._link.DISCONNECTED:
@@ -296,86 +286,3 @@ class Group:
         # Events about the session come here too; a new one lists anyway.
         if event.type != states.EventType.NONE:
             self._dirty = True
-
-    # The records.
-
-    def _list_records(self):
-        """Return the names of all records."""
-        children = functools.partial(
-            self._link.client.get_children_async, self._records_path,
-            include_data=True)
-        try:
-            try:
-                found, stat = self._link.get(children())
-            except kazoo_exc.NoNodeError:
-                self._link.make_directory(self._records_path)
-                found, stat = self._link.get(children())
-        except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
-            self._link.log(logging.WARNING, (
-                'The records in %s cannot be read, so nobody is told how '
-                'members ended: %s' % (self._records_path, e)))
-            return []
-        self._founded = stat.ctime / 1000
-        return found
-
-    def _read(self, most):
-        """Read the records of some of the missing."""
-        now = self._link.monotonic()
-        time = self._link.time(now)
-        hosts = self._absences.unread(most)
-        requests = [(host, self._ask(host, functools.partial(
-            self._link.submit, self._record_changed, host)))
-            for host in hosts]
-        living = self._look_back.take(most - len(hosts))
-        requests += [(host, self._ask(host)) for host in living]
-        for number, (host, request) in enumerate(requests):
-            record = None
-            try:
-                record = records.parse(*self._link.get(request))
-            except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
-                pass
-            self._absences.was_read(host, record, now, time)
-            if number >= len(hosts):
-                self._look_back.was_read(record, time)
-        silent = self._absences.silent_since()
-        if silent is not None and time - silent < lookback.RECENT:
-            self._look_back.begin(self._absences.present())
-        if self._absences.wants_listing:
-            self._dirty = True
-        self._urgent = False
-        self._urgent_at = now + URGENT_PAUSE
-        if len(requests) >= READS:
-            self._read_at = now + self._link.jitter(0.5, 1) * READ_PAUSE
-
-    def _ask(self, host, watch=None):
-        return self._link.client.get_async(
-            '%s/%s' % (self._records_path, host), watch=watch)
-
-    def _record_changed(self, host, event):
-        if event.type != states.EventType.NONE:
-            self._absences.record_changed(host)
-
-    def _write_missed(self, now):
-        """Write down that some members are missed, if nobody else did."""
-        hosts = list(self._absences.unwritten)
-        hosts = random.sample(hosts, min(WRITES, len(hosts)))
-        requests = []
-        for host in hosts:
-            record = self._absences.unwritten.pop(host)
-            requests.append((host, record, self._link.client.set_async(
-                '%s/%s' % (self._records_path, host), records.missed(record),
-                record.version)))
-        for host, record, request in requests:
-            try:
-                stat = self._link.get(request)
-            except (kazoo_exc.BadVersionError, kazoo_exc.NoNodeError):
-                self._absences.record_changed(host)
-            except kazoo_exc.NoAuthError:
-                # What was seen here has to do.
-                pass
-            else:
-                if stat.czxid != record.created:
-                    # That was another one; its keeper mends it.
-                    self._absences.record_changed(host)
-        if requests:
-            self._write_at = now + self._link.jitter(0.5, 1) * WRITE_PAUSE

@@ -10,6 +10,8 @@ import select
 import signal
 import time
 
+from nova_servicegroup.keeper import ending
+from nova_servicegroup.keeper import news
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import registrar
 
@@ -24,8 +26,8 @@ OWN_DELAY = 1.0
 LONGEST_WAIT = 86400
 #: seconds that a parent may take from closing its descriptors to its end
 ENDING = 0.3
-#: flag in /proc/PID/stat of a thread that ends
-_PF_EXITING = 0x4
+
+
 #: messages that wait for a parent that doesn't listen; older ones are lost
 BACKLOG = 1000
 
@@ -52,11 +54,11 @@ class Keeper:
     parent, and messages of the registrar. Never waits for ZooKeeper.
 
     :param sock: a connected stream socket to the parent
-    :param lifeline: a descriptor that hangs up when the parent is killed,
+    :param exit_pipe: a descriptor that hangs up when the parent is killed,
         before anything else tells of it; one that never does is no harm
     """
 
-    def __init__(self, sock, lifeline=None, monotonic=time.monotonic):
+    def __init__(self, sock, exit_pipe=None, monotonic=time.monotonic):
         sock.setblocking(False)
         self._sock = sock
         self._monotonic = monotonic
@@ -72,14 +74,14 @@ class Keeper:
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._posted = collections.deque()
         self._messages = collections.deque(maxlen=BACKLOG)
-        self._news = {}      # path -> _News of a group
+        self._news = {}      # path -> News of a group
         self._out = b''
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
-        self._lifeline = lifeline
-        if lifeline is not None:
+        self._exit_pipe = exit_pipe
+        if exit_pipe is not None:
             # For nothing but a hang-up.
-            self._poll.register(lifeline, 0)
+            self._poll.register(exit_pipe, 0)
 
     def post(self, op, **fields):
         """Hand a message to the parent. From any thread; never waits."""
@@ -126,7 +128,7 @@ class Keeper:
             self._from_registrar(*self._posted.popleft())
         # Whatever was said before the parent died is still heard.
         alive = self._hear() if self._sock.fileno() in ready else True
-        if not alive or self._lifeline in ready or self._has_ended():
+        if not alive or self._exit_pipe in ready or self._has_ended():
             self._how = self._how or self._wait_for_end()
             return False
         self._check_pulses(late)
@@ -211,7 +213,7 @@ class Keeper:
         self._registrar.submit(self._registrar.leave, id, how, seq)
 
     def _on_watch(self, path, records, bound, known):
-        self._news[path] = _News()
+        self._news[path] = news.News()
         self._registrar.submit(self._registrar.watch, path, records, bound,
                                known)
 
@@ -253,8 +255,8 @@ class Keeper:
             self._connected = fields['state'] == 'connected'
             if not self._connected:
                 # What was listed before is not the state of things any more.
-                for news in self._news.values():
-                    news.ready = False
+                for waiting in self._news.values():
+                    waiting.ready = False
         if op == 'unreadable':
             self._news[fields['path']].ready = False
         if op == 'member' and fields['id'] in self._pulses:
@@ -288,9 +290,10 @@ class Keeper:
         if self._messages:
             op, fields = self._messages.popleft()
             return protocol.encode(op, **fields)
-        for path, news in self._news.items():
-            if news.ready:
-                return protocol.encode('view', path=path, **news.take())
+        for path, waiting in self._news.items():
+            if waiting.ready:
+                return protocol.encode('view', path=path,
+                                       **waiting.take())
         return b''
 
     # The end.
@@ -313,7 +316,7 @@ class Keeper:
         That its descriptors are closed is no proof: exec closes them, too.
         """
         deadline = self._monotonic() + ENDING
-        while not (self._has_ended() or _is_ending(self._parent)):
+        while not (self._has_ended() or ending.is_ending(self._parent)):
             if self._parent is None or self._monotonic() > deadline:
                 return None
             time.sleep(0.001)
@@ -334,60 +337,6 @@ class Keeper:
         signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT)
         if self._registrar is not None:
             self._registrar.close(self._how)
-
-
-class _News:
-    """What the parent wasn't told yet of a group."""
-
-    def __init__(self):
-        self.ready = False      # it is to be told
-        self._nodes = {}        # name -> whether it joined or left
-        self._waiting = []      # what is told with the absences of its view
-        self._absences = {}     # host -> what keeper.absences tells of it
-        self._founded = None
-
-    def nodes(self, joined, left):
-        self._waiting += [(name, True) for name in joined]
-        self._waiting += [(name, False) for name in left]
-
-    def view(self, absences, founded):
-        self.ready = True
-        for name, there in self._waiting:
-            if self._nodes.setdefault(name, there) is not there:
-                # It came and went, and the parent never knew.
-                del self._nodes[name]
-        self._waiting.clear()
-        self._absences.update(absences)
-        self._founded = founded
-
-    def take(self):
-        """Return what is to be told, and forget it."""
-        nodes, self._nodes = self._nodes, {}
-        absences, self._absences = self._absences, {}
-        self.ready = False
-        return {'joined': sorted(n for n, there in nodes.items() if there),
-                'left': sorted(n for n, there in nodes.items() if not there),
-                'absences': absences, 'founded': self._founded}
-
-
-def _is_ending(pid):
-    """Tell whether all threads of a process are about to end.
-
-    The kernel marks them before it frees the memory, which takes as long as
-    all the rest, and nothing brings them back.
-    """
-    if pid is None:
-        return False
-    try:
-        for thread in os.listdir('/proc/%d/task' % pid):
-            with open('/proc/%d/task/%s/stat' % (pid, thread)) as stat:
-                flags = stat.read().rpartition(')')[2].split()[6]
-            if not int(flags) & _PF_EXITING:
-                return False
-    except (OSError, ValueError, IndexError):
-        # Gone meanwhile, or hidden: the pidfd tells.
-        return False
-    return True
 
 
 class _LastWarning(logging.Handler):

@@ -10,26 +10,20 @@ import os
 from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 
-from nova_servicegroup.keeper import group
+from nova_servicegroup.keeper import duplicates
 from nova_servicegroup.keeper import names
-from nova_servicegroup.keeper import record as records
+from nova_servicegroup.keeper import own_record
 from nova_servicegroup.keeper import security
 
 #: seconds a living member may need to come back, beside its session timeout
 REJOIN_TIME = 2 * security.RECONNECT_MAX_DELAY
-#: bytes of a node's data that are looked at; ours has some 200
-MAX_DATA = 16384
+
+
 #: seconds between attempts that are repeated because something was in the way
 RETRY = 0.2
-#: nodes or records that are written in the place of one that is no good,
-#: before a pause
-ATTEMPTS = 3
-#: seconds per member of a group over which its members spread their search
-#: for rivals: each search is a listing, of half a megabyte at 10,000 members
-DUPLICATES_SPREAD = 0.03
 
 
-class Member:
+class Member(own_record.OwnRecord, duplicates.Search):
     """A membership, the node that stands for it, and its host's record.
 
     :param link: the Registrar: connection, clock, and way to the parent
@@ -180,7 +174,7 @@ class Member:
 
     def _create_node(self):
         link = self._link
-        for _ in range(ATTEMPTS):
+        for _ in range(own_record.ATTEMPTS):
             if self.node is None:
                 self._token = os.urandom(8).hex()
                 self.node = names.node(self.host, self._token)
@@ -252,227 +246,3 @@ class Member:
             self._done = False
             self._touched = True
             self._search_at = self._link.monotonic()
-
-    # The record.
-
-    def _join_with_record(self):
-        """Make node and record in one transaction; tell whether it was."""
-        link = self._link
-        try:
-            self._read_record()
-        except kazoo_exc.NoAuthError:
-            return False
-        join = link.client.transaction()
-        join.create(self.node_path, self._data, acl=link.security.acl,
-                    ephemeral=True)
-        data = self._joined(self._before)
-        if self._version is None:
-            join.create(self._record_path, data, acl=link.security.acl)
-        else:
-            join.set_data(self._record_path, data, self._version)
-        made, _ = results = link.get(join.commit_async())
-        if isinstance(made, kazoo_exc.NodeExistsError):
-            raise made
-        return not any(isinstance(one, Exception) for one in results)
-
-    def _joined(self, before):
-        silent = self._silent_since
-        return records.joined(
-            self._token, before,
-            None if silent is None else self._link.monotonic() - silent)
-
-    def _read_record(self, watch=None):
-        """Note the record and its version."""
-        self._before = self._version = None
-        try:
-            raw, stat = self._link.get(self._link.client.get_async(
-                self._record_path, watch=watch))
-        except kazoo_exc.NoNodeError:
-            return
-        self._before = records.parse(raw, stat)
-        self._version = stat.version
-
-    def _mend_record(self, joining=False):
-        """Let the record say that this member lives, and watch it.
-
-        :param joining: a record of another incarnation is an old one, and
-            not that of another machine of this name
-        """
-        now = self._link.monotonic()
-        if not joining and self._mended_at is not None:
-            # Two machines of one name shall not fight without a pause.
-            pause = self._mended_at + self._link.timeout
-            if now < pause:
-                self._mend_at = pause
-                return
-        self._mend_at = None
-        try:
-            for _ in range(ATTEMPTS):
-                self._read_record(self._record_watch)
-                before = self._before
-                if before is not None and before.state == records.JOINED and (
-                        before.token == self._token or not joining):
-                    return
-                if not joining:
-                    self._mended_at = now
-                if before is not None and before.token == self._token:
-                    # It wasn't away.
-                    before = before._replace(state=records.JOINED)
-                self._put_record(self._joined(before))
-        except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
-            if not self._told_unwritable:
-                self._told_unwritable = True
-                self._link.log(logging.WARNING, (
-                    'The record %s cannot be written, so nobody will be told '
-                    'how this process ended: %s' % (
-                        self._record_path, type(e).__name__)))
-
-    def _put_record(self, data):
-        """Write the record if it still is as it was read; tell whether."""
-        link = self._link
-        try:
-            if self._version is not None:
-                link.get(link.client.set_async(
-                    self._record_path, data, self._version))
-                return True
-            create = functools.partial(
-                link.client.create_async, self._record_path, data,
-                acl=link.security.acl)
-            try:
-                link.get(create())
-            except kazoo_exc.NoNodeError:
-                link.make_directory(self._record_path.rpartition('/')[0])
-                link.get(create())
-        except (kazoo_exc.BadVersionError, kazoo_exc.NodeExistsError,
-                kazoo_exc.NoNodeError):
-            return False
-        return True
-
-    def _record_changed(self, event):
-        if event.type != states.EventType.NONE and self._ended is None:
-            self._mend_at = self._link.monotonic()
-
-    def end_request(self, how, age):
-        """Return a started transaction that ends node and record, or None.
-
-        Both, or nothing: only if the record is as it was last read.
-        """
-        if self.node is None or self._before is None or (
-                self._before.token != self._token):
-            return None
-        end = self._link.client.transaction()
-        end.set_data(self._record_path,
-                     records.ended(self._token, how, age, self._before),
-                     self._version)
-        end.delete(self.node_path)
-        return end.commit_async()
-
-    def last_word(self, how):
-        """Tell how the process ended, as the session ends. In any thread."""
-        if self._ended is None and self._record_path is not None and (
-                self.node is not None):
-            self._ended = how, self._link.monotonic()
-            self._delete_node()
-
-    def _end_with_record(self):
-        how, last = self._ended
-        request = self.end_request(how, self._link.monotonic() - last)
-        return request is not None and not any(
-            isinstance(one, Exception) for one in self._link.get(request))
-
-    def _write_end(self):
-        """Write how it ended when the node is gone, if nobody came since."""
-        if self._record_path is None or self._token is None:
-            return
-        how, last = self._ended
-        for _ in range(ATTEMPTS):
-            try:
-                self._read_record()
-                if self._before is None or self._before.state == how or (
-                        self._before.token != self._token):
-                    return
-                if self._put_record(records.ended(
-                        self._token, how, self._link.monotonic() - last,
-                        self._before)):
-                    return
-            except kazoo_exc.NoAuthError:
-                return
-
-    # Another machine of this name.
-
-    def _search(self):
-        """Tell when another machine reports as the same host.
-
-        Comes a session's length after joining, when what a rebooted host had
-        left behind is gone. The other one is told by touching its node, and
-        searches for itself.
-        """
-        link = self._link
-        try:
-            # Since 3.9.3 this needs the right to read, too.
-            directory = link.get(link.client.exists_async(self.path))
-            if directory is not None and not (self._spread or self._touched):
-                # Ten thousand that start together shall not list together.
-                self._spread = True
-                self._search_at = link.monotonic() + link.jitter(
-                    0, DUPLICATES_SPREAD * directory.numChildren)
-                return
-            found = nodes(link, self.path, self.host)
-        except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError) as e:
-            found = []
-            link.log(logging.WARNING, 'Cannot see whether another machine '
-                     'reports as the host %s in %s: %s' % (
-                         self.host, self.path, type(e).__name__))
-        found_us, self._touched = self._touched, False
-        self._search_at, self._spread = None, False
-        for name, raw, stat in found:
-            data = parse(raw)
-            if name == self.node or name in self._told or \
-                    data.get('boot_id') in (None, self._boot_id):
-                continue
-            self._told.add(name)
-            link.log(logging.ERROR, (
-                'Two machines report as the host %s in %s: this one (boot id '
-                '%s) and another (boot id %s, process %s, since %s). Nova '
-                'takes them for one host: give each its own [DEFAULT] host, '
-                'or stop the wrong one.' % (
-                    self.host, self.path, self._boot_id,
-                    data.get('boot_id'), data.get('pid'),
-                    data.get('joined_at'))))
-            if not found_us:
-                try:
-                    link.get(link.client.set_async(
-                        '%s/%s' % (self.path, name), raw, stat.version))
-                except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError,
-                        kazoo_exc.BadVersionError):
-                    pass
-
-
-def nodes(link, path, host):
-    """Return (name, data, stat) for every node that stands for a host."""
-    found = []
-    for name in link.get(link.client.get_children_async(path)):
-        if names.host(name) == host:
-            try:
-                raw, stat = link.get(
-                    link.client.get_async('%s/%s' % (path, name)))
-            except kazoo_exc.NoNodeError:
-                continue
-            if stat.ephemeralOwner not in group.NO_SESSION:
-                found.append((name, raw, stat))
-    return found
-
-
-def parse(raw):
-    """Return the data of a node as a dict, {} for what isn't ours.
-
-    Only what ours has: texts, integers and nulls.
-    """
-    try:
-        data = json.loads(raw) if len(raw) <= MAX_DATA else {}
-    except (ValueError, RecursionError):
-        data = {}
-    if not isinstance(data, dict):
-        return {}
-    return {name: value for name, value in data.items()
-            if value is None or isinstance(value, (str, int))}

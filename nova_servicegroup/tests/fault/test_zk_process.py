@@ -287,7 +287,7 @@ def test_a_keeper_knows_only_what_it_should(start, monkeypatch):
         '/proc/%d/fd' % one.pid).iterdir()}
     shared, = (name for name in mine & parents
                if not name.startswith(('/dev/', 'anon_inode:')))
-    assert shared.startswith('pipe:'), 'not its lifeline'
+    assert shared.startswith('pipe:'), 'not its exit pipe'
     maps = (proc / 'maps').read_text()
     assert 'greenlet' not in maps
 

@@ -41,8 +41,10 @@ from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import child as keeper_child
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
 from nova_servicegroup.evzookeeper import membership
+from nova_servicegroup.evzookeeper import session as zk_session
 from nova_servicegroup.keeper import loop
 from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import news
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import record as records
 from nova_servicegroup.keeper import registrar
@@ -899,15 +901,15 @@ class Znodes:
         driver = _zk_driver(session, clock)
         monitor = driver.monitor('compute')
         owned = frozenset()
-        news = loop._News()
+        waiting = news.News()
 
         def post(op, **fields):
             if op in ('nodes', 'view'):
                 path = fields.pop('path')
-                getattr(news, op)(**fields)
+                getattr(waiting, op)(**fields)
                 if op == 'nodes':
                     return
-                fields = dict(news.take(), path=path)
+                fields = dict(waiting.take(), path=path)
             decoder = protocol.Decoder(protocol.FROM_KEEPER)
             for message in decoder.feed(protocol.encode(op, **fields)):
                 session.take(message)
@@ -1011,7 +1013,7 @@ class _ParentSession(evzookeeper.ZKSession):
     """A session in this thread; its keeper's words are given to it."""
 
     def __init__(self):
-        with mock.patch.object(evzookeeper, 'threading', _THREADING):
+        with mock.patch.object(zk_session, 'threading', _THREADING):
             super().__init__('h1:1')
 
     def take(self, message):

@@ -17,6 +17,7 @@ from nova_servicegroup import evzookeeper
 from nova_servicegroup.evzookeeper import child
 from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import membership
+from nova_servicegroup.evzookeeper import supervisor
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup import liveness
@@ -231,8 +232,8 @@ def test_a_keeper_that_keeps_dying_is_not_started_in_a_loop(
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(evzookeeper, '_PATIENCE', 0)
-    monkeypatch.setattr(evzookeeper, '_LEAST_PATIENCE', 0.1)
+    monkeypatch.setattr(supervisor, '_PATIENCE', 0)
+    monkeypatch.setattr(supervisor, '_LEAST_PATIENCE', 0.1)
 
 
 def greeting(tmp_path):

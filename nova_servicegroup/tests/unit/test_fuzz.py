@@ -14,7 +14,7 @@ import sys
 from dogpile.cache import api as dogpile_api
 import pytest
 
-from nova_servicegroup.keeper import member
+from nova_servicegroup.keeper import duplicates
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.memcached import wire
@@ -121,7 +121,7 @@ def test_frames_that_are_sound_outside_only_are_refused(body):
     (b'{"a": ' + b'[' * 900 + b']' * 900 + b'}', {}),
     (b'{"a": "%s"}' % (b'x' * 20000), {}), (b'[]', {}), (b'', {})])
 def test_of_a_nodes_data_only_plain_values_are_kept(raw, data):
-    assert member.parse(raw) == data
+    assert duplicates.parse(raw) == data
 
 
 def test_a_host_of_lone_surrogates_has_a_node():

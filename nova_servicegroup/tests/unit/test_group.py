@@ -12,6 +12,7 @@ from kazoo import exceptions as kazoo_exc
 import pytest
 
 from nova_servicegroup.keeper import group
+from nova_servicegroup.keeper import group_records
 from nova_servicegroup.keeper import lookback
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import record as records
@@ -191,18 +192,19 @@ def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
     for number in range(1000):
         ensemble.lose('host%d' % number)
     run(ensemble, reader, 0.1)
-    assert len(ensemble.read) == group.READS
+    assert len(ensemble.read) == group_records.READS
     ensemble.lose('host1500', 'killed')
-    run(ensemble, reader, group.URGENT_PAUSE)
+    run(ensemble, reader, group_records.URGENT_PAUSE)
     assert ensemble.absences['host1500'][0] == 'killed'
-    assert len(ensemble.read) <= group.READS + 2 * group.URGENT_READS
+    assert len(ensemble.read) <= (
+        group_records.READS + 2 * group_records.URGENT_READS)
 
 
 def test_many_records_are_read_bit_by_bit(ensemble, reader):
     for number in range(1000):
         ensemble.lose('host%d' % number)
-    run(ensemble, reader, 2 * group.READ_PAUSE)
-    assert len(ensemble.read) <= 4 * group.READS
+    run(ensemble, reader, 2 * group_records.READ_PAUSE)
+    assert len(ensemble.read) <= 4 * group_records.READS
     run(ensemble, reader, 30)
     assert {'host%d' % number for number in range(1000)} <= set(ensemble.read)
 

@@ -17,8 +17,10 @@ import types
 
 import pytest
 
+from nova_servicegroup.keeper import ending
 from nova_servicegroup.keeper import loop
 from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import news
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import view
 
@@ -232,7 +234,7 @@ class TestLoop:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         keeper = loop.Keeper(theirs)
-        keeper._news['/g'] = loop._News()
+        keeper._news['/g'] = news.News()
         yield keeper, ours
         ours.close()
         theirs.close()
@@ -348,18 +350,18 @@ class TestEnd:
 
     def test_all_threads_of_who_was_killed_are_ending(self):
         sleeper = subprocess.Popen(['sleep', '60'])
-        assert loop._is_ending(sleeper.pid) is False
+        assert ending.is_ending(sleeper.pid) is False
         sleeper.kill()
         # It isn't reaped yet, so its threads can still be looked at.
         deadline = time.monotonic() + 10
-        while not loop._is_ending(sleeper.pid):
+        while not ending.is_ending(sleeper.pid):
             assert time.monotonic() < deadline
         sleeper.wait()
-        assert loop._is_ending(sleeper.pid) is False
-        assert loop._is_ending(None) is False
+        assert ending.is_ending(sleeper.pid) is False
+        assert ending.is_ending(None) is False
 
     def test_one_thread_that_lives_is_enough(self):
-        assert loop._is_ending(os.getpid()) is False
+        assert ending.is_ending(os.getpid()) is False
 
 
 class TestProcess:

@@ -4,6 +4,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -49,8 +50,9 @@ def install_packages(directory, *arguments, installed='', **programs):
         'dpkg-query': 'case " %s " in *" $4 "*) echo installed;; esac'
         % installed, 'apt-get': 'echo "$@" >> apt-get.log', **programs}
     directory.joinpath('tools').mkdir()
+    for name in ('install-packages', 'with-progress'):
+        shutil.copy(ROOT / 'tools' / name, directory / 'tools')
     script = directory / 'tools' / 'install-packages'
-    script.write_bytes((ROOT / 'tools' / 'install-packages').read_bytes())
     (directory / 'bindep.txt').write_text(
         '# A comment [platform:dpkg test]\n'
         'for-all [platform:dpkg]\n'

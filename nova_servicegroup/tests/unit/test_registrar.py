@@ -13,9 +13,10 @@ from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 import pytest
 
-from nova_servicegroup.keeper import member
 from nova_servicegroup.keeper import names
+from nova_servicegroup.keeper import own_record
 from nova_servicegroup.keeper import registrar
+from nova_servicegroup.keeper import session
 
 GROUP = '/servicegroups/compute'
 
@@ -151,7 +152,7 @@ def test_a_session_that_does_not_answer_is_none(world):
     world.connect(1)
     assert 'connected' not in [m['state'] for m in world.told('state')]
     del world.client.failing['exists']
-    world.turn(registrar.RETRY)
+    world.turn(session.RETRY)
     assert [m['state'] for m in world.told('state')] == ['connected']
 
 
@@ -194,7 +195,7 @@ def test_a_session_that_changes_while_it_joins_gets_one_node(world):
     world.join()
     assert world.owners() == [2]
     # Before its news come, it is made by nobody's session again.
-    world.turn(registrar.RETRY)
+    world.turn(session.RETRY)
     assert world.owners() == [2]
     world.client.change(states.KazooState.LOST)
     world.client.change(states.KazooState.CONNECTED)
@@ -218,9 +219,9 @@ def test_who_deletes_a_node_at_once_is_not_fought(world):
 
     world.client.before = delete
     world.join()
-    assert world.client.requests.count('create') == member.ATTEMPTS
+    assert world.client.requests.count('create') == own_record.ATTEMPTS
     world.client.before = None
-    world.turn(registrar.RETRY)
+    world.turn(session.RETRY)
     assert world.owners() == [1]
 
 

@@ -17,9 +17,9 @@ import ctypes, os, signal, socket, sys, threading, time
 if 'eventlet' in sys.argv:
     import eventlet
     eventlet.monkey_patch()
-from nova_servicegroup.evzookeeper import lifeline
+from nova_servicegroup.evzookeeper import exit_pipe
 if 'forbidden' in sys.argv:
-    lifeline._CLONE_FILES = 1
+    exit_pipe._CLONE_FILES = 1
 sock = socket.socket(fileno=int(sys.argv[1]))
 got = []
 signal.signal(signal.SIGUSR1, lambda *args: got.append(1))
@@ -29,9 +29,9 @@ def fds():
             if os.path.exists('/proc/self/fd/' + name)}
 before = fds()
 began = time.monotonic()
-reader = lifeline.reading_end()
-assert time.monotonic() - began < lifeline._START_LIMIT
-assert lifeline.reading_end() == reader
+reader = exit_pipe.reading_end()
+assert time.monotonic() - began < exit_pipe._START_LIMIT
+assert exit_pipe.reading_end() == reader
 assert os.readlink('/proc/self/fd/%d' % reader) in fds() - before
 assert before <= fds()
 # What the kernel has to free before it tells of the end.
@@ -50,7 +50,7 @@ time.sleep(60)
 
 @pytest.fixture
 def start():
-    """Start a service; return its process, socket and lifeline."""
+    """Start a service; return its process, socket and exit pipe."""
     started = []
 
     def start(*how):

@@ -46,7 +46,7 @@ def _make():
     held, tried = native.Event(), native.Event()
     try:
         native.Thread(target=_hold, args=(writer, held, tried), daemon=True,
-                      name='lifeline').start()
+                      name='exit_pipe').start()
     except RuntimeError:
         # No more threads. This process goes on holding the writing end.
         return reader

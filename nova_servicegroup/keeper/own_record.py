@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The record of a membership: that it joined, and how its process ended."""
+
+import functools
+import logging
+
+from kazoo import exceptions as kazoo_exc
+from kazoo.protocol import states
+
+from nova_servicegroup.keeper import record as records
+
+#: nodes or records that are written in the place of one that is no good,
+#: before a pause
+ATTEMPTS = 3
+
+
+class OwnRecord:
+    """The part of a Member that has to do with its record."""
+
+    def _join_with_record(self):
+        """Make node and record in one transaction; tell whether it was."""
+        link = self._link
+        try:
+            self._read_record()
+        except kazoo_exc.NoAuthError:
+            return False
+        join = link.client.transaction()
+        join.create(self.node_path, self._data, acl=link.security.acl,
+                    ephemeral=True)
+        data = self._joined(self._before)
+        if self._version is None:
+            join.create(self._record_path, data, acl=link.security.acl)
+        else:
+            join.set_data(self._record_path, data, self._version)
+        made, _ = results = link.get(join.commit_async())
+        if isinstance(made, kazoo_exc.NodeExistsError):
+            raise made
+        return not any(isinstance(one, Exception) for one in results)
+
+    def _joined(self, before):
+        silent = self._silent_since
+        return records.joined(
+            self._token, before,
+            None if silent is None else self._link.monotonic() - silent)
+
+    def _read_record(self, watch=None):
+        """Note the record and its version."""
+        self._before = self._version = None
+        try:
+            raw, stat = self._link.get(self._link.client.get_async(
+                self._record_path, watch=watch))
+        except kazoo_exc.NoNodeError:
+            return
+        self._before = records.parse(raw, stat)
+        self._version = stat.version
+
+    def _mend_record(self, joining=False):
+        """Let the record say that this member lives, and watch it.
+
+        :param joining: a record of another incarnation is an old one, and
+            not that of another machine of this name
+        """
+        now = self._link.monotonic()
+        if not joining and self._mended_at is not None:
+            # Two machines of one name shall not fight without a pause.
+            pause = self._mended_at + self._link.timeout
+            if now < pause:
+                self._mend_at = pause
+                return
+        self._mend_at = None
+        try:
+            for _ in range(ATTEMPTS):
+                self._read_record(self._record_watch)
+                before = self._before
+                if before is not None and before.state == records.JOINED and (
+                        before.token == self._token or not joining):
+                    return
+                if not joining:
+                    self._mended_at = now
+                if before is not None and before.token == self._token:
+                    # It wasn't away.
+                    before = before._replace(state=records.JOINED)
+                self._put_record(self._joined(before))
+        except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
+            if not self._told_unwritable:
+                self._told_unwritable = True
+                self._link.log(logging.WARNING, (
+                    'The record %s cannot be written, so nobody will be told '
+                    'how this process ended: %s' % (
+                        self._record_path, type(e).__name__)))
+
+    def _put_record(self, data):
+        """Write the record if it still is as it was read; tell whether."""
+        link = self._link
+        try:
+            if self._version is not None:
+                link.get(link.client.set_async(
+                    self._record_path, data, self._version))
+                return True
+            create = functools.partial(
+                link.client.create_async, self._record_path, data,
+                acl=link.security.acl)
+            try:
+                link.get(create())
+            except kazoo_exc.NoNodeError:
+                link.make_directory(self._record_path.rpartition('/')[0])
+                link.get(create())
+        except (kazoo_exc.BadVersionError, kazoo_exc.NodeExistsError,
+                kazoo_exc.NoNodeError):
+            return False
+        return True
+
+    def _record_changed(self, event):
+        if event.type != states.EventType.NONE and self._ended is None:
+            self._mend_at = self._link.monotonic()
+
+    def end_request(self, how, age):
+        """Return a started transaction that ends node and record, or None.
+
+        Both, or nothing: only if the record is as it was last read.
+        """
+        if self.node is None or self._before is None or (
+                self._before.token != self._token):
+            return None
+        end = self._link.client.transaction()
+        end.set_data(self._record_path,
+                     records.ended(self._token, how, age, self._before),
+                     self._version)
+        end.delete(self.node_path)
+        return end.commit_async()
+
+    def last_word(self, how):
+        """Tell how the process ended, as the session ends. In any thread."""
+        if self._ended is None and self._record_path is not None and (
+                self.node is not None):
+            self._ended = how, self._link.monotonic()
+            self._delete_node()
+
+    def _end_with_record(self):
+        how, last = self._ended
+        request = self.end_request(how, self._link.monotonic() - last)
+        return request is not None and not any(
+            isinstance(one, Exception) for one in self._link.get(request))
+
+    def _write_end(self):
+        """Write how it ended when the node is gone, if nobody came since."""
+        if self._record_path is None or self._token is None:
+            return
+        how, last = self._ended
+        for _ in range(ATTEMPTS):
+            try:
+                self._read_record()
+                if self._before is None or self._before.state == how or (
+                        self._before.token != self._token):
+                    return
+                if self._put_record(records.ended(
+                        self._token, how, self._link.monotonic() - last,
+                        self._before)):
+                    return
+            except kazoo_exc.NoAuthError:
+                return
