@@ -4,7 +4,7 @@
 
 ``ConfigurationError``: the operator's; it names the option and the fix.
 ``InvalidMember``: the caller's; a record that no driver can judge.
-``NovaShapeError``: a Nova tree that this package doesn't know.
+``UnsupportedNovaError``: a Nova tree that this package doesn't know.
 ``ServiceGroupUnavailable``: the store can't be asked; nobody knows.
 """
 
@@ -31,7 +31,7 @@ class InvalidMember(ServiceGroupError, RuntimeError):
     """A member lacks what liveness is kept or judged by."""
 
 
-class NovaShapeError(ServiceGroupError, RuntimeError):
+class UnsupportedNovaError(ServiceGroupError, RuntimeError):
     """This Nova doesn't look like one that the package knows."""
 
 

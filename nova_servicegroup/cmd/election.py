@@ -91,7 +91,7 @@ def _by_zookeeper(conf):
     try:
         client = ours.client(evzookeeper.check_address(options.address),
                              timeout)
-    except security.Unusable as e:
+    except security.PackageMissing as e:
         raise base.CommandError('%s.' % e) from e
     return ZooKeeper(client, ours.acl, options.sg_prefix + '/@notify',
                      timeout)

@@ -153,7 +153,7 @@ def _connected(ours, hosts, timeout):
     kazoo_log.propagate = False
     try:
         client = ours.client(hosts, timeout)
-    except security.Unusable as e:
+    except security.PackageMissing as e:
         raise TightenError('%s.' % e) from e
     try:
         client.start(LIMIT)

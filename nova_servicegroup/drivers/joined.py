@@ -35,7 +35,7 @@ class Joined:
         self._list_after = float('-inf')
         self._hosts = None
         self._most, self._until = False, float('-inf')
-        self._told = False
+        self._logged = False
 
     def most(self, list_services, is_known):
         """Return whether at least half of Nova's services have joined.
@@ -75,9 +75,9 @@ class Joined:
 
     def _tell(self, joined):
         if self._most:
-            self._told = False
-        elif not self._told:
-            self._told = True
+            self._logged = False
+        elif not self._logged:
+            self._logged = True
             LOG.error(
                 'Only %(joined)d of %(all)d compute services have ever joined '
                 'in %(where)s, so nothing can be told of the others: Nova '

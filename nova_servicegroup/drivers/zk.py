@@ -146,7 +146,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         nodes = view.members.get(host)
         absence = None if nodes else view.absences.get(host)
         nodes = nodes or view.members.get(host)
-        if nodes and self._stands(view):
+        if nodes and self._within_grace(view):
             return self._present(view, host, nodes)
         if not view.fresh:
             return liveness.Member(host, None, doubt=Reason.OUTAGE)
@@ -165,9 +165,9 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
 
     def _most_joined(self, view, group):
         """Return whether most of Nova's computes have ever joined here."""
-        census = self.shared(('joined', group), lambda: joined.Joined(
+        count = self.shared(('joined', group), lambda: joined.Joined(
             'ZooKeeper at %s' % self._path(group), self.monotonic))
-        return census.most(
+        return count.most(
             lambda: self.list_services(group),
             lambda host: host in view.members or host in view.absences)
 
@@ -214,7 +214,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         except exception.InvalidMember:
             return records.changed_at(record)
         view = self._view(group)
-        if host in view.members and self._stands(view):
+        if host in view.members and self._within_grace(view):
             return records.as_aware(self.utcnow())
         absence = view.absences.get(host)
         times = (absence and _moment(absence.last),
@@ -282,7 +282,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         view.wait(self.conf.zookeeper.first_listing_timeout)
         return view
 
-    def _stands(self, view):
+    def _within_grace(self, view):
         """Tell whether the view is, or recently was, what ZooKeeper holds."""
         if view.fresh:
             return True

@@ -22,10 +22,10 @@ END_LIMIT = 1.0
 START_LIMIT = 30.0
 #: how often a keeper may let pass the time in which it has to answer. Not
 #: once: in a process that was blocked its answer may still lie there unread
-TURNS = 3
-#: how much longer that is when nothing hurries: a machine with no time to
+MISSED_PROBES = 3
+#: how much longer that is for who only reads: a machine with no time to
 #: spare is not helped by starting another keeper
-LEISURE = 10
+READER_FACTOR = 10
 _ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
                 'PYTHONHOME', 'RES_OPTIONS', 'LOCALDOMAIN', 'HOSTALIASES')
 
@@ -72,21 +72,21 @@ class Child:
     """One keeper process, from its start to its end.
 
     :param whose: tells the readers of ``ps`` whose keeper it is
-    :param patience: seconds of silence after which it is asked whether it
-        lives; after TURNS of them, or when it doesn't take a frame within
-        one, it is stuck and killed
-    :param hurries: tells whether something is lost when that takes longer
+    :param probe_interval: seconds of silence after which it is asked
+        whether it lives; after MISSED_PROBES of them, or when it doesn't
+        take a frame within one, it is stuck and killed
+    :param is_member: tells whether something is lost when that takes longer
     :raises KeeperUnavailable: it can't be started
     """
 
-    def __init__(self, whose, patience, hurries):
+    def __init__(self, whose, probe_interval, is_member):
         # One thread reads, any thread writes. Under eventlet all are green,
         # and none ever waits for two descriptors: eventlet's select wakes
         # up for the wrong one (eventlet issue 551).
         self._decoder = protocol.Decoder(protocol.FROM_KEEPER)
         self._sending = threading.Lock()
-        self._hurries = hurries
-        self._turns = START_LIMIT / patience
+        self._is_member = is_member
+        self._probes_left = START_LIMIT / probe_interval
         self._heard = False
         environment = {name: os.environ[name] for name in _ENVIRONMENT
                        if name in os.environ}
@@ -94,7 +94,7 @@ class Child:
         theirs = None
         try:
             self._socket, theirs = socket.socketpair()
-            self._socket.settimeout(patience)
+            self._socket.settimeout(probe_interval)
             environment['PYTHONPATH'] = _python_path()
             self._popen = subprocess.Popen(
                 [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose],
@@ -122,32 +122,32 @@ class Child:
             try:
                 data = self._socket.recv(262144)
             except socket.timeout:  # TimeoutError from Python 3.10 on
-                self._wonder()
+                self._probe()
                 continue
             except OSError:
                 return None
             if not data:
                 return None
             self._heard = True
-            self._turns = TURNS
+            self._probes_left = MISSED_PROBES
             messages = self._decoder.feed(data)
             if messages:
                 return messages
 
-    def _wonder(self):
+    def _probe(self):
         """Ask a silent keeper whether it lives."""
         if self._heard:
-            self._turns -= 1 if self._hurries() else 1 / LEISURE
+            self._probes_left -= 1 if self._is_member() else 1 / READER_FACTOR
             self.send('ping')
         else:
-            self._turns -= 1
-        if self._turns <= 0:
+            self._probes_left -= 1
+        if self._probes_left <= 0:
             self.kill()
             raise exceptions.KeeperUnavailable(
                 'the keeper (pid %d) does not answer' % self.pid)
 
     def send(self, op, **fields):
-        """Send a message. Blocks for ``patience`` at most.
+        """Send a message. Blocks for ``probe_interval`` at most.
 
         :raises KeeperUnavailable: the keeper is gone or stuck; it is killed,
             so that ``receive`` ends

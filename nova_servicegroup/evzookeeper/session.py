@@ -71,7 +71,7 @@ class ZKSession(supervisor.Supervisor):
         self._state = CONNECTING
         self._reason = ''
         self._lost_at = None
-        self._told_failing = False
+        self._failing_logged = False
         self._child = None
         self._closing = threading.Event()
         self._connected = threading.Event()

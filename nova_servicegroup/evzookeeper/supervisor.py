@@ -25,9 +25,9 @@ _STABLE = 30.0
 #: a keeper that is silent for this part of the session's timeout is asked
 #: whether it lives. One that is stuck is noticed, replaced, and its session
 #: taken over before two thirds of that timeout are over.
-_PATIENCE = 1 / 6
+_PROBE_SHARE = 1 / 6
 #: seconds; less would kill keepers that only wait for a processor
-_LEAST_PATIENCE = 0.5
+_LEAST_PROBE_INTERVAL = 0.5
 
 
 class Supervisor:
@@ -58,10 +58,10 @@ class Supervisor:
             keeper = keeper_child.Child(
                 '%s[%d]' % (os.path.basename(sys.argv[0] or 'python'),
                             self._pid),
-                max(_LEAST_PATIENCE,
-                    self._config['session_timeout'] * _PATIENCE),
+                max(_LEAST_PROBE_INTERVAL,
+                    self._config['session_timeout'] * _PROBE_SHARE),
                 # Who only reads loses nothing with the session.
-                hurries=lambda: bool(self._members))
+                is_member=lambda: bool(self._members))
         except exceptions.KeeperUnavailable as e:
             return str(e)
         except Exception as e:
@@ -180,8 +180,8 @@ class Supervisor:
     def _keeper_lost(self, failure, pause):
         level = logging.WARNING
         if pause >= self._retry_interval:
-            level = logging.DEBUG if self._told_failing else logging.ERROR
-        self._told_failing = level != logging.WARNING
+            level = logging.DEBUG if self._failing_logged else logging.ERROR
+        self._failing_logged = level != logging.WARNING
         LOG.log(level, 'The keeper that holds the ZooKeeper session of this '
                 'process is gone: %s. Starting another one in %.1f s.',
                 failure, pause)

@@ -30,7 +30,7 @@ class ConfigSourceDriver(sources.ConfigurationSourceDriver):
             from nova_servicegroup.integration import register
             try:
                 register.register()
-            except exception.NovaShapeError as e:
+            except exception.UnsupportedNovaError as e:
                 # Nova goes on with its own drivers.
                 LOG.error('%s', e)
         # It has no values to offer, so there is no source to open.

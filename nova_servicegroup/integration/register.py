@@ -31,8 +31,8 @@ def register():
 
     To be called before services make their API objects.
 
-    :raises NovaShapeError: this Nova isn't like those of 26 to 34; nothing
-        has been changed then
+    :raises UnsupportedNovaError: this Nova isn't like those of 26 to 34;
+        nothing has been changed then
     """
     from nova import servicegroup
     from nova.servicegroup import api as nova_api
@@ -69,7 +69,7 @@ def _expected_parts(nova_api):
 
 
 def _unknown(expected, found):
-    return exception.NovaShapeError(
+    return exception.UnsupportedNovaError(
         'nova-servicegroup does not know this Nova: expected %s, found %r. '
         'Nothing was changed, Nova uses its own drivers. Nova 26 to 34 are '
         'known; look for a newer nova-servicegroup, or remove it with '

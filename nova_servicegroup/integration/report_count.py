@@ -27,9 +27,9 @@ _STEADY = 0x800000
 _STOPPED = 0xFFFFFE
 _LEFT = 0xFFFFFF
 _ENDS = {_STOPPED: End.STOPPED, _LEFT: End.LEFT}
-_LAST_WORDS = {end: word for word, end in _ENDS.items()}
+_END_CODES = {end: word for word, end in _ENDS.items()}
 #: seconds since its end for which a gap is told
-_TOLD = 1 << 19
+_SHOWN = 1 << 19
 #: seconds; the shortest length of a gap that can be told, doubled 15 times
 _UNIT = 32
 
@@ -45,8 +45,8 @@ def decode(count, last):
     low = count % _STEP
     if low >= _STEADY:
         return _ENDS.get(low), None
-    end = last - low % _TOLD
-    return None, Gap(end - (_UNIT << low // _TOLD), end)
+    end = last - low % _SHOWN
+    return None, Gap(end - (_UNIT << low // _SHOWN), end)
 
 
 def is_last(count):
@@ -82,7 +82,7 @@ class Counter:
         if self._new_step:
             low = self._base
         elif self._back_at is not None and (
-                now - self._back_at < _TOLD and low < self._base + _TOLD):
+                now - self._back_at < _SHOWN and low < self._base + _SHOWN):
             low = max(low, self._base + int(now - self._back_at))
         else:
             self._back_at = None
@@ -98,7 +98,7 @@ class Counter:
 
     def last(self, end):
         """Return the number of the last heartbeat; end: STOPPED or LEFT."""
-        self._set(_LAST_WORDS[end])
+        self._set(_END_CODES[end])
         return self.value
 
     def _note_gap(self, seconds, now):
@@ -108,7 +108,7 @@ class Counter:
         while _UNIT << code < seconds and code < 15:
             code += 1
         # Anew at each attempt until one is stored: the gap goes on.
-        self._base = code * _TOLD
+        self._base = code * _SHOWN
         self._back_at = now
         self._new_step = True
 

@@ -13,7 +13,8 @@ from nova_servicegroup.keeper import names
 #: bytes of a node's data that are looked at; ours has some 200
 MAX_DATA = 16384
 #: seconds per member of a group over which its members spread their search
-#: for rivals: each search is a listing, of half a megabyte at 10,000 members
+#: for others of their name: each search is a listing, of half a megabyte at
+#: 10,000 members
 DUPLICATES_SPREAD = 0.03
 
 
@@ -47,10 +48,10 @@ class Search:
         self._search_at, self._spread = None, False
         for name, raw, stat in found:
             data = parse(raw)
-            if name == self.node or name in self._told or \
+            if name == self.node or name in self._reported or \
                     data.get('boot_id') in (None, self._boot_id):
                 continue
-            self._told.add(name)
+            self._reported.add(name)
             link.log(logging.ERROR, (
                 'Two machines report as the host %s in %s: this one (boot id '
                 '%s) and another (boot id %s, process %s, since %s). Nova '

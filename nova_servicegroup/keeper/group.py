@@ -57,7 +57,7 @@ class Group(group_records.GroupRecords):
         # asked for one; and how many connections in a row were lost then.
         self._watched = None
         self._lost_with_it = 0
-        self._told_unwatchable = False
+        self._unwatchable_logged = False
         self._founded = None
         self._synced = False    # this connection's server isn't behind
         self._recorded = False  # the records' names were listed
@@ -128,9 +128,9 @@ class Group(group_records.GroupRecords):
             return
         try:
             if now >= self._list_due(now):
-                self._look_at_all(now)
+                self._list_all(now)
             else:
-                self._look_at_events()
+                self._apply_events()
             if now >= self._read_at:
                 self._read(group_records.READS)
             elif self._urgent and now >= self._urgent_at:
@@ -152,7 +152,7 @@ class Group(group_records.GroupRecords):
 
     # The nodes.
 
-    def _look_at_all(self, began):
+    def _list_all(self, began):
         # Before it: a change that comes after it counts again.
         self._dirty = False
         silent_at = self._silence_due(began)
@@ -177,7 +177,7 @@ class Group(group_records.GroupRecords):
         self._list_at = now + self._pace.pause(len(self._listed), now)
         self._safety_at = now + self._link.jitter(0.5, 1) * SAFETY_CHECK
 
-    def _look_at_events(self):
+    def _apply_events(self):
         """Take what the persistent watch has told. Costs no listing."""
         made, deleted = self._take_events()
         self._owners.changed(made, deleted)
@@ -241,8 +241,8 @@ class Group(group_records.GroupRecords):
             else:
                 self._lost_with_it = 0
                 return True
-        if not self._told_unwatchable:
-            self._told_unwatchable = True
+        if not self._unwatchable_logged:
+            self._unwatchable_logged = True
             self._link.log(logging.INFO, (
                 'There are no persistent watches here, which ZooKeeper has '
                 'since 3.6: every change of %s costs a listing of it.' %

@@ -58,14 +58,14 @@ class Member(own_record.OwnRecord, duplicates.Search):
         self._version = None    # of the record's node, None if there is none
         self._mend_at = None    # when to look at the record
         self._mended_at = None
-        self._told_unwritable = False
+        self._unwritable_logged = False
         self._record_watch = functools.partial(
             link.submit, self._record_changed)
         # The search for another machine that reports as the same host.
         self._search_at = None
         self._spread = False
         self._touched = False
-        self._told = set()
+        self._reported = set()
 
     @property
     def node_path(self):
@@ -113,7 +113,7 @@ class Member(own_record.OwnRecord, duplicates.Search):
         self._begin()
         if not attached or (self.session is not None
                             and self.session != self._link.session):
-            # The node of the old session is its ghost; make another.
+            # The node of the old session is stale; make another.
             if self.node is not None:
                 self._silent_since = self._link.lost_at
             self.node = None
@@ -185,7 +185,7 @@ class Member(own_record.OwnRecord, duplicates.Search):
                 self._search_at = link.monotonic() + link.timeout + REJOIN_TIME
             except kazoo_exc.NodeExistsError:
                 # Made by an earlier keeper, or by an attempt whose answer was
-                # lost; unless it is the ghost of a session that ended.
+                # lost; unless it is a stale one, of a session that ended.
                 made = False
             stat = link.get(link.client.exists_async(
                 self.node_path, watch=self._watch))

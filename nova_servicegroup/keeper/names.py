@@ -4,8 +4,8 @@
 
 A member's node is called ``<host>@<token>``: the host percent-encoded, since
 it may hold anything, the token different in each incarnation. A host that is
-restarted never meets its own ghost, and several processes of one host stand
-side by side.
+restarted never meets its own stale node, and several processes of one host
+stand side by side.
 """
 
 import re

@@ -83,8 +83,8 @@ class OwnRecord:
                     before = before._replace(state=records.JOINED)
                 self._put_record(self._joined(before))
         except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
-            if not self._told_unwritable:
-                self._told_unwritable = True
+            if not self._unwritable_logged:
+                self._unwritable_logged = True
                 self._link.log(logging.WARNING, (
                     'The record %s cannot be written, so nobody will be told '
                     'how this process ended: %s' % (
@@ -130,7 +130,7 @@ class OwnRecord:
         end.delete(self.node_path)
         return end.commit_async()
 
-    def last_word(self, how):
+    def end_now(self, how):
         """Tell how the process ended, as the session ends. In any thread."""
         if self._ended is None and self._record_path is not None and (
                 self.node is not None):

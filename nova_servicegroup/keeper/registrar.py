@@ -32,7 +32,7 @@ CLOCK_CHECK = 120
 
 
 #: seconds that each of the last words of a process may take
-LAST_WORD = 0.2
+END_TIMEOUT = 0.2
 
 
 class Registrar(session.Session, threading.Thread):
@@ -86,7 +86,7 @@ class Registrar(session.Session, threading.Thread):
         self.rights = rights.Rights(self.security, self.get, self.log,
                                      self.retry_interval, monotonic)
         self._complaints = set()    # about the connection, while it is away
-        self._told_timeout = False
+        self._timeout_logged = False
         self._last_warning = ''
 
     # What other threads call.
@@ -103,12 +103,12 @@ class Registrar(session.Session, threading.Thread):
         """
         self._closing = True
         # Nothing that follows may take longer.
-        self.timeout = min(self.timeout, LAST_WORD)
+        self.timeout = min(self.timeout, END_TIMEOUT)
         # A client that is only being made refuses, and has no session to end.
         with contextlib.suppress(Exception):
             if how is not None:
                 for one in list(self._members.values()):
-                    one.last_word(how)
+                    one.end_now(how)
         with contextlib.suppress(Exception):
             self.client.stop()
 
@@ -145,7 +145,7 @@ class Registrar(session.Session, threading.Thread):
             self, path, self._chroot, records, bound, known)
         if self._connected:
             one.connected(self.monotonic())
-        self._hurry()
+        self._reconnect_sooner()
 
     def details(self, seq, path, host):
         if not self._connected:
@@ -178,7 +178,7 @@ class Registrar(session.Session, threading.Thread):
             while True:
                 self._take(self._next_event())
                 self._pass()
-        except security.Unusable as e:
+        except security.PackageMissing as e:
             self.post('failed', reason=str(e))
         except Exception as e:
             # A keeper without this thread would only look alive.
@@ -240,7 +240,7 @@ class Registrar(session.Session, threading.Thread):
                 if one.reconcile():
                     del self._members[member_id]
             if self._groups and self.monotonic() >= self._clock_at:
-                self._look_at_clock()
+                self._check_clock()
             for one in self._groups.values():
                 one.look()
         except self.DISCONNECTED:
@@ -254,7 +254,7 @@ class Registrar(session.Session, threading.Thread):
         """Return a monotonic time as ZooKeeper's, seconds since 1970."""
         return now + self._ahead
 
-    def _look_at_clock(self):
+    def _check_clock(self):
         """Find out how far ZooKeeper's clock is ahead of the monotonic one.
 
         It tells the time of a write only. Whoever may not write takes this

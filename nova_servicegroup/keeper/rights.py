@@ -34,8 +34,8 @@ class Rights:
         self._monotonic = monotonic
         self._due = {}          # directory -> when to try, None: never
         self._refused = {}      # directory -> why
-        self._told = set()      # reasons that were told and aren't all mended
-        self._told_open = False
+        self._logged = set()    # reasons that were, and aren't all mended
+        self._open_logged = False
 
     def use(self, path):
         """A directory is going to be used."""
@@ -74,16 +74,16 @@ class Rights:
         if why is not None:
             self._due[path] = self._monotonic() + self._retry_interval
             self._refused[path] = why
-            if why not in self._told:
-                self._told.add(why)
+            if why not in self._logged:
+                self._logged.add(why)
                 self._log(logging.ERROR, 'Permission denied on the ZooKeeper '
                           'path %s: %s' % (where, why))
             return
         if self._refused.pop(path, None) and not self._refused:
-            self._told.clear()
+            self._logged.clear()
             self._log(logging.INFO, 'Permission on the ZooKeeper path %s is '
                       'granted again.' % path)
-        if self._ours and not self._told_open:
+        if self._ours and not self._open_logged:
             self._look_for_open(client, path)
         self._due[path] = None
 
@@ -95,7 +95,7 @@ class Rights:
             except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
                 continue
             if self._ours.open_to_others(acl):
-                self._told_open = True
+                self._open_logged = True
                 self._log(logging.WARNING, (
                     'Unauthenticated clients of ZooKeeper have permissions '
                     'on %s that only %s should have: run "%s" once all '

@@ -51,7 +51,7 @@ _REFUSALS = ('CERTIFICATE', 'UNKNOWN_CA', 'ACCESS_DENIED',
              'HANDSHAKE_FAILURE')
 
 
-class Unusable(Exception):
+class PackageMissing(Exception):
     """What is configured can't work in this installation."""
 
 
@@ -109,7 +109,7 @@ class Security:
         It has ``granted_timeout`` once it was connected, in seconds.
 
         :param timeout: of the session, seconds
-        :raises Unusable: a package is missing
+        :raises PackageMissing: a package is missing
         """
         how = {'handler': self.handler()}
         if self._scheme == 'digest':
@@ -117,7 +117,7 @@ class Security:
                 self._username, self._password))]
         elif self._scheme == 'sasl':
             if importlib.util.find_spec('puresasl') is None:
-                raise Unusable(
+                raise PackageMissing(
                     '[zookeeper] auth_scheme = sasl needs the package '
                     'pure-sasl: install it where Nova is installed')
             how['sasl_options'] = {

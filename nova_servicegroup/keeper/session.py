@@ -30,12 +30,12 @@ class Session:
                                        self._session_key)
         client.add_listener(functools.partial(self._on_state, client))
         self.client = client
-        self._hurry()
+        self._reconnect_sooner()
         self.watches = watches.Watches(client)
         self._unproven = None
         client.start_async()
 
-    def _hurry(self):
+    def _reconnect_sooner(self):
         """Let a reader be back before the members are, which are many more."""
         if self._groups and self.client is not None:
             self.client.handler.share_of_pause = READERS_SHARE
@@ -105,9 +105,9 @@ class Session:
     def _check_timeout(self):
         wanted = self._wanted_timeout
         self.timeout = getattr(self.client, 'granted_timeout', wanted)
-        if self.timeout == wanted or self._told_timeout:
+        if self.timeout == wanted or self._timeout_logged:
             return
-        self._told_timeout = True
+        self._timeout_logged = True
         limit = ('minSessionTimeout (2 * tickTime if it is not set), and a '
                  'shorter tickTime,' if self.timeout > wanted else
                  'maxSessionTimeout (20 * tickTime if it is not set)')

@@ -7,7 +7,7 @@ import itertools
 from nova_servicegroup.keeper import names
 
 #: seconds of pause after listing a directory, for each name in it: at 10,000
-#: members there are two listings a second in the worst storm
+#: members there are two listings a second in the worst case
 PAUSE_PER_NAME = 0.00005
 #: seconds for which a directory counts as large as it was
 LATELY = 60

@@ -23,7 +23,7 @@ class ServerLost(Exception):
 
 
 class Connection:
-    """One connection to a server, for one conversation at a time."""
+    """One connection to a server, for one request at a time."""
 
     def __init__(self, address):
         import memcache
@@ -37,11 +37,11 @@ class Connection:
         self._name = address
         self._lock = threading.Lock()
 
-    def execute(self, timeout, exchange, patience=1):
+    def execute(self, timeout, exchange, timeouts=1):
         """Make a request; return what ``exchange(request)`` returns.
 
         :param timeout: seconds that the server may be silent
-        :param patience: how many of these it may go on talking for
+        :param timeouts: how many of these the whole answer may take
         :raises ServerLost: the server failed
         """
         deadline = time.monotonic() + timeout
@@ -52,14 +52,14 @@ class Connection:
             try:
                 used = self._host.socket is not None
                 return exchange(Request(
-                    self._host, deadline - time.monotonic(), patience))
+                    self._host, deadline - time.monotonic(), timeouts))
             except OSError as e:
                 self._host.close_socket()
                 if not used or isinstance(e, socket.timeout):
                     raise
                 # The server was restarted, or has closed an idle connection.
                 return exchange(Request(
-                    self._host, deadline - time.monotonic(), patience))
+                    self._host, deadline - time.monotonic(), timeouts))
         except BaseException as e:
             # Whatever happened, unread bytes must not become somebody's
             # answer; a green thread may be killed here too.
@@ -84,10 +84,10 @@ class Request:
     :raises OSError: from all methods, as from a socket
     """
 
-    def __init__(self, host, timeout, patience):
+    def __init__(self, host, timeout, timeouts):
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
-        self._end = time.monotonic() + timeout * patience
+        self._end = time.monotonic() + timeout * timeouts
         # It would remember a failure on the wall clock, which may be set.
         host.deaduntil = 0
         host.socket_timeout = self._left()

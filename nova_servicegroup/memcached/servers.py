@@ -46,7 +46,7 @@ class Server:
         """
         # Ten thousand heartbeats take their time on a busy machine.
         return self._reading.execute(
-            timeout, lambda request: request.get('get', keys), patience=10)
+            timeout, lambda request: request.get('get', keys), timeouts=10)
 
     def gets(self, key, timeout):
         """Return (flags, bytes, token for ``cas``) of one key, or None."""

@@ -67,7 +67,7 @@ class View(polling.Poller):
         super().__init__(servers, settings, monotonic, utcnow)
         self.doubted = doubted
         self._guarded = guarded
-        self._told_most = True             # that most report; see there
+        self._few_logged = False       # that few members report
 
     def member(self, member, list_members):
         """Return the MemberState of a member, younger than ``view_refresh``.
@@ -251,14 +251,14 @@ class View(polling.Poller):
             # Then others show whether memcached is the right one.
             reporting = any(state.last is not None for state in states)
         most = 2 * reporting >= len(listed)
-        if self._told_most and not most:
+        if not most and not self._few_logged:
             LOG.error('Only %(reporting)d of %(listed)d services %(topic)s '
                       'have ever reported to the memcached servers that are '
                       'asked here, so nothing can be told of the others. Is '
                       '[cache] memcache_servers the same on all nodes?',
                       {'topic': topic, 'reporting': reporting,
                        'listed': len(listed)})
-        self._told_most = most
+        self._few_logged = not most
         return most
 
     def _clocks(self):

@@ -232,8 +232,8 @@ def test_a_keeper_that_keeps_dying_is_not_started_in_a_loop(
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(supervisor, '_PATIENCE', 0)
-    monkeypatch.setattr(supervisor, '_LEAST_PATIENCE', 0.1)
+    monkeypatch.setattr(supervisor, '_PROBE_SHARE', 0)
+    monkeypatch.setattr(supervisor, '_LEAST_PROBE_INTERVAL', 0.1)
 
 
 def greeting(tmp_path):

@@ -23,9 +23,9 @@ ELSEWHERE = {
             '_CA', '_HOSTNAME', '_NO_TLS', '_OUR_CERTIFICATE', '_SASL')],
     # A keeper's own, which is found where it is logged.
     "message['text']": list,
-    # A NovaShapeError's.
+    # An UnsupportedNovaError's.
     'e': lambda: [('ERROR', text)
-                  for _, text in called('NovaShapeError', 0)],
+                  for _, text in called('UnsupportedNovaError', 0)],
 }
 LEVELS = {'warning': 'WARNING', 'error': 'ERROR', 'exception': 'ERROR',
           'critical': 'CRITICAL'}

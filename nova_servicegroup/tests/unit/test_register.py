@@ -63,7 +63,7 @@ before = (dict(vars(api)), dict(vars(servicegroup)))
 from nova_servicegroup import exception, register
 try:
     register.register()
-except exception.NovaShapeError as e:
+except exception.UnsupportedNovaError as e:
     print(e)
 assert before == (dict(vars(api)), dict(vars(servicegroup)))
 ''' % harm)

@@ -66,7 +66,8 @@ def test_every_cell_is_asked(cells, cell):
 
 
 @pytest.mark.parametrize('silence', [
-    nova_context.did_not_respond_sentinel, exception.NovaShapeError('x')])
+    nova_context.did_not_respond_sentinel,
+    exception.UnsupportedNovaError('x')])
 def test_a_cell_that_does_not_answer_is_not_left_out(cells, silence):
     cells['2'] = silence
     with pytest.raises(exception.ServiceGroupUnavailable,

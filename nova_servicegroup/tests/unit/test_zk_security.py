@@ -82,7 +82,7 @@ def test_secrets_are_not_among_the_logged_options(config, options, caplog):
 def test_without_pure_sasl_the_error_says_so(monkeypatch):
     monkeypatch.setattr(security.importlib.util, 'find_spec',
                         lambda name: None)
-    with pytest.raises(security.Unusable, match='install it where Nova'):
+    with pytest.raises(security.PackageMissing, match='install it where Nova'):
         security.Security(auth=('sasl', 'nova:hunter2')).client('h1', 4)
 
 
