@@ -31,7 +31,7 @@ endif
 	fault-table \
 	callers-table fuzz soak lint \
 	checkconfig genconfig docs releasenotes bench bench-question \
-	bench-start bench-store bench-crash bench-zk bench-outage clean
+	bench-start bench-nova bench-store bench-crash bench-zk bench-outage clean
 
 help:
 	@echo 'make demo         three nova-computes and nine light members: one is'
@@ -53,8 +53,9 @@ help:
 	@echo 'make docs         the documentation, into doc/build/html, and the'
 	@echo '                  man page, into doc/build/man'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
-	@echo 'make bench        bench-question, -start, -store, -crash, -zk: costs, and'
-	@echo '                  how fast (root, 25 minutes); results in bench/results'
+	@echo 'make bench        bench-question, -start, -nova, -store, -crash, -zk: costs,'
+	@echo '                  and how fast (root, 25 minutes); results in'
+	@echo '                  bench/results'
 	@echo 'make bench-outage ten thousand members through outages of ZooKeeper'
 	@echo '                  (about 45 minutes)'
 	@echo 'make clean        remove whatever was made here'
@@ -124,13 +125,16 @@ releasenotes: $(VENV)/installed-doc
 		releasenotes/build/html
 	@echo 'Open releasenotes/build/html/index.html'
 
-bench: bench-question bench-start bench-store bench-crash bench-zk
+bench: bench-question bench-start bench-nova bench-store bench-crash bench-zk
 
 bench-question: packages $(VENV)/installed-bench
 	$(BIN)/python bench/question.py $(ARGS)
 
 bench-start: packages $(VENV)/installed
 	$(BIN)/python bench/start.py $(ARGS)
+
+bench-nova: packages $(VENV)/installed
+	$(BIN)/python bench/real_nova.py $(ARGS)
 
 bench-store: packages $(VENV)/installed-bench
 	$(BIN)/python bench/store.py $(ARGS)
