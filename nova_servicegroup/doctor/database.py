@@ -22,6 +22,9 @@ _MOST_USED = 0.9
 _FIX = ('Look at [database] and [api_database] connection in nova.conf, and '
         'whether the server runs: systemctl status mariadb')
 
+_FIX_CELLS = ('nova-manage cell_v2 list_cells --verbose\n\nshows where the '
+              'cells are; of each, look whether its server runs.')
+
 #: by SQLAlchemy's name of the dialect: a query for version and time (UTC),
 #: and, where there is a limit, one for the most connections and one for those
 #: in use, each in the last column. None needs a right of its own.
@@ -88,21 +91,25 @@ def look(site):
 
     from nova_servicegroup.cmd import cells
     try:
-        yield from describe(
-            site, 'The API database', ask(api_db.get_engine()))
-        answers, failures = cells.ask(
-            nova_context.get_admin_context(),
-            lambda context: ask(main_db.get_engine(context=context)))
+        answer = ask(api_db.get_engine())
     except Exception as e:
         # Whatever the database and its driver have.
         raise Unreachable('The API database does not answer: %s'
                           % cells.first_line(e), _FIX) from e
+    yield from describe(site, 'The API database', answer)
+    try:
+        answers, failures = cells.ask(
+            nova_context.get_admin_context(),
+            lambda context: ask(main_db.get_engine(context=context)))
+    except Exception as e:
+        # A mapping that doesn't fit nova.conf, among others.
+        raise Unreachable('The cells cannot be asked: %s'
+                          % cells.first_line(e), _FIX_CELLS) from e
     for text in failures:
         yield Finding(
             Level.CRITICAL, text[0].upper() + text[1:] + '.',
             'With db its services cannot report; with any driver it cannot '
-            'be told which there are.', _FIX + '; "nova-manage cell_v2 '
-            'list_cells --verbose" shows where the cells are')
+            'be told which there are.', _FIX_CELLS)
     for cell, answer in answers:
         yield from describe(site, 'The database of %s' % (
             cell.name or cell.uuid), answer)

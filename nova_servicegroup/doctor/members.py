@@ -219,9 +219,13 @@ def _left_behind(store, members, known):
             Level.WARNING, 'Records of hosts that Nova does not have: %s.'
             % listed(left),
             'Hosts that were removed stay in the lists of who is missing.',
-            '\n'.join('zkCli.sh -server %s delete %s/%s/compute/%s' % (
-                store.hosts.partition(',')[0].partition('/')[0], store.prefix,
-                zk.RECORDS, names.quote(host)) for host in sorted(left)[:5]))
+            '\n'.join([
+                'zkCli.sh -server %s' % store.hosts,
+                *(['addauth digest %s:PASSWORD' % store.options.username]
+                  if store.options.auth_scheme == 'digest' else []),
+                *('delete %s/%s/compute/%s' % (
+                    store.prefix, zk.RECORDS, names.quote(host))
+                  for host in sorted(left)[:20])]))
 
 
 def _versions(store, members):

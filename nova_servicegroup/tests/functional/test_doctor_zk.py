@@ -9,6 +9,8 @@ import time
 from kazoo import security
 import pytest
 
+from nova_servicegroup.doctor import members
+from nova_servicegroup.doctor import site as sites
 from nova_servicegroup.tests.fixtures import certificates
 from nova_servicegroup.tests.fixtures import compute as computes
 from nova_servicegroup.tests.fixtures import process
@@ -160,6 +162,28 @@ def test_nodes_and_records_that_do_not_belong(compute):
     assert 'no memberships: old-style' in told[0]
     assert told[1] == 'Members without a record: c.'
     assert '1 of 0.9' in told[2]
+
+
+def test_members_and_records_of_others(compute, monkeypatch):
+    compute.join('a', 'gone', 'stranger')
+    compute.members['gone'].kill()
+    monkeypatch.setattr(sites.Site, 'hosts', lambda self, group: {'a'})
+    process.wait_until(
+        lambda: compute.states()['gone'] == 'ended', 20, 'its end')
+    site = sites.Site([str(compute.config)])
+    try:
+        foreign, left = members.records(site)
+    finally:
+        site.close()
+    assert foreign.what == (
+        'Members that are no computes of this Nova: stranger.')
+    assert left.what == 'Records of hosts that Nova does not have: gone.'
+    command, identity, delete = left.fix.splitlines()
+    assert command == 'zkCli.sh -server %s' % compute.ensemble.address
+    assert identity == 'addauth digest nova:PASSWORD'
+    with compute.ensemble.client(auth_data=[
+            ('digest', 'nova:hunter2')]) as client:
+        client.delete(delete.partition(' ')[2])
 
 
 def test_a_timeout_that_is_not_granted(compute):
