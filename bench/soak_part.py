@@ -220,8 +220,8 @@ class Writer:
         """As a process that is killed: it just says nothing any more."""
         self._services[host].tg.timer.running = False
         # What a process takes with it when it dies.
-        membership = self._driver._memberships.pop((host, TOPIC))
-        getattr(self._driver, '_counters', {}).pop(membership, None)
+        heartbeat = self._driver._heartbeats.pop((host, TOPIC))
+        getattr(self._driver, '_counters', {}).pop(heartbeat, None)
 
     @staticmethod
     def _wait_for_row(service, wait):
