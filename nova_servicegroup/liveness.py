@@ -124,7 +124,7 @@ class Silence(typing.NamedTuple):
     :param first_return: when the first one came back, None if nobody did
     :param last_return: when the last one did
     :param before: those that were silent, too, and were back shortly before
-        it fell silent
+        it fell silent, or before it was late
     :param last_before: when the last one of these was back
     """
 
@@ -206,8 +206,12 @@ class Group:
                 m.gap for m in self.members.values() if m.gap is not None
                 and (m.last == math.inf
                      or abs(now - m.last) < self.late_after)])
-        return Silence(base, silent, *self._gaps.over(last, youngest),
-                       *self._gaps.ended(oldest, last))
+        # Who fell silent with it can't be back before both are late. Whoever
+        # was, came back from a silence of its own, maybe just before a switch
+        # failed: the last heartbeat is older than the failure.
+        late = last + self.late_after
+        return Silence(base, silent, *self._gaps.over(late, youngest),
+                       *self._gaps.ended(oldest, late))
 
     def _count(self, start, end):
         """Return how many last signs are in start <= last <= end."""

@@ -339,8 +339,15 @@ def test_who_was_back_before_it_ends_no_doubt_about_many():
     ) is State.UNKNOWN
     # Who comes back later does, as ever.
     assert state(fleet(
-        (59, 100), (1, 0, {'gap': Gap(NOW - 100, NOW - 60)}), (40, 0))
+        (59, 110), (1, 0, {'gap': Gap(NOW - 110, NOW - 65)}), (40, 0))
     ) is State.DOWN
+
+
+def test_who_was_back_since_their_last_heartbeat_ends_no_doubt():
+    """The switch failed after that, within a heartbeat interval."""
+    assert state(fleet(
+        (59, 110), (1, 0, {'gap': Gap(NOW - 170, NOW - 105)}), (40, 0))
+    ) is State.UNKNOWN
 
 
 def test_gaps_are_counted_as_if_one_looked_at_each():
