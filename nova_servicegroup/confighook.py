@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The configuration hook by the name that installations made before know.
+"""The configuration hook, by the name that its entry point has.
 
-Goes with the next installation: the entry point names the module itself.
+An environment keeps the entry points that it was installed with, so what they
+name must stay here.
 """
 
 from nova_servicegroup.integration.confighook import ConfigSourceDriver

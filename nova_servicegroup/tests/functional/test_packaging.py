@@ -119,7 +119,7 @@ def test_the_wheel_says_who_it_is(dists):
     for line in ('nova-servicegroup = nova_servicegroup.cmd.main:main',
                  'nova_servicegroup = nova_servicegroup.conf:list_opts',
                  'nova_servicegroup = '
-                 'nova_servicegroup.integration.confighook:ConfigSourceDriver'):
+                 'nova_servicegroup.confighook:ConfigSourceDriver'):
         assert line in entry_points
 
 

@@ -108,6 +108,7 @@ def test_bad_prefixes_are_refused(config, prefix):
 @pytest.mark.parametrize('prefix', ['/a', '/a/b', '/.a', '/..a/b..', '/...'])
 def test_other_prefixes_are_not(config, prefix):
     config.config(group='zookeeper', sg_prefix=prefix)
+    assert config.conf.zookeeper.sg_prefix == prefix
 
 
 @tree.needs_native_threads
