@@ -209,11 +209,19 @@ def literal_lines():
             for line in match[2].splitlines() if line.strip()]
 
 
+def openstack_commands():
+    """Return the entry points of openstackclient's compute commands."""
+    group, entries = 'openstack.compute.v2', importlib.metadata.entry_points()
+    # A dict before Python 3.10.
+    return (entries.get(group, ()) if isinstance(entries, dict)
+            else entries.select(group=group))
+
+
 def takes_openstack(command):
     """Let openstackclient parse a command of its compute service."""
     words = shlex.split(command)
     commands = {}
-    for entry in importlib.metadata.entry_points(group='openstack.compute.v2'):
+    for entry in openstack_commands():
         name = entry.name.split('_')
         if words[1:len(name) + 1] == name:
             commands[len(name)] = entry
@@ -256,8 +264,7 @@ def test_openstackclient_knows_what_is_named_in_a_sentence(command):
         assert takes_openstack(command)
     else:
         assert any(command.split()[1:] == entry.name.split('_')
-                   for entry in importlib.metadata.entry_points(
-                       group='openstack.compute.v2'))
+                   for entry in openstack_commands())
 
 
 SOURCE = ROOT / 'doc/source'
