@@ -8,6 +8,7 @@ import time
 from oslo_utils import importutils
 
 from nova_servicegroup.doctor import Check
+from nova_servicegroup.doctor import ensemble
 from nova_servicegroup.doctor import Finding
 from nova_servicegroup.doctor import Level
 from nova_servicegroup.doctor import listed
@@ -50,7 +51,7 @@ def duplicates(site):
             # A host that was rebooted leaves a node, until its session ends.
             time.sleep(1.5 * getattr(
                 site.zookeeper.client, 'granted_timeout', 10))
-            several = _several_machines(zookeeper.Store(site.conf), several)
+            several = _several_machines(ensemble.Store(site.conf), several)
         if several:
             found = True
             yield Finding(

@@ -67,12 +67,12 @@ class Site:
 
     @functools.cached_property
     def zookeeper(self):
-        """The doctor.zookeeper.Store.
+        """The doctor.ensemble.Store.
 
         :raises ConfigurationError: its options can't work
         """
-        from nova_servicegroup.doctor import zookeeper
-        return zookeeper.Store(self.conf)
+        from nova_servicegroup.doctor import ensemble
+        return ensemble.Store(self.conf)
 
     @functools.cached_property
     def memcached(self):
