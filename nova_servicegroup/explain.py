@@ -148,7 +148,7 @@ def _up(member, rules):
                     'one of many', member.last + rules.down_time)])
 
 
-_NOT_TOLD = {
+_WHY_UNKNOWN = {
     Reason.OUTAGE: (
         'The store has been out of reach for so long that what was known of '
         'it no longer holds. That says nothing about the host.',
@@ -173,7 +173,7 @@ _NOT_TOLD = {
 
 
 def _cannot_tell(reason):
-    rule, change = _NOT_TOLD[reason]
+    rule, change = _WHY_UNKNOWN[reason]
     return rule, [Change(change), _FORCE]
 
 

@@ -167,7 +167,7 @@ def test_the_guard_turned_off_is_told(rules):
 def test_every_doubt_of_a_reader_has_its_words(rules, reason):
     found = ask(Evidence([liveness.Member('a', NOW, doubt=reason)]))
     assert found.verdict.state is State.UNKNOWN
-    assert found.rule == explain._NOT_TOLD[reason][0]
+    assert found.rule == explain._WHY_UNKNOWN[reason][0]
     assert 'force-down a' in texts(found)
 
 
