@@ -53,8 +53,8 @@ DRIVERS = IN_TREE, 'nova-mc', 'db', 'mc', 'zk'
 REPORT_INTERVAL, SERVICE_DOWN_TIME = 10, 60
 #: seconds; other work may keep the machine busy
 PATIENCE = 600
-#: over the host states of one request
-FILTER_RUNS = 5
+#: over the host states of one request; the least counts
+FILTER_RUNS = 10
 TITLES = {'filter': 'ComputeFilter over %s hosts',
           'os_services': '``GET /v2.1/os-services``, %s services',
           'service_list': '``nova-manage service list``, %s services'}
@@ -340,7 +340,11 @@ def tables(result):
             [[report.LABELS[driver], *(
                 number(values[name]) for name in columns)]
              for driver, values in result[what].items()]))
-    return report.measured(result['about']) + '\n'.join(found)
+    about = result['about']
+    return report.measured(about) + (
+        'Rounds: %d. Load average of the machine before: %s.\n\n' % (
+            about['rounds'], about['load_average_before'])
+        ) + '\n'.join(found)
 
 
 def number(value):
