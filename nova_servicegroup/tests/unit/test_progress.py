@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -102,6 +103,8 @@ def on_a_terminal(*command, keys=b''):
     """
     pid, terminal = pty.fork()
     if pid == 0:
+        # A run in the background may have been told to ignore it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execv(WITH_PROGRESS, [WITH_PROGRESS, 'Installing', *command])
     told = b''
     with open(terminal, 'rb+', buffering=0) as stream:
