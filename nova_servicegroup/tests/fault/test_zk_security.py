@@ -387,7 +387,7 @@ def test_without_an_identity_one_warning_says_what_may_happen(
     finally:
         driver._session.close()
     warning, = warnings(caplog)
-    for danger in ('keep a dead host up', 'delete the node of a living one',
+    for danger in ('keep a dead host up', 'delete the znode of a living host',
                    'lock every service out', '[zookeeper] auth_scheme'):
         assert danger in warning
 
