@@ -124,7 +124,8 @@ class Silence(typing.NamedTuple):
     :param first_return: when the first one came back, None if nobody did
     :param last_return: when the last one did
     :param before: those that were silent, too, and were back shortly before
-        it fell silent, or before it was late
+        it fell silent, or before it was late; or that came back after it from
+        a silence that began long before
     :param last_before: when the last one of these was back
     """
 
@@ -210,8 +211,14 @@ class Group:
         # was, came back from a silence of its own, maybe just before a switch
         # failed: the last heartbeat is older than the failure.
         late = last + self.late_after
-        return Silence(base, silent, *self._gaps.over(late, youngest),
-                       *self._gaps.ended(oldest, late))
+        returned, first, latest = self._gaps.over(oldest, late, youngest)
+        before, last_before = self._gaps.ended(oldest, late)
+        if returned and first is None:
+            # All of them had been silent for longer.
+            before, last_before = before + returned, latest
+            returned, latest = 0, None
+        return Silence(base, silent, returned, first, latest,
+                       before, last_before)
 
     def _count(self, start, end):
         """Return how many last signs are in start <= last <= end."""
@@ -237,18 +244,21 @@ class _Gaps:
         after = bisect.bisect_right(self._ends, last)
         return after - first, self._ends[after - 1] if after > first else None
 
-    def over(self, last, youngest):
+    def over(self, oldest, last, youngest):
         """Return (how many, first end, last end) of gaps over a moment.
 
-        Those that began until ``youngest`` and ended after ``last``.
+        Those that began until ``youngest`` and ended after ``last``. The first
+        end is that of one that may have begun at ``oldest`` or later, None
+        without: a gap may be told as twice as long as it was (db).
         """
         began = bisect.bisect_right(self._starts, youngest)
         ended = bisect.bisect_right(self._ends, last)
         # Whatever ended until then had begun, too.
         if began <= ended:
             return 0, None, None
-        first = next(gap.end for gap in self._by_end[ended:]
-                     if gap.start <= youngest)
+        first = next((gap.end for gap in self._by_end[ended:]
+                      if gap.start <= youngest
+                      and gap.start + gap.end >= 2 * oldest), None)
         return began - ended, first, self._latest[began - 1]
 
 

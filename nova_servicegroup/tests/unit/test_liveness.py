@@ -350,6 +350,17 @@ def test_who_was_back_since_their_last_heartbeat_ends_no_doubt():
     ) is State.UNKNOWN
 
 
+def test_who_had_been_silent_for_long_ends_no_doubt_about_many():
+    """A host is switched on after a week, while a switch is broken."""
+    def members(start):
+        return fleet((59, 400), (1, 0, {'gap': Gap(start, NOW - 200)}),
+                     (40, 0))
+    assert state(members(NOW - 7 * 86400)) is State.UNKNOWN
+    # A gap may be told as twice as long as it was.
+    assert state(members(NOW - 721)) is State.UNKNOWN
+    assert state(members(NOW - 719)) is State.DOWN
+
+
 def test_gaps_are_counted_as_if_one_looked_at_each():
     random.seed(1)
     for _ in range(2000):
@@ -357,7 +368,11 @@ def test_gaps_are_counted_as_if_one_looked_at_each():
                 for start in random.choices(range(40), k=random.randint(0, 9))]
         last = random.randint(0, 60)
         youngest = last + random.randint(0, 20)
-        ends = [gap.end for gap in gaps
+        oldest = last - random.randint(0, 20)
+        over = [gap for gap in gaps
                 if gap.start <= youngest and gap.end > last]
-        assert liveness._Gaps(gaps).over(last, youngest) == (
-            len(ends), min(ends, default=None), max(ends, default=None))
+        assert liveness._Gaps(gaps).over(oldest, last, youngest) == (
+            len(over),
+            min((gap.end for gap in over if gap.start + gap.end >= 2 * oldest),
+                default=None),
+            max((gap.end for gap in over), default=None))
