@@ -211,14 +211,14 @@ class Absences:
         """Return the hosts that have nodes, as a list."""
         return list(self._present)
 
-    def silent_since(self):
-        """Return when the last one fell silent, None if nobody is.
+    def count_silent(self, since):
+        """Return how many fell silent since a time, in ZooKeeper's time.
 
         Whose record wasn't read yet may have been stopped or killed.
         """
-        return max((missing.last for missing in self._missing.values()
-                    if missing.read and missing.state not in records.ENDS),
-                   default=None)
+        return sum(missing.read and missing.last > since
+                   and missing.state not in records.ENDS
+                   for missing in self._missing.values())
 
     def changes(self):
         """Return what the parent is to know and wasn't told yet.

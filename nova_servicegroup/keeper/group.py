@@ -78,7 +78,7 @@ class Group(group_records.GroupRecords):
         self._watched = None
         self._list_at = 0
         # What became of the others while the connection was away?
-        self._look_back.again()
+        self._look_back = lookback.LookBack()
         waits = self._absences.returns
         waits.together = self._link.timeout
         waits.rejoin = max(self._link.timeout / 2,
@@ -118,7 +118,9 @@ class Group(group_records.GroupRecords):
         due = self._owners.due(now)
         due = math.inf if due is None else due
         if self._look_back.going_on or self._absences.unread(1):
-            due = min(due, self._urgent_at if self._urgent else self._read_at)
+            due = min(due, self._read_at)
+            if self._urgent:
+                due = min(due, self._urgent_at)
         return min(due, self._write_at) if self._absences.unwritten else due
 
     def look(self):

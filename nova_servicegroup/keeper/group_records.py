@@ -64,9 +64,10 @@ class GroupRecords:
             self._absences.was_read(host, record, now, time)
             if number >= len(hosts):
                 self._look_back.was_read(record, time)
-        silent = self._absences.silent_since()
-        if silent is not None and time - silent < lookback.RECENT:
-            self._look_back.begin(self._absences.present())
+        if requests and not self._look_back.is_complete:
+            silent = self._absences.count_silent(time - lookback.RECENT)
+            if silent:
+                self._look_back.silent(silent, self._absences.present())
         if self._absences.wants_listing:
             self._dirty = True
         self._urgent = False

@@ -11,16 +11,20 @@ import random
 
 #: seconds for which it is of interest that somebody came back
 RECENT = 3600
-#: records that show whether anybody came back: of those that one in twenty
-#: would have to be found in, this many miss it once in 28,000 times
+#: records that show whether one in twenty came back: they miss it once in
+#: 28,000 times
 SAMPLE = 200
+#: of all hosts: where more are silent, fewer that came back may decide
+FEW = 0.01
 
 
 class LookBack:
-    """Reads a sample of the records, and all if one was silent lately.
+    """Reads a sample of the records; all if one of them or many are silent.
 
     To read ten thousand records costs a server as much as to let a thousand
     members join, and in most cases one host was lost and nobody else.
+
+    One is for one connection: what happened before it was not seen.
     """
 
     def __init__(self):
@@ -28,16 +32,19 @@ class LookBack:
         self._due = []
         self._rest = []
 
-    def again(self):
-        """Forget it all: something may have happened unseen."""
-        self.__init__()
+    @property
+    def is_complete(self):
+        """All records were chosen to be read."""
+        return self._begun and not self._rest
 
-    def begin(self, hosts):
-        """Somebody is silent; ``hosts`` is the list of the living."""
+    def silent(self, count, hosts):
+        """Take how many hosts are silent, at least one, and who is there."""
         if not self._begun:
             self._begun = True
             random.shuffle(hosts)
             self._due, self._rest = hosts[:SAMPLE], hosts[SAMPLE:]
+        if count > FEW * (count + len(hosts)):
+            self._choose_all()
 
     @property
     def going_on(self):
@@ -56,5 +63,8 @@ class LookBack:
         """
         if record is not None and record.gap and (
                 time - record.gap[1] < RECENT):
-            self._due += self._rest
-            self._rest = []
+            self._choose_all()
+
+    def _choose_all(self):
+        self._due += self._rest
+        self._rest = []

@@ -26,8 +26,6 @@ OWN_DELAY = 1.0
 LONGEST_WAIT = 86400
 #: seconds that a parent may take from closing its descriptors to its end
 ENDING = 0.3
-
-
 #: messages that wait for a parent that doesn't listen; older ones are lost
 BACKLOG = 1000
 

@@ -164,6 +164,19 @@ def test_who_came_back_unseen_is_read_before_silence_is_judged(
     assert len(told_back) == SIZE / 4
 
 
+def test_where_many_are_silent_one_who_came_back_unseen_is_found(
+        ensemble, reader):
+    """With 999 of 2,000 silent, one that is back makes it massive."""
+    for host in ('host1997', 'host1998', 'host1999'):
+        ensemble.back(host, 30)
+    for number in range(30):
+        ensemble.lose('host%d' % number)
+    run(ensemble, reader, 15)
+    assert ensemble.absences['host7'][2]
+    for host in ('host1997', 'host1998', 'host1999'):
+        assert ensemble.absences[host][0] == 'back'
+
+
 def test_nothing_is_listed_until_they_are_read(ensemble, reader):
     for number in range(0, SIZE, 4):
         ensemble.back('host%d' % number, 30)
@@ -194,9 +207,14 @@ def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
     run(ensemble, reader, 0.1)
     assert len(ensemble.read) == group_records.READS
     ensemble.lose('host1500', 'killed')
-    run(ensemble, reader, group_records.URGENT_PAUSE)
+    run(ensemble, reader, 0)
     assert ensemble.absences['host1500'][0] == 'killed'
-    assert len(ensemble.read) <= (
+    ensemble.lose('host1501', 'killed')
+    run(ensemble, reader, 0)
+    assert ensemble.absences['host1501'][0] == 'missed'
+    run(ensemble, reader, group_records.URGENT_PAUSE)
+    assert ensemble.absences['host1501'][0] == 'killed'
+    assert len(ensemble.read) == (
         group_records.READS + 2 * group_records.URGENT_READS)
 
 
