@@ -19,6 +19,7 @@ import zipfile
 import pytest
 
 from nova_servicegroup.tests.fixtures import clone as clones
+from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import tree as nova_tree
 from nova_servicegroup.tests.functional import test_releases as releases
@@ -177,6 +178,28 @@ def test_the_readmes_way_into_an_environment(clone, tmp_path):
     assert 'Successfully uninstalled' in as_printed('remove')
     assert file.read_bytes() == pristine
     assert not (environment / 'bin/nova-servicegroup').exists()
+
+
+def test_systemd_knows_what_the_units_say(tmp_path):
+    # The snippet needs a unit that it adds to.
+    (tmp_path / 'nova-compute.service').write_text(
+        '[Service]\nExecStart=/usr/local/bin/nova-servicegroup\n')
+    (tmp_path / 'nova-compute.service.d').mkdir()
+    for path in (ROOT / 'contrib/systemd').glob('nova-*'):
+        target = tmp_path / ('' if path.suffix == '.service'
+                             else 'nova-compute.service.d') / path.name
+        target.write_text(path.read_text())
+    units = sorted(tmp_path.glob('*.service'))
+    assert len(units) == 3
+    for unit in units:
+        # It looks for the command, too.
+        assert '=/usr/local/bin/nova-servicegroup' in unit.read_text()
+        unit.write_text(unit.read_text().replace(
+            '/usr/local/bin/nova-servicegroup', sys.executable))
+        done = run(process.program('systemd-analyze', 'systemd'), 'verify',
+                   '--man=no', unit, cwd=tmp_path,
+                   SYSTEMD_UNIT_PATH='%s:' % tmp_path)
+        assert done.stdout == '', done.stdout
 
 
 def test_whatever_is_imported_is_required():
