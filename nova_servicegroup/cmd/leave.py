@@ -10,7 +10,7 @@ _ATTEMPTS = 5
 
 
 class Leave(base.Command):
-    """Take a member out of its group for it: it is down at once.
+    """Take a member out of its group, as if it had left: it is down at once.
 
     For a service that is gone for good, or whose host is known to be dead. It
     writes to the store what the service itself writes when it leaves. For many

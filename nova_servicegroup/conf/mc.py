@@ -52,7 +52,7 @@ with all services of the cloud stopped.
 """),
 ]
 
-# The documented name of old; Nova itself dropped it in 14.0.0.
+# The documented legacy name; Nova itself dropped it in 14.0.0.
 DEFAULT_OPTS = [
     cfg.ListOpt(
         'memcached_servers',

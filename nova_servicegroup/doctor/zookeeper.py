@@ -228,8 +228,9 @@ def rights(site):
     where, why = store.ours.refusal(store.client, store.prefix, store.get)
     if why is not None:
         yield Finding(
-            Level.CRITICAL, 'ZooKeeper lets us do nothing in %s: %s' % (
-                where, why), 'Services with this configuration cannot join.',
+            Level.CRITICAL,
+            'Permission denied on the ZooKeeper path %s: %s' % (where, why),
+            'Services with this configuration cannot join.',
             'The same auth_scheme, username and password, or certificate '
             'subject, in nova.conf of every node.')
         return
