@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which of Nova's services are alive: told by them, asked by the others.
+"""ServiceGroup API and drivers for Nova.
 
-``API`` is made known here, as ``nova.servicegroup`` does it. It is imported
-on first use: the keeper process is started from this package too and must
-stay small.
+``API`` is exported here, as in ``nova.servicegroup``. It is imported on first
+use: the keeper process imports this package too and must stay small.
 """
 
 

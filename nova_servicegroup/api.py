@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The API that Nova asks: who joins, who left, who is up."""
+"""The servicegroup API that Nova calls."""
 
 import random
 
@@ -24,14 +24,14 @@ _FORCED_DOWN = records.Reader('forced_down')
 class API:
     """The servicegroup API of one caller.
 
-    Making one opens nothing and is cheap; what drivers need is shared by all
-    of them in a process. All methods may be called from any thread or green
-    thread.
+    Creating one is cheap and opens no connection: the API objects of a process
+    share their connections and views. All methods may be called from any
+    thread or green thread.
 
-    :param args: handed to the driver, as are ``kwargs``
+    :param args: passed to the driver, as are ``kwargs``
     :param conf: the configuration, by default oslo.config's global one, which
         is Nova's
-    :raises ConfigurationError: an interval or the driver's name can't be used
+    :raises ConfigurationError: an interval or the driver's name is invalid
     """
 
     def __init__(self, *args, conf=None, **kwargs):
@@ -60,7 +60,7 @@ class API:
 
     @staticmethod
     def _driver_classes(conf):
-        """Return the dotted names: who answers, then who is told besides."""
+        """Return the names: the driver that answers, then also_report's."""
         known = 'one of %s' % ', '.join(sorted(drivers.DRIVERS))
         try:
             chosen = drivers.DRIVERS[conf.servicegroup_driver]
@@ -79,15 +79,14 @@ class API:
         return classes
 
     def join(self, member, group, service=None):
-        """Make ``member`` a member of ``group`` and keep it one.
+        """Add ``member`` to ``group`` and start its heartbeat.
 
-        Publishes at once, so it blocks for one round trip to the store,
-        ``report_interval`` at most; a store that can't be reached doesn't
-        make it fail.
+        Sends the first heartbeat, so it blocks for one round trip to the
+        store, ``report_interval`` at most. An unreachable store is no error.
 
         :param member: host name, str
         :param group: topic, str
-        :param service: the nova.service.Service; its ``tg`` carries the
+        :param service: the nova.service.Service; its ``tg`` runs the
             heartbeat
         :raises InvalidMember: member, group or service is missing
         """
@@ -97,7 +96,7 @@ class API:
             scheduler.install()
 
     def leave(self, member, group):
-        """Take back what this process joined; nothing if it didn't.
+        """Remove the member, if this process has joined it.
 
         Blocks for two seconds at most and never raises.
         """
@@ -107,11 +106,11 @@ class API:
     def get_all(self, group):
         """Return the hosts of ``group`` that are up, sorted, as a list.
 
-        Disabled services count; services that are forced down, or whose
-        process ended, don't. Reads Nova's service list once, so it blocks for
-        a database query.
+        Includes disabled services; excludes services that are forced down or
+        whose process ended. Blocks for one database query, Nova's list of
+        services.
 
-        :raises ServiceGroupUnavailable: it can't be told of all of them
+        :raises ServiceGroupUnavailable: the state of a member is unknown
         """
         hosts = set()
         for service in self._driver.list_services(group):
@@ -129,43 +128,43 @@ class API:
         return random.choice(hosts) if hosts else None
 
     def service_is_up(self, member):
-        """Return True or False: may Nova not act as if the host were gone?
+        """Return False if Nova may act as if the host were lost, else True.
 
-        Logs nothing when it is up: the scheduler asks a thousand times per
-        request (Nova commit 93f29574c4). Raises nothing when the driver can't
-        tell; ``[servicegroup] outage_policy`` is the answer then.
+        Logs nothing about a service that is up: the scheduler asks a thousand
+        times per request (Nova commit 93f29574c4). An unknown state raises
+        nothing: ``[servicegroup] outage_policy`` decides.
 
         :param member: a nova.objects.Service, or a dict with ``host``,
             ``topic`` and the record's times
         """
-        # Nova commit e6c5b4bcf7: the operator's word comes first.
+        # Nova commit e6c5b4bcf7: forced_down takes precedence.
         if _is_forced_down(member):
             return False
         return self._driver.is_up(member)
 
     def answer(self, member, question):
-        """Return what ``service_is_up`` says to a certain question.
+        """Return the answer to one of the questions behind ``service_is_up``.
 
         :param question: a liveness.Question
-        :returns: True, False, or None for a host to take if there is no
-            better one (MAY_PLACE only)
+        :returns: True, False, or None: use the host if there is no better one
+            (MAY_PLACE only)
         """
         if _is_forced_down(member):
             return False
         return self._driver.answer(member, question)
 
     def verdict(self, member):
-        """Return the liveness.Verdict on a service, for tools that explain."""
+        """Return the liveness.Verdict on a service, for tools."""
         if _is_forced_down(member):
             return liveness.Verdict(liveness.State.DOWN,
                                     liveness.Reason.FORCED_DOWN)
         return self._driver.verdict(member)
 
     def get_updated_time(self, member):
-        """Return when the service was last known to be well.
+        """Return the time of the last sign of life, as Nova shows it.
 
-        While Nova is told that a service is up although nothing was heard of
-        it, that is now: tools that judge by this time agree with the state.
+        Now, for a silent service that counts as up: tools that judge by this
+        time then agree with the state.
 
         :returns: a datetime in UTC, or None
         """
@@ -174,7 +173,7 @@ class API:
         return self._driver.updated_time(member)
 
     def last_sign_of_life(self, member):
-        """Return when the service was last known to be well, in truth."""
+        """Return the true time of the last sign of life."""
         return self._driver.recorded_time(member)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The configuration hook, by the name that its entry point has.
+"""The configuration hook, as its entry point names it.
 
-An environment keeps the entry points that it was installed with, so what they
-name must stay here.
+An environment keeps the entry points of its installation, so this name must
+not change.
 """
 
 from nova_servicegroup.integration.confighook import ConfigSourceDriver

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can go wrong, and whose fault it is.
+"""The exceptions of this package.
 
-``ConfigurationError``: the operator's; it names the option and the fix.
-``InvalidMember``: the caller's; a record that no driver can judge.
+``ConfigurationError``: an invalid option; names the option and the fix.
+``InvalidMember``: the caller passed a record that no driver can judge.
 ``UnsupportedNovaError``: a Nova tree that this package doesn't know.
-``ServiceGroupUnavailable``: the store can't be asked; nobody knows.
+``ServiceGroupUnavailable``: the store can't be read; the state is unknown.
 """
 
 try:
     from nova import exception as nova_exception
-    # Nova's live migration and resize paths answer this one with an error to
-    # the user and leave the instance as it was; an unknown exception would
-    # put the instance into ERROR (nova/conductor/manager.py).
+    # For this one, Nova's live migration and resize return an error to the
+    # user and leave the instance unchanged; an unknown exception would put the
+    # instance into ERROR (nova/conductor/manager.py).
     _Unavailable = nova_exception.ComputeServiceUnavailable
 except ImportError:
     nova_exception = None
@@ -20,30 +20,29 @@ except ImportError:
 
 
 class ServiceGroupError(Exception):
-    """The root of what this package raises, but ServiceGroupUnavailable."""
+    """Base of this package's exceptions, except ServiceGroupUnavailable."""
 
 
 class ConfigurationError(ServiceGroupError, ValueError):
-    """An option has a value that can't work; the text says how to mend it."""
+    """An option has an invalid value; the text says how to correct it."""
 
 
 class InvalidMember(ServiceGroupError, RuntimeError):
-    """A member lacks what liveness is kept or judged by."""
+    """A member lacks a field that is needed to report or judge it."""
 
 
 class UnsupportedNovaError(ServiceGroupError, RuntimeError):
-    """This Nova doesn't look like one that the package knows."""
+    """This Nova's code differs from that of the known releases."""
 
 
 class ServiceGroupUnavailable(_Unavailable):
     """The driver can't tell whether a service is up.
 
-    Inside Nova it is a ``ComputeServiceUnavailable``, and whoever gets it by
-    RPC gets one of those, with the same text. Nova shows the text to tenants:
-    name no host in it.
+    Inside Nova it is a ``ComputeServiceUnavailable``, also after RPC, with the
+    same text. Nova shows the text to tenants: name no host in it.
 
     :param driver: the driver's name, str
-    :param reason: what kept it from answering, str
+    :param reason: why the driver can't tell, str
     """
 
     def __init__(self, driver, reason):
@@ -54,8 +53,8 @@ class ServiceGroupUnavailable(_Unavailable):
 
 
 if nova_exception is not None:
-    # oslo.messaging sends the names of the class and of its module, and at
-    # the other end, where this package need not be installed, Nova lets it
-    # make objects of nova.exception only. Tracebacks show __qualname__.
+    # oslo.messaging sends the names of the class and its module. The receiver
+    # need not have this package, and creates exceptions of nova.exception
+    # only. Tracebacks show __qualname__.
     ServiceGroupUnavailable.__module__ = _Unavailable.__module__
     ServiceGroupUnavailable.__name__ = _Unavailable.__name__

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Why a verdict is what it is, in words, and what would change it.
+"""Explains a verdict in words: the rule that decided, and what can change it.
 
-The verdict itself comes from ``liveness``, as Nova's does; this only puts the
-rule that decided into words. Nothing here blocks, logs or reads a clock.
+The verdict itself comes from ``liveness``, as Nova's does.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ POLICIES = ('safe', 'up', 'down')
 
 
 class Change(typing.NamedTuple):
-    """What would change a verdict.
+    """An event that would change a verdict.
 
-    :param text: what would happen, and what the state would be then
-    :param at: when that is, on the clock of the evidence; None if something
-        else than time has to happen
+    :param text: the event, and the state after it
+    :param at: its time, on the clock of the evidence; None if it is not known
     """
 
     text: str
@@ -32,14 +30,13 @@ class Change(typing.NamedTuple):
 
 
 class Explanation(typing.NamedTuple):
-    """A verdict with all that led to it.
+    """A verdict with its evidence and its rule.
 
     :param verdict: a liveness.Verdict
-    :param member: the liveness.Member that it is about; None if there is no
-        evidence, because the store can't be asked or the operator's word
-        came first
-    :param now: when it was judged, on the clock of the evidence
-    :param rule: which rule decided, a sentence or two
+    :param member: the liveness.Member that was judged; None if the evidence
+        can't be read
+    :param now: time of the verdict, on the clock of the evidence
+    :param rule: the rule that decided, in a sentence or two
     :param changes: list of Change
     :param answers: {policy: {liveness.Question: True, False or None}}
     """
@@ -55,14 +52,14 @@ class Explanation(typing.NamedTuple):
 def explain(driver, record):
     """Return the Explanation of the verdict on a service.
 
-    The evidence is read once, so that all parts tell of the same moment.
-    May block as the driver's ``observe`` and ``load_group`` do.
+    Reads the evidence once, so that all parts are of the same moment. Blocks
+    as the driver's ``observe`` and ``load_group`` do.
     """
     now = driver.now()
     member = None
     frozen = copy.copy(driver)
     frozen.now = lambda: now
-    # The short way for the living would look anew.
+    # The fast path would read the evidence again.
     frozen.surely_up = lambda record: False
     try:
         member = driver.observe(record)
@@ -104,11 +101,11 @@ def _rule(verdict, member, rules):
     if verdict.state is State.UP:
         return _up(member, rules)
     if reason is Reason.LEFT:
-        return ('Who was taken out of its group by the operator is down for '
-                'everybody, at once.', [_START])
+        return ('A member that the operator took out of its group is down for '
+                'all callers, at once.', [_START])
     if verdict.state is State.ENDED:
-        return ('A process that ended proves that its host lives. It is no '
-                'place for new instances; for everything else it is down '
+        return ('A process that ended proves that its host is alive. The '
+                'scheduler places nothing there; for other callers it is down '
                 'restart_grace (%g s) after its last sign of life.'
                 % rules.restart_grace,
                 [_START, Change(
@@ -118,10 +115,10 @@ def _rule(verdict, member, rules):
         return ('Its process ended, and its last sign of life is older than '
                 'restart_grace (%g s).' % rules.restart_grace, [_START])
     if member is None or member.last is None:
-        return ('There is no sign of life of it, and whoever lives would have '
-                'given one.', [_START])
-    return ('It is silent, and is not in the group compute: nobody evacuates '
-            'its host, so the silence of others is not looked at.', [_SIGN])
+        return ('There is no sign of life of it, and a living service would '
+                'have given one.', [_START])
+    return ('It is silent, and is not in the group compute: its host is not '
+            'evacuated, so the silence of others does not count.', [_SIGN])
 
 
 _START = Change('its service starts and reports: up')
@@ -129,7 +126,7 @@ _SIGN = Change('a sign of life: up')
 
 
 def _forced_down():
-    return ('The operator\'s word comes before all evidence.',
+    return ('forced_down takes precedence over all evidence.',
             [Change('"nova-servicegroup force-down --undo HOST", or '
                     '"openstack compute service set --up HOST '
                     'nova-compute": then the evidence decides')])
@@ -150,25 +147,25 @@ def _up(member, rules):
 
 _WHY_UNKNOWN = {
     Reason.OUTAGE: (
-        'The store has been out of reach for so long that what was known of '
-        'it no longer holds. That says nothing about the host.',
+        'The store has been unreachable for so long that the last known state '
+        'no longer holds. That says nothing about the host.',
         'the store can be reached again'),
     Reason.UNREADABLE: (
-        'What stands in the store in its name is no sign of life that can be '
-        'read, so it says neither "up" nor "down".',
+        'What the store holds for it cannot be read as a sign of life, so it '
+        'says neither "up" nor "down".',
         'the service writes its next sign of life'),
     Reason.RETURNING: (
         'The connection to its server may have been lost and not its host: '
-        'whoever lives comes back.',
+        'a living service comes back.',
         'it comes back: up; or its time to come back is over: down'),
     Reason.UNSEEN: (
-        'The store may have lost what it knew, so that nobody is known who '
-        'did not report since.',
-        'it reports: up; or it had the time to and did not: down'),
+        'The store may have lost its data, and then holds only services that '
+        'have reported since.',
+        'it reports: up; or its time to report is over: down'),
     Reason.CLOCKS: (
         'By the clock of its host it may be up, by the clock of this one it '
-        'is not, and this reader has just begun to look.',
-        'this reader has looked for service_down_time: that decides'),
+        'is not, and this reader has just started.',
+        'this reader has observed it for service_down_time: that decides'),
 }
 
 
@@ -192,7 +189,7 @@ def _silent(verdict, member, rules):
     if verdict.state is State.UNKNOWN:
         if verdict.reason is Reason.ALONE:
             return ('It is the only compute that could report, and nothing '
-                    'shows that the way of its reports works.',
+                    'shows that its reports can arrive.',
                     [_SIGN, _FORCE])
         changes = [_SIGN, _FORCE]
         rule = ('%s That is at least two, and at least '
@@ -207,15 +204,15 @@ def _silent(verdict, member, rules):
                 min(silence.last_return + rules.down_time,
                     silence.first_return + rules.outage_grace)))
         else:
-            rule += (' None of them came back, so this has no end of its '
-                     'own: the hosts come back, or the operator ends it.')
+            rule += (' None of them came back, so this does not end by '
+                     'itself: the hosts come back, or the operator ends it.')
         return rule, changes
     if rules.threshold > 1:
-        why = ('mass_failure_threshold is %g: the silence of others is not '
-               'looked at.' % rules.threshold)
+        why = ('mass_failure_threshold is %g: the silence of others does not '
+               'count.' % rules.threshold)
     elif silence.base <= 1:
-        why = ('It is the only compute that could report, and others were '
-               'heard of by the same way since.')
+        why = ('It is the only compute that could report, and other services '
+               'have reported by the same path since.')
     elif not silence.is_massive(rules.threshold):
         why = ('%s That is less than two, or less than '
                'mass_failure_threshold (%g) of them: it is the host that is '
@@ -223,6 +220,6 @@ def _silent(verdict, member, rules):
     else:
         why = ('%s The others had service_down_time (%g s) since the last '
                'one, or outage_grace (%g s) since the first one came back: '
-               'who is still missing is lost.' % (
+               'a host that is still silent is lost.' % (
                    counted, rules.down_time, rules.outage_grace))
     return 'It is silent. ' + why, [_SIGN]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one process knows of whole groups, and whether it doubts them.
+"""The groups that one process has loaded, and the doubts about them.
 
-Only a member that seems to be lost makes a driver load its group, at most
-once a second and by one thread; the others use what was loaded last.
+A driver loads a group only if a member seems to be lost, at most once a second
+and by one thread; other threads use the last result.
 """
 
 import threading
@@ -16,9 +16,9 @@ from nova_servicegroup import liveness
 
 LOG = logging.getLogger(__name__)
 
-#: seconds for which a loaded group is used again
+#: seconds for which a loaded group is used
 REFRESH = 1.0
-#: seconds that one thread waits for another one's first load, at most
+#: seconds that a thread waits for the first load by another one, at most
 FIRST_LOAD = 30.0
 
 _WHAT_TO_DO = ('Nova takes them for up until then and places nothing there. '
@@ -27,7 +27,7 @@ _WHAT_TO_DO = ('Nova takes them for up until then and places nothing there. '
 
 
 class _Loaded:
-    """A group as it was loaded last, or why it could not be."""
+    """The last loaded Group, or the error of the last load."""
 
     def __init__(self):
         self.group = None
@@ -53,8 +53,8 @@ class Groups:
     def get(self, key, load):
         """Return a Group that is at most about a second old.
 
-        Blocks for as long as ``load`` does, and not at all when another
-        thread is loading and something was loaded before.
+        Blocks while ``load`` does, except if another thread is loading and
+        there is an earlier result.
 
         :param key: hashable; names the group and its cell
         :param load: ``load()`` returns the Group
@@ -89,7 +89,7 @@ class Groups:
             loaded.loading.release()
 
     def note(self, key, verdict):
-        """Log the begin of a doubt about a group."""
+        """Log the start of a doubt about a group."""
         if verdict.silence is None or key in self.doubted:
             return
         self.doubted[key] = self._monotonic()
@@ -108,7 +108,7 @@ class Groups:
                 for key, began in list(self.doubted.items())]
 
     def review(self, key, load, now, rules):
-        """Log the end of a doubt, if it has ended; look once a second."""
+        """Log the end of a doubt if it has ended; check once a second."""
         began = self.doubted.get(key)
         if began is None or self._monotonic() < self._reviewed_at.get(
                 key, float('-inf')) + REFRESH:

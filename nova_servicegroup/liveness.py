@@ -2,11 +2,11 @@
 
 """From evidence to a verdict, and from a verdict to Nova's boolean.
 
-Drivers deliver evidence: a ``Member`` for the service that somebody asks
-about, and on demand its ``Group``, all members with their last sign of life.
-``judge`` turns evidence into a verdict. It keeps nothing in mind, so every
-reader of the same evidence comes to the same verdict, also a reader that
-started this second. ``answer`` turns the verdict into what a caller is told.
+Drivers deliver evidence: a ``Member`` for the service in question, and on
+demand its ``Group``, all members with their last sign of life. ``judge`` turns
+evidence into a verdict. It keeps no state, so all readers of the same evidence
+reach the same verdict, also a reader that has just started. ``answer`` turns
+the verdict into the answer for a caller.
 
 Nothing in here blocks, logs or reads a clock. Times are seconds on any one
 clock, the same for all members of a group.
@@ -20,17 +20,17 @@ import itertools
 import math
 import typing
 
-#: the group whose members are evacuated, so that its silence is doubted
+#: the group whose hosts are evacuated: only its silence is doubted
 GUARDED = 'compute'
 #: the groups that services of Nova join
 GROUPS = (GUARDED, 'conductor', 'scheduler')
 
 
 class State(enum.Enum):
-    """What is known of a service.
+    """The state of a service.
 
-    ``ENDED``: its process ended a short time ago. That is proof that its host
-    lives, so it is no place for new instances, and nothing more.
+    ``ENDED``: its process ended a short time ago, which proves that its host
+    is alive. The scheduler places nothing there; for others it is up.
     """
 
     UP = 'up'
@@ -40,18 +40,18 @@ class State(enum.Enum):
 
 
 class End(enum.Enum):
-    """How a process ended, as its own keeper or its last heartbeat says."""
+    """How a process ended, by its keeper's record or its last heartbeat."""
 
     STOPPED = 'it was stopped'
     KILLED = 'its process was killed or has crashed'
     HUNG = 'its process hangs'
     LEFT = 'it was taken out of the group'
-    #: for groups whose hosts nobody evacuates, and so nobody needs proof
+    #: only in groups whose hosts are not evacuated, so proof is not needed
     GONE = 'its session ended and nothing tells why'
 
 
 class Reason(enum.Enum):
-    """Why the verdict is what it is. The text is for people."""
+    """The reason for a verdict. The value is a text for people."""
 
     HEARTBEAT = 'a heartbeat within service_down_time'
     PRESENT = 'its ephemeral node is there'
@@ -74,7 +74,7 @@ class Reason(enum.Enum):
 
 
 class Gap(typing.NamedTuple):
-    """The last time in which a member that is back gave no sign of life."""
+    """The last time without a sign of life of a member that came back."""
 
     start: float
     end: float
@@ -84,13 +84,13 @@ class Member(typing.NamedTuple):
     """The evidence of one member.
 
     :param host: name of the host, str
-    :param last: time of the last sign of life; None: there never was one.
-        ``math.inf`` for a sign that lasts, such as a node of ZooKeeper
-    :param alive: the last sign of life is proof of life now
-    :param end: an End that is proven and came after the last sign of life
-    :param gap: a Gap, if the last one is known
-    :param doubt: a Reason why this reader cannot tell, whatever the rest says
-    :param reason: the Reason to give if it is up, or down and not ended
+    :param last: time of the last sign of life; None if there was none;
+        ``math.inf`` for one that lasts, such as a znode
+    :param alive: whether the last sign of life proves life now
+    :param end: a proven End after the last sign of life, or None
+    :param gap: the last Gap, or None
+    :param doubt: a Reason for UNKNOWN that overrides the rest, or None
+    :param reason: the Reason if it is up, or down and not ended
     :param seen_at: the last sign of life as an aware UTC datetime, or None
     """
 
@@ -105,7 +105,7 @@ class Member(typing.NamedTuple):
 
 
 class Rules(typing.NamedTuple):
-    """The times and shares to judge by. Seconds, but for ``threshold``."""
+    """The options that ``judge`` uses; seconds, except ``threshold``."""
 
     down_time: float        # [DEFAULT] service_down_time
     restart_grace: float    # [servicegroup] restart_grace
@@ -119,14 +119,13 @@ class Silence(typing.NamedTuple):
 
     :param base: members that gave a sign of life shortly before it fell
         silent, or later; itself included
-    :param silent: those of them that fell silent with it and are late now
-    :param returned: those that were silent with it and are back
-    :param first_return: when the first one came back, None if nobody did
-    :param last_return: when the last one did
-    :param before: those that were silent, too, and were back shortly before
-        it fell silent, or before it was late; or that came back after it from
-        a silence that began long before
-    :param last_before: when the last one of these was back
+    :param silent: members of ``base`` that fell silent with it and are late
+    :param returned: members that fell silent with it and came back
+    :param first_return: when the first of these came back, or None
+    :param last_return: when the last of these came back, or None
+    :param before: members that came back shortly before it fell silent or was
+        late, or later from a silence that began long before
+    :param last_before: when the last of these came back, or None
     """
 
     base: int
@@ -138,15 +137,14 @@ class Silence(typing.NamedTuple):
     last_before: float | None = None
 
     def is_massive(self, threshold):
-        """Return whether so many at once are more than some lost hosts."""
+        """Return whether a common cause is likelier than lost hosts."""
         together = self.silent + self.returned
         return together >= max(2, threshold * self.base)
 
     def with_before(self):
-        """Return the Silence that counts those who were back before, too.
+        """Return a Silence whose ``returned`` includes ``before``.
 
-        Theirs is the word on whether it had the time to come back only if
-        nobody came back later.
+        The times of ``before`` are used only if no member came back later.
         """
         if not self.returned:
             return self._replace(
@@ -159,7 +157,7 @@ class Verdict(typing.NamedTuple):
     """A State, its Reason, and the evidence that people want to see.
 
     :param seen_at: the last sign of life, aware UTC datetime or None
-    :param silence: the Silence that was looked at, None if there was no need
+    :param silence: the Silence that was checked, None if none was needed
     """
 
     state: State
@@ -169,16 +167,16 @@ class Verdict(typing.NamedTuple):
 
 
 class Group:
-    """All members of a group that report by one path, in the order of time.
+    """All members of a group that report by one path.
 
-    Who left, ended, or whose record was deleted is among them: counts that
-    forget somebody change the verdict on somebody else.
+    Includes members that left, ended or were deleted: a missing one would
+    change the verdict on others.
 
-    :param members: the Members; of several with one host the latest counts
-    :param late_after: age of the last sign of life from which on a member
-        is late, in seconds
-    :param path_seen: when somebody outside of the group last reported by the
-        same path, None if nobody did
+    :param members: the Members; of several with one host the latest is used
+    :param late_after: seconds since the last sign of life after which a
+        member is late
+    :param path_seen: when a service outside the group last reported by the
+        same path, or None
     """
 
     def __init__(self, members, late_after, path_seen=None):
@@ -198,8 +196,8 @@ class Group:
         """Return the Silence of a member whose last sign of life is given."""
         oldest, youngest = last - rules.down_time, last + rules.window
         base = len(self._lasts) - bisect.bisect_left(self._lasts, oldest)
-        # Late is who is too old, or comes from the future by as much: then
-        # it is this reader's clock that is wrong.
+        # A time in the future counts as late, too: then the clock of this
+        # reader is wrong.
         silent = self._count(oldest, min(youngest, now - self.late_after))
         silent += self._count(max(oldest, now + self.late_after), youngest)
         if self._gaps is None:
@@ -207,9 +205,9 @@ class Group:
                 m.gap for m in self.members.values() if m.gap is not None
                 and (m.last == math.inf
                      or abs(now - m.last) < self.late_after)])
-        # Who fell silent with it can't be back before both are late. Whoever
-        # was, came back from a silence of its own, maybe just before a switch
-        # failed: the last heartbeat is older than the failure.
+        # A member that fell silent with it can't be back before both are late.
+        # One that is came back from a silence of its own, maybe just before a
+        # switch failed: the last heartbeat is older than the failure.
         late = last + self.late_after
         returned, first, latest = self._gaps.over(oldest, late, youngest)
         before, last_before = self._gaps.ended(oldest, late)
@@ -227,7 +225,7 @@ class Group:
 
 
 class _Gaps:
-    """The gaps of those that are back, for thousands of questions."""
+    """The gaps of returned members, sorted for fast lookups."""
 
     def __init__(self, gaps):
         gaps.sort()
@@ -239,21 +237,21 @@ class _Gaps:
         self._ends = [gap.end for gap in self._by_end]
 
     def ended(self, oldest, last):
-        """Return (how many, last end) of gaps that ended in between."""
+        """Return (count, last end) of the gaps that ended in between."""
         first = bisect.bisect_right(self._ends, oldest)
         after = bisect.bisect_right(self._ends, last)
         return after - first, self._ends[after - 1] if after > first else None
 
     def over(self, oldest, last, youngest):
-        """Return (how many, first end, last end) of gaps over a moment.
+        """Return (count, first end, last end) of the gaps over a moment.
 
-        Those that began until ``youngest`` and ended after ``last``. The first
-        end is that of one that may have begun at ``oldest`` or later, None
-        without: a gap may be told as twice as long as it was (db).
+        They began until ``youngest`` and ended after ``last``. The first end
+        is of a gap that may have begun at ``oldest`` or later, or None: db may
+        report a gap as twice as long as it was.
         """
         began = bisect.bisect_right(self._starts, youngest)
         ended = bisect.bisect_right(self._ends, last)
-        # Whatever ended until then had begun, too.
+        # Gaps that ended by then also began by then.
         if began <= ended:
             return 0, None, None
         first = next((gap.end for gap in self._by_end[ended:]
@@ -266,8 +264,8 @@ def judge(member, group, now, rules):
     """Return the Verdict on a member.
 
     :param member: its Member
-    :param group: called without arguments for its Group, and only if it is
-        silent; None for a group whose members nobody evacuates
+    :param group: returns its Group, called only if it is silent; None for a
+        group whose hosts are not evacuated
     :param now: the time, on the clock of the evidence
     :param rules: Rules
     """
@@ -286,12 +284,12 @@ def judge(member, group, now, rules):
     group = group()
     latest = group.members.get(member.host)
     if latest is not None and latest.last > member.last:
-        # The caller's record is old; the member was heard of since.
+        # The caller's record is outdated.
         return judge(latest, lambda: group, now, rules)
     silence = group.silence(member.last, now, rules)
     if not silence.is_massive(rules.threshold):
-        # It may be one of the last of an outage. Only then do returns from
-        # before it fell silent say anything about its own.
+        # It may be one of the last members of an outage. Only then do earlier
+        # returns count.
         silence = silence.with_before()
     doubt = _doubt(group, member, silence, now, rules)
     if doubt is None:
@@ -312,22 +310,22 @@ def _doubt(group, member, silence, now, rules):
     if silence.returned and (
             now - silence.last_return >= rules.down_time
             or now - silence.first_return >= rules.outage_grace):
-        # The others came back, and it had the time to.
+        # The others came back, and it had the time to do so.
         return None
     return Reason.MASS_FAILURE
 
 
 class Question(enum.Enum):
-    """What a caller wants to know by ``service_is_up``."""
+    """The question that a caller asks with ``service_is_up``."""
 
     MAY_PLACE = 'may I place work there?'
     IS_GONE = 'may I act as if the host were gone?'
 
 
 def answer(verdict, question, policy):
-    """Return what a caller is told: True, False, or None.
+    """Return the answer for a caller: True, False, or None.
 
-    None is for MAY_PLACE only: take this host if there is no better one.
+    None (MAY_PLACE only): use this host if there is no better one.
 
     :param policy: the value of ``[servicegroup] outage_policy``
     """

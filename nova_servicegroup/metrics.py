@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one process of Nova counts of its own heartbeats and sessions.
+"""Metrics of the heartbeats and sessions of one Nova process.
 
-Off unless ``[servicegroup] metrics_dir`` is set; nothing is imported then. The
-numbers are in a file for each process, which the heartbeat writes. There is no
-server in the processes of Nova: the workers of a service would compete for its
-port, and its thread would wait for a busy hub of eventlet. A file works alike
-in green and in native threads, and outlives neither of them by a thread.
+``[servicegroup] metrics_dir`` turns them on. Each heartbeat writes them to a
+file of its process. A Nova process runs no HTTP server: the workers of a
+service would compete for its port, and its thread would wait for a busy
+eventlet hub. A file works the same in green and in native threads.
 
-What many services are (up, down, in doubt) is not counted here: each process
-would tell the same. ``nova-servicegroup metrics`` tells it once.
+The states of all services (up, down, unknown) are not counted here, since each
+process would report the same. ``nova-servicegroup metrics`` exports them once.
 """
 
 import glob
@@ -23,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 #: seconds, the upper bounds of how long a heartbeat took
 BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10)
-#: states of a ZKSession that are a loss, and what was lost
+#: state of a ZKSession -> what was lost
 LOSSES = {'suspended': 'connection', 'expired': 'session',
           'no keeper': 'keeper'}
 
@@ -65,8 +64,8 @@ class Metrics:
 
     :param directory: folder of the file
     :param binary: name of the service
-    :param stale_after: age in seconds from which on a file is of a process
-        that is no more, since each heartbeat writes it
+    :param stale_after: age in seconds after which a file belongs to an ended
+        process, since each heartbeat writes it
     :raises ImportError: prometheus_client is missing
     """
 
@@ -106,14 +105,14 @@ class Metrics:
         """Count a heartbeat, and write the file.
 
         :param driver: name of the driver
-        :param stored: whether the store took it
+        :param stored: whether the store accepted it
         :param seconds: how long that took
         """
         try:
             labels = dict(self._labels, driver=driver)
             if driver == 'zk':
                 for what in LOSSES.values():
-                    # Prometheus sees the first loss if there was a 0 before.
+                    # Prometheus sees the first loss only after a 0.
                     self._losses.labels(what=what, **self._labels)
             for result in ('stored', 'failed'):
                 self._beats.labels(result=result, **labels)
@@ -126,7 +125,7 @@ class Metrics:
             self._write_to_textfile(self._path, self._registry)
             self._failed = False
         except Exception as e:
-            # Never the heartbeat's concern.
+            # Metrics must not break the heartbeat.
             LOG.log(logging.DEBUG if self._failed else logging.WARNING,
                     'The metrics of this process cannot be written: %s. Make '
                     'the folder [servicegroup] metrics_dir, and let the user '
@@ -138,7 +137,7 @@ class Metrics:
         self._losses.labels(what=what, **self._labels).inc()
 
     def remove(self):
-        """Remove the file, of a service that leaves."""
+        """Remove the file when the service leaves."""
         try:
             os.unlink(self._path)
         except OSError as e:
@@ -147,7 +146,7 @@ class Metrics:
     def _remove_stale_files(self):
         """Remove the files of earlier processes of the same service.
 
-        At each heartbeat: one that was killed a moment ago isn't stale yet.
+        At each heartbeat: the file of a process just killed isn't stale yet.
         """
         for path in glob.glob(self._pattern):
             try:
@@ -158,7 +157,7 @@ class Metrics:
 
 
 def is_stale(path, after):
-    """Return whether a file was not written for so many seconds.
+    """Return whether a file was not written for ``after`` seconds.
 
     :raises OSError: there is no such file
     """

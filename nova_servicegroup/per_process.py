@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One object of a kind per process, however many drivers want it.
+"""Objects that all drivers of one process share.
 
-One nova-api process makes 243 driver objects before it forks. What they share
-(memberships, clients, views) is made on first use, and a forked child forgets
-what its parent had without touching it: a session closed by the child would
-be closed for the parent too.
+One nova-api process makes 243 driver objects before it forks. Memberships,
+clients and views are made on first use. A forked child drops its parent's
+without closing them: that would close the parent's sessions, too.
 """
 
 import os
 import threading
 
-# By process id: a fork in C, as uWSGI's, calls no hook of Python's.
+# By process id: a fork in C, such as uWSGI's, calls no Python hook.
 _objects = {}
 _locks = {}
 
@@ -20,8 +19,8 @@ def get(key, make):
     """Return this process's object for ``key``, made by ``make()`` if new.
 
     Safe from any thread or green thread. ``make`` runs under a re-entrant
-    lock, so it may ask for other shared objects, but must not wait for
-    another thread.
+    lock, so it may get other shared objects, but must not wait for another
+    thread.
 
     :param key: hashable; names the kind and the configuration
     """

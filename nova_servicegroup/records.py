@@ -13,10 +13,10 @@ UTC = datetime.timezone.utc
 class Reader(dict):
     """Functions that read the same fields of a record, by its class.
 
-    ``reader[type(record)](record)`` takes a tenth of a microsecond and gives
-    the value, or a tuple of them if there are several names. It raises
-    KeyError, AttributeError or TypeError where a field is not there as it
-    should be; the record itself can tell more then. Safe from any thread.
+    ``reader[type(record)](record)`` returns the value, or a tuple for several
+    names, in a tenth of a microsecond. It raises KeyError, AttributeError or
+    TypeError if a field is not set: read the record itself then. Safe from any
+    thread.
 
     :param names: names of fields, str
     """
@@ -27,8 +27,8 @@ class Reader(dict):
 
     def __missing__(self, kind):
         if hasattr(kind, 'obj_fields'):
-            # Each getter of a Nova object takes 0.2 us. It gives what is in
-            # this attribute, once that was loaded.
+            # A getter of a Nova object takes 0.2 us, and returns this
+            # attribute once it is loaded.
             read = operator.attrgetter(*('_obj_%s' % n for n in self._names))
         else:
             read = operator.itemgetter(*self._names)
@@ -43,10 +43,10 @@ KEY = Reader('topic', 'host')
 def as_aware(moment):
     """Return a time of a service record as an aware datetime in UTC.
 
-    Records hold aware times, rows naive ones in UTC, what came over RPC may
-    be a string, and None is none.
+    Records hold aware times, database rows naive ones in UTC, RPC may bring a
+    string. None stays None.
 
-    :raises ValueError: it is no time
+    :raises ValueError: it is not a time
     """
     if isinstance(moment, str):
         moment = timeutils.parse_isotime(moment)
@@ -65,9 +65,9 @@ def as_aware(moment):
 
 
 def changed_at(record):
-    """Return when a service record was changed last, aware, in UTC.
+    """Return ``updated_at`` of a service record as an aware UTC datetime.
 
-    None when it doesn't say so, or nothing that can be read.
+    None if it is not set or can't be read.
     """
     try:
         return as_aware(record['updated_at'])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Puts the package into the Nova of this process: what the drop-in calls.
+"""``register()``, as the drop-in imports it.
 
-The block in a tree of Nova stays when this package is upgraded, so what it
-imports must stay here.
+The block in a Nova tree stays when this package is upgraded, so this name must
+not change.
 """
 
 from nova_servicegroup.integration.register import register
