@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The options: ``common`` for every driver, ``mc`` and ``zk`` for their own.
-
-``metrics`` has those of the metrics.
+"""The options of all drivers, of ``mc`` and ``zk``, and of the metrics.
 
 ``service_down_time``, ``report_interval`` and ``servicegroup_driver`` are
 Nova's own and are only read here.
@@ -29,7 +27,7 @@ def list_opts():
 
 
 def register_opts(conf):
-    """Make the options known to ``conf``; a second call does nothing."""
+    """Register the options with ``conf``. Idempotent."""
     for group, opts in list_opts():
         if isinstance(group, cfg.OptGroup):
             conf.register_group(group)
@@ -37,11 +35,11 @@ def register_opts(conf):
 
 
 class Settings:
-    """The values that are read on every question, read from CONF once.
+    """A copy of the options that each query reads.
 
-    Reading an option costs about a microsecond, and the scheduler asks a
-    thousand times per request (Nova commit 956b37dcf0). ``API`` refreshes
-    this when it is made, so that drivers made earlier see a changed value.
+    Reading an option from CONF costs about a microsecond, and the scheduler
+    asks a thousand times per request (Nova commit 956b37dcf0). A new ``API``
+    refreshes the copy, also for earlier drivers.
     """
 
     def __init__(self, conf):
@@ -64,23 +62,23 @@ class Settings:
 
 
 def settings(conf):
-    """Return the one Settings object of ``conf``, registering the options."""
+    """Return the Settings of ``conf``; registers the options if needed."""
     try:
         return _settings[id(conf)]
     except KeyError:
         register_opts(conf)
         made = _settings.setdefault(id(conf), Settings(conf))
-        # SIGHUP makes Nova read its configuration anew.
+        # On SIGHUP, Nova reads its configuration again.
         conf.register_mutate_hook(lambda conf, fresh: made.refresh())
         return made
 
 
-# ConfigOpts can't be hashed; a Settings keeps its own alive, and so its id.
+# By id, as ConfigOpts can't be hashed; a Settings keeps its ConfigOpts alive.
 _settings = {}
 
 
 def check_intervals(conf):
-    """Refuse intervals that can't work; return those that can.
+    """Return the intervals; refuse those that can't work.
 
     :returns: (report_interval, service_down_time) in seconds
     :raises ConfigurationError: when one of them isn't positive

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Options of how liveness is judged, whatever the driver."""
+"""Options of all drivers."""
 
 from oslo_config import cfg
 
@@ -14,15 +14,15 @@ OPTS = [
         min=0,
         mutable=True,
         help="""
-Seconds for which the end of a service's process is no loss of its host.
+Seconds after which a service whose process ended counts as down.
 
-A nova-compute that was stopped, was killed or hangs gets no new instances at
-once, and its instances run on. Everything that acts as if the host were gone
-(evacuation, the service list that fencing tools read, a local delete) sees it
-as down when its last sign of life is this old. So restarts and upgrades that
-take less time stay invisible to these tools. More allows longer restarts; less
-lets a host whose nova-compute doesn't come back be evacuated sooner; 0 is at
-once. A host that loses power or network is not affected by this option.
+A nova-compute that was stopped, was killed or hangs immediately gets no new
+instances; its instances keep running. Callers that act on a lost host
+(evacuation, the service list that fencing tools read, a local delete) see it
+as down when its last sign of life is this old. Restarts and upgrades that take
+less time stay invisible to these tools. Higher values allow longer restarts;
+lower values allow an earlier evacuation when nova-compute doesn't come back; 0
+means at once. A host that loses power or network is not affected.
 
 Default: the value of ``[DEFAULT] service_down_time``.
 
@@ -36,20 +36,21 @@ Related options:
         default='safe',
         mutable=True,
         choices=[
-            ('safe', 'the host counts as up: it is not evacuated and nothing '
-                     'of it is deleted behind its back. The scheduler takes '
-                     'it for new instances only if no other host is left'),
-            ('up', 'the host counts as up for everybody: new instances may '
-                   'go to a host that is dead'),
-            ('down', 'the host counts as down for everybody: evacuation is '
-                     'allowed, even of a host that still runs the instances'),
+            ('safe', 'the host counts as up: it is not evacuated, and its '
+                     'instances are not deleted without it. The scheduler '
+                     'uses it for new instances only if no other host is '
+                     'left'),
+            ('up', 'the host counts as up for all callers: new instances may '
+                   'be placed on a dead host'),
+            ('down', 'the host counts as down for all callers: evacuation is '
+                     'allowed, even if the host still runs the instances'),
         ],
         help="""
-What Nova is told when a driver can't tell whether a host is up.
+The answer to Nova when a driver can't tell whether a host is up.
 
-Nova asks two questions by one method: may I place an instance there, and may I
-act as if the host were gone? A wrong answer to the second one can start an
-instance twice. No choice raises an error in Nova.
+Nova asks two questions with one method: may an instance be placed there, and
+is the host lost? A wrong answer to the second one can start an instance twice.
+No choice raises an error in Nova.
 
 Related options:
 
@@ -62,17 +63,17 @@ Related options:
         min=0,
         mutable=True,
         help="""
-Part of the computes (0 to 1) whose silence at the same time is doubted.
+Share of the computes (0 to 1) whose silence at the same time is doubted.
 
-When at least this part of the computes that report together, and at least two
-of them, fall silent together, the message bus, the database or a switch is
-more likely to have failed than all of these hosts. Then Nova is told what
-``outage_policy`` says. The only compute of a cell is doubted as well, while
-nothing shows that it could report. Less doubts smaller failures. A value above
-1 turns the guard off: then every silent host is down.
+When at least this share of the reporting computes, and at least two, fall
+silent together, the message bus, the database or a switch has more likely
+failed than all of these hosts. ``outage_policy`` then decides the answer. The
+only compute of a cell is doubted, too, while nothing shows that it could
+report. Lower values also doubt smaller failures. A value above 1 turns the
+guard off: every silent host is down.
 
-A compute that was stopped gracefully or killed is believed in any case. To end
-a doubt about hosts that are known to be dead, force them down.
+The proven end of a process (stopped or killed) is never doubted. To end a
+doubt about hosts that are known to be dead, force them down.
 
 Related options:
 
@@ -88,8 +89,8 @@ Related options:
         help="""
 Seconds within which computes must fall silent to count as silent together.
 
-More recognises outages that spread slowly, and doubts hosts that are switched
-off one after the other.
+Higher values recognise outages that spread slowly, but also doubt hosts that
+are switched off one after the other.
 
 Related options:
 
@@ -101,13 +102,13 @@ Related options:
         min=0,
         mutable=True,
         help="""
-Seconds that hosts have to come back after an outage, at most.
+Maximum time in seconds for hosts to come back after an outage.
 
 While computes that were silent together come back one after the other, those
-that are still missing are not down. They are down when none of the others came
-back for ``service_down_time``, and at the latest this long after the first one
-was back. More suits large deployments that take long to come back; less sees a
-host sooner that was lost in the outage.
+that are still silent are not down. They are down when no other came back for
+``service_down_time``, at the latest this long after the first one came back.
+Higher values suit large deployments that recover slowly; lower values detect
+hosts that were lost in the outage sooner.
 
 Related options:
 
@@ -118,12 +119,12 @@ Related options:
         'also_report',
         default=[],
         help="""
-Drivers through which a service reports beside its own, by name.
+Names of further drivers through which a service reports.
 
-For moving a deployment from one driver to another with no moment at which a
-living host looks down: first let every node report through both, then switch
-the readers over, then stop the old reports. Every driver named here costs its
-own heartbeats; answers come from ``servicegroup_driver`` alone.
+For changing the driver of a deployment while no living host looks down: first
+let every node report through both drivers, then switch the readers, then stop
+the old reports. Each driver named here sends its own heartbeats; answers come
+from ``servicegroup_driver`` only.
 
 Related options:
 
@@ -133,11 +134,11 @@ Related options:
         'leave_on_stop',
         default=True,
         help="""
-Tell the store when the service is stopped gracefully.
+Write to the store that the service is stopped gracefully.
 
-True: the scheduler places nothing there from then on, and the rest of Nova
-sees the service as down after ``restart_grace``. False: the last heartbeat
-runs out by itself, and a planned stop of many services looks like an outage.
+True: the scheduler places nothing there from then on, and other callers see
+the service as down after ``restart_grace``. False: the last heartbeat expires,
+and a planned stop of many services looks like an outage.
 
 Related options:
 

@@ -12,11 +12,10 @@ OPTS = [
         help="""
 Seconds for which a process answers from its copy of the heartbeats.
 
-However many services are asked about, the ``mc`` driver asks memcached for
-all of them in one request, and not again before this time has passed. Less
-lets the death of a service be noticed that much sooner and asks memcached
-more often; 0 asks it on every question. It adds to ``service_down_time``,
-compared with which it should be small.
+The ``mc`` driver reads the heartbeats of all services in one request, and does
+not read them again before this time has passed. Lower values detect a lost
+service sooner and cost more requests; 0 means a request per query. The time
+adds to ``service_down_time``, and should be small compared with it.
 
 Related options:
 
@@ -28,11 +27,11 @@ Related options:
         help="""
 Write each heartbeat to every memcached server, not to one of them.
 
-True: a reader needs any one of the servers, so that the loss of one changes no
-answer; each heartbeat costs a write per server. False: each service has its
-server, chosen by its key as python-memcached does it; when that is lost, the
-last known answers hold for ``service_down_time`` and are "unknown" after that.
-Without meaning when there is one server.
+True: a reader needs only one of the servers, so the loss of one changes no
+answer; each heartbeat costs a write per server. False: the key selects the
+server of a service, as in python-memcached; when that server is lost, the last
+known answers hold for ``service_down_time`` and are "unknown" afterwards.
+No effect with one server.
 
 Related options:
 
@@ -42,13 +41,13 @@ Related options:
         'mc_key_prefix',
         default='',
         help="""
-What the ``mc`` driver puts before each key in memcached.
+Prefix of each key of the ``mc`` driver in memcached.
 
-Keeps two clouds that share a memcached apart, which otherwise take services
-of the same host name for one. At most 200 printable ASCII characters without
-spaces, the same on every node of a cloud. Nova's in-tree driver knows no
-prefix: leave this empty as long as some nodes run that one, and change it
-with all services of the cloud stopped.
+Clouds that share a memcached need different ones: otherwise services with the
+same host name are taken for one. At most 200 printable ASCII characters
+without spaces, the same on every node of a cloud. Nova's in-tree driver has no
+prefix: leave this empty while some nodes use that driver, and change it only
+while all services of the cloud are stopped.
 """),
 ]
 
@@ -57,10 +56,10 @@ DEFAULT_OPTS = [
     cfg.ListOpt(
         'memcached_servers',
         help="""
-The memcached servers of the ``mc`` driver, by their legacy name.
+Legacy option for the memcached servers of the ``mc`` driver.
 
 Set ``[cache] memcache_servers`` instead. The value ``<None>`` means a cache in
-each process, so that no process sees another: for trials on one process only.
+each process, which no other process sees: for trials with one process only.
 
 Related options:
 

@@ -8,16 +8,15 @@ OPTS = [
     cfg.StrOpt(
         'metrics_dir',
         help="""
-Folder in which each service keeps a file with metrics of its heartbeats.
+Folder for files with metrics of the heartbeats of each process.
 
 For the textfile collector of Prometheus' node_exporter, or for
-``nova-servicegroup metrics --local``. Each process has a file of its own,
-``nova_servicegroup_<binary>_<pid>.prom``, which it writes after each of its
-heartbeats. The folder has to be there, on a local file system, best in
-memory, and the user that Nova runs as must be able to write to it. Needs
-prometheus_client: ``pip install nova-servicegroup[metrics]``. What can't be
-written costs a line in the log and nothing else.
+``nova-servicegroup metrics --local``. After each heartbeat, a process writes
+``nova_servicegroup_<binary>_<pid>.prom``. The folder must exist, on a local
+file system (best in memory), and the user that Nova runs as must be able to
+write to it. Needs prometheus_client: ``pip install
+nova-servicegroup[metrics]``. A failed write is logged and has no other effect.
 
-Default: none, so that nothing is counted or written.
+Default: none; nothing is counted or written.
 """),
 ]

@@ -8,20 +8,19 @@ from nova_servicegroup import exception
 
 GROUP = cfg.OptGroup(
     'zookeeper', title='ZooKeeper',
-    help='The ensemble that the zk driver keeps its memberships in.')
+    help='The ZooKeeper ensemble of the zk driver.')
 
 OPTS = [
-    # A StrOpt would hand on the quotes of address="h1:2181,h2:2181".
+    # A StrOpt would keep the quotes of address="h1:2181,h2:2181".
     cfg.Opt(
         'address',
         type=cfg.types.String(quotes=True),
         sample_default='zk1:2181,zk2:2181,zk3:2181',
         help="""
-The servers of the ensemble, as host:port, separated by commas.
+All servers of the ensemble, as host:port, separated by commas.
 
-All of them, so that any may fail. A path after the last one
-(``zk1:2181,zk2:2181/region1``) is put before every path that is used; it is
-made when it is missing.
+A path after the last one (``zk1:2181,zk2:2181/region1``) becomes the root of
+all paths; it is created if it is missing.
 """),
     cfg.IntOpt(
         'recv_timeout',
@@ -30,72 +29,72 @@ made when it is missing.
         help="""
 Timeout of a ZooKeeper session, in milliseconds.
 
-How long a host that loses power or network is still up: from two thirds of
-this to all of it and one and a half ticks of the servers, or to a third more
-if only the servers' answers are lost. With a tickTime of a ninth of this that
-is one and a half times this at most. A process that is killed or stopped is
-seen within milliseconds in any case, and a busy one isn't harmed.
-Less sees a lost host sooner, costs ZooKeeper a ping every third of it from
-each process, and is more likely to mistake a short network failure for the
-loss of a host.
-The servers only grant what is between twice and twenty times their tickTime,
-or between their minSessionTimeout and maxSessionTimeout.
+A host that loses power or network stays up for two thirds of this timeout to
+all of it plus one and a half ticks of the servers, or a third more if only the
+servers' answers are lost. With a tickTime of a ninth of this that is at most
+one and a half times this. A process that is killed or stopped is detected
+within milliseconds in any case, and a busy one isn't affected.
+Lower values detect a lost host sooner, cost ZooKeeper more pings (each process
+sends one every third of this), and are more likely to mistake a short network
+failure for the loss of a host.
+The servers only grant values between twice and twenty times their tickTime, or
+between their minSessionTimeout and maxSessionTimeout.
 """),
     cfg.StrOpt(
         'sg_prefix',
         default='/servicegroups',
         regex=r'^(/(?!\.\.?(/|$))[^/]+)+$',
         help="""
-The path under which each group has its directory.
+Path of the directory that holds the directories of the groups.
 
-It is made when it is missing. Clouds that share an ensemble need a different
-one each.
+It is created if it is missing. Clouds that share an ensemble need different
+ones.
 """),
     cfg.IntOpt(
         'sg_retry_interval',
         default=5,
         min=1,
         help="""
-Seconds between retries of what failed for another reason than the network.
+Seconds between retries after failures other than of the network.
 
-A keeper process that can't be started, a node that ZooKeeper refuses, an
-identity that it refuses. A lost connection is tried again at least every
-second, whatever this is.
+Such as a keeper process that can't be started, or a znode or an identity that
+ZooKeeper refuses. A lost connection is retried at least every second,
+regardless of this option.
 """),
     cfg.FloatOpt(
         'first_listing_timeout',
         default=5.0,
         min=0,
         help="""
-Seconds for which a process's first question waits for the first listing.
+Seconds for which the first query of a process waits for the first listing.
 
-The first question about a group starts the process's session and its view of
-the group, which takes about a fifth of a second. If a host is missing then and
-nothing tells why, a new process waits for half of ``recv_timeout`` whether it
-comes back. While nothing is known, ``[servicegroup] outage_policy`` decides.
-Later questions never wait.
+The first query about a group starts the process's session and its view of the
+group, which takes about a fifth of a second. If a host is missing without a
+recorded reason, a new process waits half of ``recv_timeout`` for its return.
+While nothing is known, ``[servicegroup] outage_policy`` decides. Later queries
+never wait.
 """),
     cfg.StrOpt(
         'auth_scheme',
         default='none',
         choices=[
             ('none', 'no identity: any client that reaches the servers can '
-                     'change and delete what is made'),
-            ('digest', 'username and password, as ZooKeeper itself keeps '
-                       'them; the servers need no configuration. The '
-                       'password crosses the network: use_tls'),
-            ('sasl', 'username and password by SASL DIGEST-MD5; the servers '
-                     'know the users'),
-            ('x509', 'the subject of the client certificate, which has to be '
+                     'change and delete the znodes'),
+            ('digest', 'username and password, without configuration of the '
+                       'servers. The password is sent over the network: set '
+                       'use_tls'),
+            ('sasl', 'username and password by SASL DIGEST-MD5; the users are '
+                     'configured on the servers'),
+            ('x509', 'the subject of the client certificate, which must be '
                      'the same on all hosts'),
         ],
         help="""
 How Nova's services authenticate to ZooKeeper.
 
-With an identity, only clients that have it can add members or remove them. All
-services of a cloud need the same one: it stands in the ACLs of the
-directories. Directories that were made without an identity stay as open as
-they are until ``nova-servicegroup zookeeper tighten`` is run.
+With an identity, only clients that have it can add or remove members. All
+services of a cloud need the same one, as the ACLs of the directories name it.
+Directories that were created without an identity stay open until
+``nova-servicegroup zookeeper tighten`` is run.
 
 ACLs don't stop an unauthenticated client that reaches the servers' port from
 ending another client's session; client certificates that the servers require
@@ -122,8 +121,8 @@ Related options:
         help="""
 The password of ``[zookeeper] username``.
 
-It reaches the keeper process through a socket, and never stands in arguments,
-environments or logs.
+The keeper process gets it through a socket. It is never in arguments,
+environment variables or logs.
 
 Related options:
 
@@ -135,8 +134,8 @@ Related options:
         help="""
 Let any client that reaches the servers read the list of members.
 
-False hides names and data from all but the identity of the Nova services,
-monitors included. It doesn't hide that a session exists. Needs an identity.
+False hides names and data from all clients without the identity of the Nova
+services, also from monitors. It doesn't hide sessions. Needs an identity.
 
 Related options:
 
@@ -146,10 +145,10 @@ Related options:
         'use_tls',
         default=False,
         help="""
-Speak TLS (1.2 or later) with the servers.
+Use TLS (1.2 or later) to the servers.
 
-``address`` has to name their ``secureClientPort`` then. The certificates of
-the servers are always checked.
+``address`` must then name their ``secureClientPort``. The certificates of the
+servers are always verified.
 
 Related options:
 
@@ -158,10 +157,10 @@ Related options:
     cfg.StrOpt(
         'ca_file',
         help="""
-File with the certificates that sign those of the servers, in PEM format.
+File with the CA certificates for those of the servers, in PEM format.
 
-Only these are trusted then. Without it all that the system trusts are: any of
-the public authorities. It is read anew at each connection.
+Only these are trusted then. Default: the CAs of the system, which include all
+public ones. The file is read again at each connection.
 
 Related options:
 
@@ -171,10 +170,10 @@ Related options:
         'check_hostname',
         default=True,
         help="""
-The certificate of a server must be for the host that ``address`` names.
+Verify that the certificate of a server is for the host in ``address``.
 
-False accepts every certificate that ``ca_file`` has signed, those of clients
-and of other services included. Needs kazoo 2.11 or later.
+False accepts every certificate that ``ca_file`` has signed, also those of
+clients and of other services. Needs kazoo 2.11 or later.
 
 Related options:
 
@@ -200,8 +199,8 @@ Related options:
         help="""
 File with the private key of ``[zookeeper] cert_file``, in PEM format.
 
-Default: the key stands in ``cert_file``. The user that Nova runs as must be
-able to read it, and nobody else should.
+Default: the key is in ``cert_file``. Only the user that Nova runs as should be
+able to read it.
 
 Related options:
 
@@ -211,9 +210,9 @@ Related options:
         'key_password',
         secret=True,
         help="""
-The password that the private key is encrypted with.
+Password of the private key.
 
-It reaches the keeper process as ``[zookeeper] password`` does.
+The keeper process gets it as ``[zookeeper] password``.
 
 Related options:
 
@@ -223,13 +222,13 @@ Related options:
 
 
 def security(conf):
-    """Refuse options of security that don't fit; return those that do.
+    """Return the security options; refuse contradictory ones.
 
-    Opens no file and asks no server.
+    Opens no file and no connection.
 
     :returns: dict of ``auth``, ``tls`` and ``open_reading``, as a ZKSession
         takes them
-    :raises ConfigurationError: names the option and what to do
+    :raises ConfigurationError: names the option and the fix
     """
     options = conf.zookeeper
 

@@ -26,7 +26,7 @@ def test_every_option_is_explained(group, opt):
     assert len(lines) > 2, 'help of %s: one line is not enough' % opt.name
     assert 'Possible values' not in opt.help or opt.choices
     if isinstance(opt, (cfg.IntOpt, cfg.FloatOpt)):
-        assert re.search('[Ss]econds|Part of', lines[0]), 'no unit'
+        assert re.search('[Ss]econds|Share of', lines[0]), 'no unit'
 
 
 def test_registering_twice_is_harmless():
