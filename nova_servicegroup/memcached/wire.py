@@ -21,6 +21,10 @@ Added by this package among the metadata, and passed over by in-tree readers:
 * ``end`` is ``stopped`` when the service was stopped gracefully. In-tree
   readers take this for a heartbeat, so a restart looks to them as ever.
 
+A later release may write more behind these: fields whose values are None,
+numbers, text in Latin-1 without backslashes (and no text twice: pickle would
+refer to the first one), or tuples of these. They are passed over.
+
 A member that was taken out has the payload None, which in-tree readers take
 for no heartbeat. Nothing is stored with an expiry: the last sign of life of a
 dead host is what readers judge by.
@@ -175,6 +179,14 @@ def _pattern():
     """
     number = rb'F(-?[0-9.e+]{1,32})\n'
     memo = rb'p[0-9]{1,4}\n'
+    # What a later release may add. An unpickler must take it, too.
+    plain = (
+        rb'(?:N|I-?[0-9]{1,100}\n|L-?[0-9]{1,100}L\n'
+        rb'|F(?:-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?'
+        rb'|-?inf|nan)\n|V[^\n\\]*\n' + memo + rb')')
+    added = (
+        rb'V(?!(?:ct|v|workers|gap|end)\n)[a-z_]{1,32}\n' + memo +
+        rb'(?:' + plain + rb'|\(' + plain + rb'+t' + memo + rb')s')
     return re.compile(
         rb'ccopy_reg\n_reconstructor\np0\n'
         rb'\(cdogpile\.cache\.api\nCachedValue\np1\n'
@@ -190,6 +202,7 @@ def _pattern():
         rb'(?:Vgap\n' + memo + rb'\(' + number + number +
         rb't' + memo + rb's)?'
         rb'(Vend\n' + memo + rb'Vstopped\n' + memo + rb's)?'
+        rb'(?:' + added + rb')*'
         rb't' + memo + rb't' + memo + rb'R' + memo + rb'\.')
 
 

@@ -156,7 +156,11 @@ class Wire:
         self.corpus += [
             wire.encode(NOW_STAMP, None, {}),
             wire.encode(NOW_STAMP, NOW, {'1f-00aa': NOW_STAMP}, gap),
-            wire.encode(NOW_STAMP, NOW, {}, gap, stopped=True)]
+            wire.encode(NOW_STAMP, NOW, {}, gap, stopped=True),
+            # Of a later release.
+            pickle.dumps(dogpile_api.CachedValue(NOW, {
+                'ct': NOW_STAMP, 'v': 2, 'end': 'stopped', 'later': 1,
+                'text': 'a', 'more': (2.5, None, 2 ** 40, 'b')}), 0)]
 
     def make(self, chaos):
         flags = 1
@@ -174,9 +178,10 @@ class Wire:
 
     def _pickled(self, chaos):
         """Return a value that is sound as a pickle, and odd inside."""
-        metadata = {'ct': NOW_STAMP, 'v': 2, 'end': 'stopped',
+        metadata = {'ct': NOW_STAMP, 'v': 2,
+                    'workers': {'1f-00aa': NOW_STAMP},
                     'gap': (NOW_STAMP - 200, NOW_STAMP - 100),
-                    'workers': {'1f-00aa': NOW_STAMP}}
+                    'end': 'stopped', 'later': chaos.thing()}
         if chaos.often(0.5):
             del metadata['end']
         if chaos.often(0.5):

@@ -95,6 +95,19 @@ def test_a_gap_and_a_stop_are_passed_over_by_dogpile(workers, gap, stopped):
         STAMP, AWARE, workers, gap, End.STOPPED if stopped else None)
 
 
+@pytest.mark.parametrize('later', [
+    None, True, False, 0, -7, 2 ** 31, -2 ** 63, 1.5, -1e-05, 1e+300,
+    float('inf'), float('nan'), '', 'text', 'gr\xfc\xdfe', 'x' * 1000,
+    (1, 'two', 3.5, None), tuple(range(100))])
+@pytest.mark.parametrize('mine', [{}, {
+    'workers': {'1f-00aa': STAMP}, 'gap': (STAMP - 99.5, STAMP - 1.0),
+    'end': 'stopped'}])
+def test_fields_of_a_later_release_are_passed_over(mine, later):
+    data = cached(**mine, later=later, and_later='x')
+    assert wire.decode(1, data) == wire.decode(1, cached(**mine))
+    assert wire.decode(1, cached(payload=None, later=later)).end is End.LEFT
+
+
 def test_the_number_of_workers_is_bounded():
     workers = {'%x-00aa' % i: float(i) for i in range(1000)}
     data = wire.encode(STAMP, MOMENT, workers)
@@ -129,7 +142,11 @@ class Touch:
     lambda evil: dogpile_api.CachedValue(evil, {'ct': STAMP, 'v': 2}),
     lambda evil: dogpile_api.CachedValue(MOMENT, {'ct': evil, 'v': 2}),
     lambda evil: dogpile_api.CachedValue(
-        MOMENT, {'ct': STAMP, 'v': 2, 'workers': evil})])
+        MOMENT, {'ct': STAMP, 'v': 2, 'workers': evil}),
+    lambda evil: dogpile_api.CachedValue(
+        MOMENT, {'ct': STAMP, 'v': 2, 'later': evil}),
+    lambda evil: dogpile_api.CachedValue(
+        MOMENT, {'ct': STAMP, 'v': 2, 'later': (1, evil)})])
 def test_a_hostile_pickle_touches_nothing(tmp_path, place, protocol):
     target = tmp_path / 'touched'
     data = pickle.dumps(place(Touch(target)), protocol)
@@ -163,6 +180,20 @@ def test_a_hostile_pickle_touches_nothing(tmp_path, place, protocol):
     cached(v='two'), cached(workers=[1]), cached(workers={'a': 'b'}),
     cached(gap=1), cached(gap=(1,)), cached(gap=(1, 'x')), cached(gap='ab'),
     cached(end='soon'), cached(end=1),
+    # what a later release won't add either
+    cached(later={}), cached(later=[]), cached(later=()),
+    cached(later=((1,),)), cached(later=b'x'), cached(later=MOMENT),
+    cached(later='x' * wire.MAX_SIZE), cached(later='a\\b'),
+    cached(later='\u4e3b'), cached(later=10 ** 101), cached(**{'A b': 1}),
+    cached(**{'x' * 33: 1}),
+    # known ones, again
+    cached(later=1).replace(b'Vlater', b'Vv'),
+    cached(later=1.0).replace(b'Vlater', b'Vct'),
+    cached(later=1.0).replace(b'Vlater', b'V\\u0076'),
+    cached(later=1).replace(b'I1\n', b'g1\n'),
+    cached(later=1.5).replace(b'F1.5\n', b'F1.5.1\n'),
+    # and ours behind it
+    cached(later=1, end='stopped'), cached(later=1, workers={'1f-00aa': 1.5}),
     pickle.dumps((MOMENT, {'ct': STAMP, 'v': 2}), 0),
     pickle.dumps({'payload': MOMENT}, 0), pickle.dumps(MOMENT, 0),
     b'x' * (wire.MAX_SIZE + 1)])
