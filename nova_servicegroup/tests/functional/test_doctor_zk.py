@@ -9,8 +9,6 @@ import time
 from kazoo import security
 import pytest
 
-from nova_servicegroup.doctor import members
-from nova_servicegroup.doctor import site as sites
 from nova_servicegroup.tests.fixtures import certificates
 from nova_servicegroup.tests.fixtures import compute as computes
 from nova_servicegroup.tests.fixtures import process
@@ -34,7 +32,8 @@ def ensemble(tmp_path_factory):
 @pytest.fixture
 def compute(tmp_path, ensemble, request):
     made = computes.Compute(
-        tmp_path, ensemble, '/' + request.node.name.partition('[')[0],
+        tmp_path / 'compute', ensemble,
+        '/' + request.node.name.partition('[')[0],
         recv_timeout=RECV_TIMEOUT, **DIGEST)
     yield made
     made.close()
@@ -164,26 +163,44 @@ def test_nodes_and_records_that_do_not_belong(compute):
     assert '1 of 0.9' in told[2]
 
 
-def test_members_and_records_of_others(compute, monkeypatch):
+def test_members_records_and_services_of_nova(compute, cells):
+    """What is in only one or two of the three: each is told, with its fix."""
     compute.join('a', 'gone', 'stranger')
     compute.members['gone'].kill()
-    monkeypatch.setattr(sites.Site, 'hosts', lambda self, group: {'a'})
     process.wait_until(
         lambda: compute.states()['gone'] == 'ended', 20, 'its end')
-    site = sites.Site([str(compute.config)])
-    try:
-        foreign, left = members.records(site)
-    finally:
-        site.close()
-    assert foreign.what == (
-        'Members that are no computes of this Nova: stranger.')
-    assert left.what == 'Records of hosts that Nova does not have: gone.'
-    command, identity, delete = left.fix.splitlines()
-    assert command == 'zkCli.sh -server %s' % compute.ensemble.address
-    assert identity == 'addauth digest nova:PASSWORD'
+    for host in ('a', 'forged', 'quiet'):
+        cells.add_service('cell1', host, age=7200)
+    cells.configure(servicegroup_driver='zk',
+                    service_down_time=computes.GRACE)
+    with open(cells.config, 'a') as config:
+        config.write(compute.config.read_text().partition('\n\n')[2])
     with compute.ensemble.client(auth_data=[
             ('digest', 'nova:hunter2')]) as client:
+        group = compute.prefix + '/compute/'
+        a, = (name for name in client.get_children(group)
+              if name.startswith('a@'))
+        client.create(group + 'forged@0123456789abcdef',
+                      client.get(group + a)[0],
+                      client.get_acls(group + a)[0], ephemeral=True)
+        done = cells.command(
+            'doctor', '--json', '--only', 'records', '--only',
+            'mixed-deployment', '--timeout', '300', code=1)
+        told = [row for row in json.loads(done.stdout)
+                if row['Level'] != 'OK']
+        assert [row['What'].partition(', on')[0] for row in told] == [
+            'Services that were never in the store of zk',
+            'Members without a record: forged.',
+            'Members that are no computes of this Nova: stranger.',
+            'Records of hosts that Nova does not have: gone.']
+        never, *_, left = told
+        assert never['What'].endswith(', on: quiet.')
+        assert 'openstack compute service delete' in never['Fix']
+        command, identity, delete = left['Fix'].splitlines()
+        assert command == 'zkCli.sh -server %s' % compute.ensemble.address
+        assert identity == 'addauth digest nova:PASSWORD'
         client.delete(delete.partition(' ')[2])
+    assert 'gone' not in compute.states()
 
 
 def test_a_timeout_that_is_not_granted(compute):

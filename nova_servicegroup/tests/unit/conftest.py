@@ -32,36 +32,3 @@ def config():
     yield fixture
     fixture.cleanUp()
     sg_conf.settings(fixture.conf).refresh()
-
-
-@pytest.fixture(scope='session')
-def runner(request):
-    """Gives the commands.Commands of a Nova with the drop-in, or without."""
-    from nova_servicegroup.tests.fixtures import commands
-    from nova_servicegroup.tests.fixtures import nova
-    made = {}
-
-    def get(mode=None):
-        if mode not in made:
-            env = nova.environment() if mode is None else nova.environment(
-                request.getfixturevalue('plugin_tree'), mode)
-            made[mode] = commands.Commands(env)
-        return made[mode]
-
-    yield get
-    for one in made.values():
-        one.close()
-
-
-@pytest.fixture(scope='session')
-def empty_databases(tmp_path_factory, runner):
-    """A folder with the schemas of Nova's databases."""
-    from nova_servicegroup.tests.fixtures import cells
-    return cells.make_empty(tmp_path_factory.mktemp('schemas'), runner())
-
-
-@pytest.fixture
-def cells(tmp_path, empty_databases, runner):
-    """An API database and the databases of three cells."""
-    from nova_servicegroup.tests.fixtures import cells
-    return cells.Cells(tmp_path, empty_databases, runner)
