@@ -2,6 +2,7 @@
 
 """Notifications that arrive over a real RabbitMQ, once for three watchers."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 
 from oslo_config import cfg
 import oslo_messaging as messaging
@@ -25,6 +27,7 @@ from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import rabbitmq
+from nova_servicegroup.tests.fixtures import reporter
 from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import zookeeper
 
@@ -135,29 +138,30 @@ def fleet(tmp_path, ensemble, rabbit, request):
 
 
 @pytest.fixture
-def watchers(fleet, request):
-    """Three of them, as on three controllers; one of them is the one."""
-    made = [watcher(fleet.directory, 'watcher%d' % number, fleet.config,
-                    request.node.name) for number in range(3)]
-    yield made
-    for one in made:
+def watch(tmp_path, request):
+    """Starts watchers, as on so many controllers; one of them is the one."""
+    watchers = []
+
+    def start(config, number=3):
+        for index in range(number):
+            watchers.append(watcher(tmp_path, 'watcher%d' % index, config,
+                                    request.node.name).start())
+        process.wait_until(lambda: leader(watchers), 90, 'one that sends')
+        process.wait_until(
+            lambda: all(WATCHES in one.log() for one in watchers), 60,
+            'a first look of all')
+        return watchers
+
+    yield start
+    for one in watchers:
         if one.running:
             one.kill()
         one.stop()
 
 
-def start(watchers):
-    for one in watchers:
-        one.start()
-    process.wait_until(lambda: leader(watchers), 90, 'one that sends')
-    process.wait_until(
-        lambda: all(WATCHES in one.log() for one in watchers), 60,
-        'a first look of all')
-
-
-def test_three_watchers_tell_once(fleet, watchers, listener):
+def test_three_watchers_tell_once(fleet, watch, listener):
     fleet.join('a', 'b', 'c')
-    start(watchers)
+    watchers = watch(fleet.config)
     fleet.members['a'].kill()
     told = listener.next(10)
     assert {name: told[name] for name in (
@@ -174,9 +178,9 @@ def test_three_watchers_tell_once(fleet, watchers, listener):
         assert ' a nova-compute up -> ended' in one.log()
 
 
-def test_who_tells_is_replaced_and_nothing_is_lost(fleet, watchers, listener):
+def test_who_tells_is_replaced_and_nothing_is_lost(fleet, watch, listener):
     fleet.join('a', 'b', 'c')
-    start(watchers)
+    watchers = watch(fleet.config)
     first = leader(watchers)
     # Frozen, it can't tell of what comes, and then it is gone.
     first.freeze()
@@ -218,16 +222,15 @@ def test_a_bus_that_is_away_loses_nothing(fleet, listener, rabbit, request):
         assert [listener.next(60)['host'] for _ in range(2)] == ['a', 'b']
 
 
-def test_watchers_of_the_database_tell_once(make_cloud, request, tmp_path):
+def test_watchers_of_the_database_tell_once(make_cloud, request, watch,
+                                            tmp_path):
     with make_cloud(driver='db', controllers=('conductor',)) as cloud:
-        heard = Listener(cloud.rabbit.url, request.node.name)
         compute = cloud.start_compute('a')
         config = nova.write_config(tmp_path / 'nova.conf',
                                    cloud.nova_conf('controller'))
-        watchers = [watcher(tmp_path, 'watcher%d' % number, config,
-                            request.node.name) for number in range(2)]
-        try:
-            start(watchers)
+        with contextlib.closing(
+                Listener(cloud.rabbit.url, request.node.name)) as heard:
+            watch(config, 2)
             compute.stop()
             told = heard.next(20)
             assert (told['host'], told['cell'], told['new_state'],
@@ -237,11 +240,48 @@ def test_watchers_of_the_database_tell_once(make_cloud, request, tmp_path):
             told = heard.next(20)
             assert (told['host'], told['new_state']) == ('a', 'down')
             heard.nothing(3)
-        finally:
-            for one in watchers:
-                one.kill()
-                one.stop()
-            heard.close()
+
+
+@pytest.fixture
+def reporters(tmp_path, database_template, rabbit):
+    """Members that report to a memcached, by host, and their nova.conf."""
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(
+            mariadb.MariaDB(tmp_path / 'db', database_template))
+        store = stack.enter_context(memcached.Memcached(tmp_path))
+        config = nova.write_config(tmp_path / 'nova.conf', {
+            'DEFAULT': {'servicegroup_driver': 'mc', 'report_interval': 1,
+                        'service_down_time': 5, 'transport_url': rabbit.url},
+            'cache': {'memcache_servers': store.address},
+            'database': {'connection': database.url('nova')},
+            'api_database': {'connection': database.url('nova_api')}})
+        members = {}
+        for host in 'abc':
+            database.query(
+                'nova', 'INSERT INTO services (created_at, host, `binary`, '
+                'topic, uuid, report_count, disabled, forced_down, version, '
+                "deleted) VALUES (UTC_TIMESTAMP(), %s, 'nova-compute', "
+                "'compute', %s, 0, 0, 0, 70, 0)", host, str(uuid.uuid4()))
+            members[host] = stack.enter_context(
+                reporter.Reporter(host, tmp_path, config, host))
+        yield members, config
+
+
+def test_watchers_of_memcached_tell_once(reporters, watch, listener):
+    members, config = reporters
+    watchers = watch(config)
+    members['a'].kill()
+    told = listener.next(15)
+    assert {name: told[name] for name in (
+        'host', 'cell', 'service', 'old_state', 'new_state', 'evidence',
+        'reason')} == {
+            'host': 'a', 'cell': 'cell1', 'service': 'nova-compute',
+            'old_state': 'up', 'new_state': 'down', 'evidence': 'silence',
+            'reason': 'silent'}
+    assert told['last_seen'] < told['at']
+    listener.nothing(3)
+    for one in watchers:
+        assert ' a nova-compute up -> down' in one.log()
 
 
 # Elections
