@@ -61,13 +61,10 @@ class Server:
         :raises ServerRefused: not stored
         :raises ServerLost: perhaps stored, perhaps not
         """
-        if token is None:
-            command = 'add %s %d 0 %d\r\n' % (
-                key, wire.FLAG_PICKLED, len(data))
-        else:
-            command = 'cas %s %d 0 %d %d\r\n' % (
-                key, wire.FLAG_PICKLED, len(data), token)
-        command = command.encode() + data + b'\r\n'
+        verb, end = ('add', '') if token is None else ('cas', ' %d' % token)
+        line = '%s %s %d 0 %d%s\r\n' % (
+            verb, key, wire.FLAG_PICKLED, len(data), end)
+        command = line.encode() + data + b'\r\n'
         answer = self._writing.execute(
             timeout, lambda request: request.command(command))
         if answer != STORED and answer not in CONFLICTS:
