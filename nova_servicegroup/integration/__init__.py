@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Everything that touches the inside of Nova."""
+"""The code that depends on Nova's internals."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Registers the package from nova.conf, for trees that can't be written to.
+"""Registers the package from nova.conf, for read-only trees.
 
-Named by ``config_source`` in a file of nova.conf.d; oslo.config then loads it
-while Nova reads its configuration. Nova 34 reads its configuration once before
-it has chosen its concurrency, through a ConfigOpts object of its own, so at
-import this needs the standard library and oslo.config only, and it does
-nothing unless it is handed the CONF that Nova itself uses.
+``config_source`` in nova.conf names it; oslo.config then loads it while Nova
+reads its configuration. Nova 34 first reads its configuration through another
+ConfigOpts object, before it chooses eventlet or threads. So this module
+imports only the standard library and oslo.config, and does nothing for another
+object than the CONF that Nova itself uses.
 """
 
 import logging
@@ -31,7 +31,7 @@ class ConfigSourceDriver(sources.ConfigurationSourceDriver):
             try:
                 register.register()
             except exception.UnsupportedNovaError as e:
-                # Nova goes on with its own drivers.
+                # Nova continues with its own drivers.
                 LOG.error('%s', e)
         # It has no values to offer, so there is no source to open.
         return None

@@ -2,10 +2,10 @@
 
 """The drop-in: one marked block in ``nova/servicegroup/__init__.py``.
 
-The block calls ``register()`` when Nova imports its service groups. It is
-guarded: a Nova whose plug-in is gone logs one error and goes on with its own
-drivers. Writing is atomic, keeps mode and owner, is checked by an interpreter
-of its own and undone when the check fails.
+The block calls ``register()`` when Nova imports ``nova.servicegroup``. If the
+package is missing, Nova logs one error and uses its own drivers. Writing is
+atomic, keeps mode and owner, is verified in another interpreter, and is undone
+if that fails.
 """
 
 import ast
@@ -84,7 +84,7 @@ if users and os.geteuid() == 0:
 #: seconds; importing Nova takes some
 CHECK_LIMIT = 60
 
-#: what ``Tree.state`` may say
+#: the states of ``Tree.state``
 INSTALLED = 'installed'
 NOT_INSTALLED = 'not installed'
 OUTDATED = 'installed, but by another version of nova-servicegroup'
@@ -100,8 +100,8 @@ class Tree:
 
     :param path: the folder that holds ``nova/``, or ``nova/`` itself; by
         default the one that this interpreter imports
-    :param python: the interpreter that runs this Nova; by default the one
-        that the place of the tree tells
+    :param python: the interpreter that runs this Nova; by default derived
+        from the path of the tree
     :raises DropInError: there is no Nova
     """
 
@@ -128,7 +128,7 @@ class Tree:
 
     @property
     def version(self):
-        """Nova's version as its package metadata has it, or None."""
+        """Nova's version in its package metadata, or None."""
         for found in importlib.metadata.distributions(
                 name='nova', path=[str(self.root)]):
             return found.version
@@ -137,7 +137,7 @@ class Tree:
     def state(self):
         """Return one of the module's states, and the reason if it is BROKEN.
 
-        Starts an interpreter to see whether the block has its effect.
+        Starts an interpreter to check that the block takes effect.
         """
         state = self.content_state()
         failure = self._check() if state == INSTALLED else None
@@ -154,8 +154,8 @@ class Tree:
     def change(self, install, force=False):
         """Return (old content, new content) of the file, as bytes.
 
-        :param install: put the block in, else take it out
-        :param force: even into a file that isn't recognised
+        :param install: add the block, else remove it
+        :param force: also change a file that isn't recognised
         :raises DropInError: the file isn't recognised
         """
         content = self._read()
@@ -172,8 +172,8 @@ class Tree:
     def apply(self, old, new, check):
         """Write ``new`` in place of ``old``, atomically.
 
-        :param check: see in another interpreter that the block has its
-            effect, and put ``old`` back if not
+        :param check: verify in another interpreter that the block takes
+            effect, and restore ``old`` if not
         :raises DropInError: it can't be written, or has no effect
         """
         self._write(new)
@@ -182,7 +182,7 @@ class Tree:
         try:
             failure = self._check()
         except BaseException:
-            # Interrupted: nobody knows whether it would work.
+            # Interrupted, so the result is unknown.
             self._write(old)
             raise
         if failure:
@@ -194,10 +194,10 @@ class Tree:
     def diff(self, old, new, place=None):
         """Return the change as a unified diff.
 
-        ``patch -p1`` takes it in the folder that holds ``nova/``.
+        Apply it with ``patch -p1`` in the folder that holds ``nova/``.
 
-        :param place: the path of that folder; ``patch -p0`` takes the diff in
-            the root of the file system then
+        :param place: the path of that folder; apply the diff with ``patch
+            -p0`` in the root of the file system then
         """
         name = 'nova/servicegroup/__init__.py'
         names = ('a/' + name, 'b/' + name) if place is None else (
@@ -217,7 +217,7 @@ class Tree:
                 self.file, e.strerror)) from e
 
     def _write(self, content):
-        """Replace the file in one step; nothing is left half-written."""
+        """Replace the file atomically."""
         status = self.file.stat()
         temporary = None
         try:
@@ -243,19 +243,19 @@ class Tree:
                 'or the configuration hook (config_source).' % (
                     self.file, e.strerror)) from e
         for stale in self.file.parent.glob('__pycache__/__init__.*.pyc'):
-            # Some builds compile without looking at the time of the source.
-            # Where it isn't ours to remove, the check tells if that matters.
+            # Some builds ignore the time of the source. If the file can't be
+            # removed, the check shows whether that matters.
             with contextlib.suppress(OSError):
                 stale.unlink()
 
     def _check(self):
         """Return why the block has no effect, or None when it has.
 
-        :raises DropInError: nothing tells which Python runs this Nova
+        :raises DropInError: the Python that runs this Nova is unknown
         """
         python = self.python()
-        # Isolated: what PYTHONPATH or the user's own packages offer to this
-        # command isn't there for Nova's services.
+        # Isolated: Nova's services have neither the PYTHONPATH nor the user
+        # packages of this command.
         command = [python, '-I', '-c', _CHECK, str(self.root)]
         if self._named_python:
             command.append('first on its path')
@@ -274,15 +274,15 @@ class Tree:
     def python(self):
         """Return the interpreter that runs the Nova of this tree.
 
-        Never just this one: where Nova is a package of the system, and this
-        command is in a virtual environment, the two have different packages.
+        Not simply this one: if Nova is a system package and this command is in
+        a virtual environment, the two have different packages.
         """
         if self._named_python:
             return self._named_python
         library = self.root.parent
         prefix = library.parent.parent
         if self.root.name == 'dist-packages' and prefix.name == 'local':
-            # /usr/local/lib/pythonX.Y/dist-packages is of Debian's Python.
+            # Debian's Python uses /usr/local/lib/pythonX.Y/dist-packages.
             prefix = prefix.parent
         if self.root.name in ('site-packages', 'dist-packages'):
             # <prefix>/lib/pythonX.Y/site-packages
@@ -306,7 +306,7 @@ def _with_block(pristine):
     newline = b'\r\n' if b'\r\n' in pristine else b'\n'
     block = _BLOCK.encode().replace(b'\n', newline)
     # The first newline ends an unfinished last line, or is an empty one: in
-    # either case the removal of block and newline gives the file back.
+    # either case, removing the block and this newline restores the file.
     return pristine + newline + block + newline
 
 

@@ -2,9 +2,8 @@
 
 """A section about liveness in Nova's Guru Meditation Reports.
 
-A report is written on a signal, in the middle of whatever the process does.
-So nothing here takes a lock, logs, or asks a store: it tells what the process
-knows already.
+A signal may start a report at any moment. So nothing here takes a lock, logs,
+or reads a store: the section shows what the process has in memory.
 """
 
 import sys
@@ -13,11 +12,10 @@ TITLE = 'ServiceGroup'
 
 
 def add_section(*drivers):
-    """Let the reports of this process, if it makes any, tell of its drivers.
+    """Add a section about the drivers to the reports of this process.
 
-    Once for each process, whose API objects all have the same drivers. One
-    that makes reports has imported oslo_reports by the time it makes the
-    first.
+    Once per process, as all its API objects have the same drivers. A process
+    that makes reports has imported oslo_reports before its first API object.
 
     :param drivers: objects of drivers.base.Driver
     """
@@ -32,7 +30,7 @@ _drivers = []
 
 
 def section():
-    """Return the section as it is now, a model of oslo_reports."""
+    """Return the section, a model of oslo_reports."""
     from oslo_reports.models import with_default_views
     return with_default_views.ModelWithDefaultViews(
         data={driver.name: _report(driver) for driver in _drivers})
@@ -42,5 +40,5 @@ def _report(driver):
     try:
         return driver.report()
     except Exception as e:
-        # Or there would be no report at all.
+        # Otherwise there would be no report at all.
         return 'cannot be told: %r' % e

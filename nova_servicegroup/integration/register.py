@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Puts the package into the Nova of this process.
+"""Registers the package with the Nova of this process.
 
-Called at the end of ``nova/servicegroup/__init__.py`` by the drop-in, or by
-the configuration hook. In Nova 34 the names of drivers are a hard-coded
-mapping and the option takes two of them; both are plain objects that can be
-added to before they are read. Nothing imported here brings eventlet in.
+Called by the drop-in at the end of ``nova/servicegroup/__init__.py``, or by
+the configuration hook. Nova 34 has a hard-coded mapping of driver names, and
+an option with two choices; this adds to both before Nova reads them. Nothing
+imported here imports eventlet.
 """
 
 import collections.abc
@@ -25,14 +25,15 @@ _ZK_HELP = 'ZooKeeper ServiceGroup driver, from nova-servicegroup'
 def register():
     """Make Nova use this package's API and drivers. Idempotent.
 
-    ``nova.servicegroup.API`` becomes ours, which has ``leave``, ``get_all``
-    and ``get_one`` too; ``servicegroup_driver`` takes ``zk``; the options of
-    the package are known; nova-manage has its ``service`` category back.
+    Replaces ``nova.servicegroup.API`` by ours, which adds ``leave``,
+    ``get_all`` and ``get_one``; adds the choice ``zk`` to
+    ``servicegroup_driver``; registers the package's options; adds the category
+    ``service`` to nova-manage.
 
-    To be called before services make their API objects.
+    Must be called before services make their API objects.
 
-    :raises UnsupportedNovaError: this Nova isn't like those of 26 to 34;
-        nothing has been changed then
+    :raises UnsupportedNovaError: this Nova differs from 26 to 34; nothing was
+        changed
     """
     from nova import servicegroup
     from nova.servicegroup import api as nova_api
@@ -45,7 +46,7 @@ def register():
         sg_conf.register_opts(nova_api.CONF)
         nova_api.API = api.API
     servicegroup.API = api.API
-    _bring_back_service_category()
+    _add_service_category()
 
 
 def _expected_parts(nova_api):
@@ -76,12 +77,12 @@ def _unknown(expected, found):
         '"nova-servicegroup dropin remove".' % (expected, found))
 
 
-def _bring_back_service_category():
-    """Give nova-manage its ``service`` category, if this is nova-manage.
+def _add_service_category():
+    """Add the ``service`` category if this process is nova-manage.
 
-    It takes its categories after its imports, in the middle of which this
-    runs. Importing nova.cmd from here would patch a process that must not be
-    patched (Nova 26 to 31 do that on import).
+    nova-manage reads its categories after its imports, during which this runs.
+    Importing nova.cmd here would monkey-patch other processes (Nova 26 to 31
+    do that on import).
     """
     common = sys.modules.get('nova.cmd.common')
     if common is None or hasattr(common.add_command_parsers, 'has_service'):

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``services.report_count`` says beyond its growth.
+"""What the db driver encodes in ``services.report_count``.
 
-Nova stamps ``last_seen_up`` when this number grows and reads nothing else
-from it. The table has no other place for what readers need to know of a
-heartbeat: since when it has been coming without a gap, and whether it is the
-last one. So the db driver lets the number grow in steps that say so:
+Nova updates ``last_seen_up`` when this number grows, and reads nothing else
+from it. Readers also need to know since when heartbeats have arrived without a
+gap, and whether one is the last. The table has no other column for that, so
+the db driver encodes it in the number:
 
 * bit 30 is set: the number was written by this driver;
 * bits 24 to 29: a counter, so that every new state is a larger number;
-* bits 0 to 23: below 0x800000, the member was silent and is back: four bits
-  for the length of the gap, 19 for the seconds since its end, which is told
-  for six days. From 0x800000 on heartbeats have been coming for longer.
-  0xFFFFFE is the last heartbeat of a service that was stopped, 0xFFFFFF of
-  one that left.
+* bits 0 to 23: below 0x800000, the member was silent and came back: four bits
+  for the length of the gap, 19 for the seconds since its end, for six days.
+  From 0x800000 on, there was no gap for longer than that. 0xFFFFFE is the last
+  heartbeat of a service that was stopped, 0xFFFFFF of one that left.
 
-Numbers without bit 30, Nova's own, say nothing. Nothing here blocks.
+Numbers without bit 30 are Nova's own. Nothing here blocks.
 """
 
 from nova_servicegroup.liveness import End
@@ -28,14 +27,14 @@ _STOPPED = 0xFFFFFE
 _LEFT = 0xFFFFFF
 _ENDS = {_STOPPED: End.STOPPED, _LEFT: End.LEFT}
 _END_CODES = {end: word for word, end in _ENDS.items()}
-#: seconds since its end for which a gap is told
+#: seconds since its end for which a gap is encoded
 _SHOWN = 1 << 19
-#: seconds; the shortest length of a gap that can be told, doubled 15 times
+#: seconds; the shortest length of a gap, which can double 15 times
 _UNIT = 32
 
 
 def decode(count, last):
-    """Return (End or None, Gap or None) as a row's number says.
+    """Return (End or None, Gap or None) of a row's number.
 
     :param count: the row's report_count, int or None
     :param last: time of the heartbeat that wrote it, seconds
@@ -50,14 +49,14 @@ def decode(count, last):
 
 
 def is_last(count):
-    """Return whether a number says that its heartbeat is the last one."""
+    """Return whether a number marks the last heartbeat of a service."""
     return count >= _OURS and count % _STEP in _ENDS
 
 
 class Counter:
     """The number of one member, from one heartbeat to the next.
 
-    :param count: what the row has now
+    :param count: the row's current number
     :param silent_for: seconds since the row's last heartbeat, None if there
         was none
     :param late_after: seconds of silence that make a gap
@@ -107,7 +106,7 @@ class Counter:
         code = 0
         while _UNIT << code < seconds and code < 15:
             code += 1
-        # Anew at each attempt until one is stored: the gap goes on.
+        # At each attempt until one is stored, as the gap grows.
         self._base = code * _SHOWN
         self._back_at = now
         self._new_step = True
@@ -115,8 +114,8 @@ class Counter:
     def _set(self, low):
         step = self.value // _STEP
         if self._new_step:
-            # After the last step the first one comes again. Nova stores a
-            # smaller number without a stamp, and stamps the next one.
+            # The first step follows the last one. Nova stores a smaller number
+            # without updating last_seen_up, and updates it with the next one.
             self._new_step = False
             step += 1
         self.value = _OURS + step * _STEP % _OURS + low

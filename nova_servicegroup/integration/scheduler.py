@@ -4,7 +4,7 @@
 
 ``ComputeFilter`` asks about one host at a time, so it can't know whether a
 request has a better candidate than a doubted one. Nova documents
-``filter_all`` as the place for decisions that need all of them.
+``filter_all`` as the method for decisions about all hosts.
 """
 
 import copy
@@ -15,10 +15,10 @@ from nova_servicegroup import liveness
 
 
 def install():
-    """Give Nova's ComputeFilter a ``filter_all`` that knows doubt.
+    """Make Nova's ComputeFilter prefer hosts that are certainly up.
 
-    For the process of a nova-scheduler, which has made its filters by then:
-    nothing is imported here. Idempotent; without the filter it does nothing.
+    Called in a nova-scheduler, which has loaded its filters by then, so that
+    nothing is imported here. Idempotent; does nothing without the filter.
     """
     module = sys.modules.get('nova.scheduler.filters.compute_filter')
     compute_filter = getattr(module, 'ComputeFilter', None)
@@ -45,7 +45,7 @@ def _certain_first(filter_all):
 
 
 class _Placement:
-    """An API for one filter run; notes whom it is in doubt about."""
+    """An API for one filter run, which notes the services in doubt."""
 
     def __init__(self, api):
         self._api = api

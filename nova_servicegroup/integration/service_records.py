@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Nova's own list of services, of every cell that can be seen from here."""
+"""Reads Nova's services table, in all cells that this process can reach."""
 
 from oslo_config import cfg
 
@@ -8,17 +8,16 @@ from nova_servicegroup import exception
 
 
 def list_services(group=None):
-    """Return Nova's service records, API rows left out.
+    """Return Nova's service records, without those of API services.
 
-    One query per cell. A process that has no database of its own (it talks
-    through a conductor) sees the cell that it is in. Blocks.
+    One query per cell. A process without a database connection (it uses a
+    conductor) gets its own cell only. Blocks.
 
     :param group: only those of this topic
     :returns: list of nova.objects.Service
     :raises ServiceGroupUnavailable: a cell doesn't answer
     """
-    # Not at the top: whoever lists services runs in Nova, but whoever imports
-    # a driver need not.
+    # Not at module level: drivers can be imported without Nova.
     from nova import context as nova_context
     from nova import objects
     objects.register_all()
@@ -35,12 +34,11 @@ def list_services(group=None):
 
 
 def members():
-    """Return who has, or had, a record among Nova's services.
+    """Return the members that have, or had, a record in Nova's services.
 
-    One query per cell, without making objects of the rows. Deleted records
-    are among them: see ``heartbeats``. A process that has no database of its
-    own asks a conductor, which tells of its cell and not of deleted ones.
-    Blocks.
+    One query per cell, without making objects of the rows. Includes deleted
+    records, see ``heartbeats``. A process without a database connection asks a
+    conductor, which returns its own cell, without deleted records. Blocks.
 
     :returns: list of (topic, host, whether it is deleted)
     :raises ServiceGroupUnavailable: a cell doesn't answer
@@ -86,12 +84,10 @@ def _ask_all_cells(context, function):
 
 
 def heartbeats(record, topic):
-    """Return the heartbeat columns of all services beside a record.
+    """Return the heartbeat columns of all services in the cell of a record.
 
-    One query, of the cell that the record was read from, without making
-    objects of the rows. Deleted records are among them: whoever judges how
-    many are silent must not forget a host when the operator deletes it.
-    Blocks.
+    One query, without making objects of the rows. Includes deleted records:
+    deleting a host must not change how many count as silent. Blocks.
 
     :param record: a nova.objects.Service, or a dict
     :returns: list of rows with ``host``, ``last_seen_up``, ``created_at`` and
@@ -133,9 +129,9 @@ def _heartbeat_rows(context, topic):
 
 
 def cell_of(record):
-    """Return what tells the cell of a record from others, None if unknown.
+    """Return an identifier of the cell of a record, None if unknown.
 
-    Asks the API database about a record that doesn't say it, once a process.
+    Queries the API database, once per host, if the record doesn't tell.
 
     :raises ServiceGroupUnavailable: the API database doesn't answer
     """
