@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of an installation: what is wrong, why it matters, how to mend it.
+"""Checks of an installation: what is wrong, why it matters, how to fix it.
 
-One file for each thing that is checked. A check is a function of a Site that
-yields Findings; it reads, and changes nothing. ``run`` gives each a limited
-time, whatever hangs.
+Each check is a function that takes a Site, reads only, and yields Findings.
+``Run`` limits the time of each, also if it hangs.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ class Level(enum.IntEnum):
 
     @property
     def severity(self):
-        """What to sort by: what is not known is less than a warning."""
+        """The key to sort by: UNKNOWN ranks below WARNING."""
         return (0, 2, 3, 1)[self]
 
 
 class Finding(typing.NamedTuple):
-    """What a check found.
+    """One result of a check.
 
     :param level: a Level
-    :param what: what is so, one sentence
+    :param what: the finding, one sentence
     :param why: why it matters; None with OK
     :param fix: a command, or lines of a configuration; None with OK
     :param check: name of the check, filled in by ``run``
@@ -53,10 +52,10 @@ class Finding(typing.NamedTuple):
 class Check(typing.NamedTuple):
     """A check and its name.
 
-    :param name: as the operator sees it, and may leave it out by
+    :param name: its name, also for ``--only`` and ``--skip``
     :param function: ``function(site)`` yields Findings
-    :param is_wanted: ``is_wanted(site)`` tells whether it applies
-    :param needs: names of checks whose subject has to be reachable
+    :param is_wanted: ``is_wanted(site)`` returns whether it applies
+    :param needs: names of checks whose servers must be reachable
     :param limit: seconds that it may take
     """
 
@@ -68,9 +67,9 @@ class Check(typing.NamedTuple):
 
 
 class Unreachable(Exception):
-    """What is to be checked can't be reached.
+    """The server or file to check can't be reached.
 
-    :param what: what is so, one sentence
+    :param what: the finding, one sentence
     :param fix: what to do
     """
 
@@ -80,18 +79,18 @@ class Unreachable(Exception):
 
 
 def worst(findings):
-    """Return the Level that stands for all of some findings."""
+    """Return the worst Level of the findings, OK without any."""
     return max((found.level for found in findings),
                key=lambda level: level.severity, default=Level.OK)
 
 
 class Run:
-    """Checks one after the other, each in a thread of its own.
+    """Runs checks one after the other, each in its own thread.
 
-    A thread that hangs is left behind: see ``is_stuck``.
+    A thread that hangs is abandoned, see ``is_stuck``.
 
     :param checks: list of Check
-    :param site: what they look at
+    :param site: the Site to check
     :param timeout: seconds for all of them
     """
 
@@ -116,31 +115,31 @@ class Run:
             self._unreachable.add(check.name)
             return [Finding(
                 Level.UNKNOWN, 'Not checked: see %s.' % missing[0],
-                'What it finds is not known.',
-                'Mend what %s found, first.' % missing[0])]
+                'Its result is unknown.',
+                'First fix what %s found.' % missing[0])]
         found, done = [], threading.Event()
         thread = threading.Thread(
             target=self._collect, args=(check, found, done), daemon=True)
         left = min(check.limit, self._deadline - self._monotonic())
         if left <= 0:
             return [Finding(
-                Level.UNKNOWN, 'Not checked: the time was over before.',
-                'What it finds is not known.',
+                Level.UNKNOWN, 'Not checked: the time limit was reached.',
+                'Its result is unknown.',
                 'nova-servicegroup doctor --timeout 300')]
         thread.start()
-        # Not for its end: what Nova's libraries keep for a thread may hold it.
+        # No join: Nova's libraries may delay the end of the thread.
         is_done = done.wait(left)
-        # A copy: whoever hangs may wake up again.
+        # A copy, as a thread that hangs may continue later.
         found = list(found)
         if not is_done:
             self.is_stuck = True
             self._unreachable.add(check.name)
             found.append(Finding(
                 Level.CRITICAL, 'No answer within %.0f s.' % left,
-                'What takes so long does so for Nova\'s services, too.',
-                'Look at the servers that this check asks, and at the '
-                'network to them; "nova-servicegroup -vv doctor --only %s" '
-                'shows more.' % check.name))
+                'Nova\'s services wait for it, too.',
+                'Check the servers that this check reads, and the network to '
+                'them; "nova-servicegroup -vv doctor --only %s" shows more.'
+                % check.name))
         return found
 
     def _collect(self, check, found, done):
@@ -157,7 +156,7 @@ class Run:
             found.append(Finding(
                 Level.UNKNOWN, 'This check failed: %s: %s.' % (
                     type(e).__name__, str(e).partition('\n')[0]),
-                'What it finds is not known.',
+                'Its result is unknown.',
                 'Please report it, with the output of "nova-servicegroup '
                 '-vv doctor --only %s".' % check.name))
         finally:
@@ -165,29 +164,29 @@ class Run:
 
 
 def listed(names, most=5):
-    """Return names for a sentence: the first ones, and how many more."""
+    """Return the first names as text, and how many more there are."""
     names = sorted(names)
     more = len(names) - most
     return ', '.join(names[:most]) + (
         ' and %d more' % more if more > 0 else '')
 
 
-def clock(where, ahead, doubt, tolerance, why):
+def clock(where, ahead, error, tolerance, why):
     """Return the Finding about the clock of a server.
 
-    :param where: whose it is
-    :param ahead: seconds by which it is ahead of this host's
-    :param doubt: seconds by which that may be wrong
+    :param where: the server
+    :param ahead: seconds by which its clock is ahead of this host's
+    :param error: seconds by which ``ahead`` may be wrong
     :param tolerance: seconds; more is a warning, five times as much critical
+    :param why: why it matters
     """
-    off = max(0, abs(ahead) - doubt)
+    off = max(0, abs(ahead) - error)
     text = 'The clock of %s is %.1f s %s this host\'s.' % (
         where, abs(ahead), 'ahead of' if ahead > 0 else 'behind')
     if off <= tolerance:
         return Finding(Level.OK, 'The clocks of %s and of this host agree to '
-                       '%.1f s.' % (where, max(abs(ahead), doubt)))
+                       '%.1f s.' % (where, max(abs(ahead), error)))
     return Finding(
         Level.CRITICAL if off > 5 * tolerance else Level.WARNING, text, why,
-        'Let both take their time from the same servers: "apt-get install '
-        'chrony" or "dnf install chrony", then "chronyc makestep" and '
-        '"chronyc tracking" on both.')
+        'Use the same NTP servers on both: "apt-get install chrony" or "dnf '
+        'install chrony", then "chronyc makestep" and "chronyc tracking".')

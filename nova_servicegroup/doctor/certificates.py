@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""When the certificates end that connections to ZooKeeper need."""
+"""Checks when the certificates for ZooKeeper expire."""
 
 import datetime
 import re
@@ -10,7 +10,7 @@ from cryptography import x509
 from nova_servicegroup.doctor import Finding
 from nova_servicegroup.doctor import Level
 
-#: days before the end of a certificate
+#: days before a certificate expires
 SOON, VERY_SOON = 30, 7
 
 _CERTIFICATE = re.compile(
@@ -18,7 +18,7 @@ _CERTIFICATE = re.compile(
 
 
 def check(site):
-    """Look when the certificates end, ours and those of the servers."""
+    """Check when our certificates and those of the servers expire."""
     store = site.zookeeper
     for option in ('cert_file', 'ca_file'):
         path = getattr(store.options, option)
@@ -33,8 +33,8 @@ def check(site):
 
 
 def _file_ends(option, path):
-    fix = ('Put a new one into %s on every node, before that day; it is read '
-           'anew at each connection.' % path)
+    fix = ('Put a new one into %s on every node before that day; it is read '
+           'again at each connection.' % path)
     try:
         with open(path, 'rb') as pem:
             found = [x509.load_pem_x509_certificate(block)
@@ -46,16 +46,16 @@ def _file_ends(option, path):
             Level.CRITICAL, '[zookeeper] %s: %s holds no certificate that can '
             'be read.' % (option, path), 'Services cannot connect.', fix)
     elif option == 'cert_file':
-        # The ones behind it are those that signed it.
+        # Those after it are the CAs that signed it.
         yield _ends('[zookeeper] cert_file', found[0], fix)
     else:
-        # Old ones are there until all have new ones.
+        # During a change, the file has an old and a new one.
         yield _ends('[zookeeper] ca_file', max(found, key=_end), fix)
 
 
 def _end(certificate):
-    """Return when a certificate ends, an aware UTC datetime."""
-    # The latter is what cryptography had before 42.
+    """Return when a certificate expires, an aware UTC datetime."""
+    # The latter is for cryptography before 42.
     return getattr(certificate, 'not_valid_after_utc', None) or (
         certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc))
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""All checks, in their order: what others need comes first."""
+"""All checks, in their order: those that others need come first."""
 
 from nova_servicegroup.doctor import database
 from nova_servicegroup.doctor import members

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Nova's databases: the API's, and that of each cell."""
+"""Checks of Nova's databases: the API database, and that of each cell."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nova_servicegroup.doctor import Finding
 from nova_servicegroup.doctor import Level
 from nova_servicegroup.doctor import Unreachable
 
-#: seconds that a database may take for an answer before that is a warning
+#: seconds for a query; more is a warning
 SLOW = 0.2
-#: part of its connections that a server may have in use
+#: share of the connections in use; more is a warning
 _MOST_USED = 0.9
-_FIX = ('Look at [database] and [api_database] connection in nova.conf, and '
-        'whether the server runs: systemctl status mariadb')
+_FIX = ('Check [database] and [api_database] connection in nova.conf, and '
+        'that the server runs: systemctl status mariadb')
 
 _FIX_CELLS = ('nova-manage cell_v2 list_cells --verbose\n\nshows where the '
-              'cells are; of each, look whether its server runs.')
+              'cells are; check that the server of each runs.')
 
 #: by SQLAlchemy's name of the dialect: a query for version and time (UTC),
-#: and, where there is a limit, one for the most connections and one for those
-#: in use, each in the last column. None needs a right of its own.
+#: and, if connections are limited, one for the limit and one for those in use,
+#: each in the last column. None needs a special permission.
 QUERIES = {
     'mysql': ('SELECT VERSION(), UTC_TIMESTAMP(6)',
               'SELECT @@max_connections',
@@ -36,19 +36,19 @@ QUERIES = {
         "SELECT version(), clock_timestamp() AT TIME ZONE 'UTC'",
         "SELECT current_setting('max_connections')",
         'SELECT COUNT(*) FROM pg_stat_activity'),
-    # It has this host's clock.
+    # It uses this host's clock.
     'sqlite': ("SELECT 'SQLite ' || sqlite_version(), NULL",)}
 
 
 class Answer(typing.NamedTuple):
-    """What a database answered.
+    """The answers of a database.
 
     :param version: text
-    :param seconds: for one query, on a connection that was there
-    :param ahead: seconds by which its clock is ahead of ours, None if it has
-        none of its own
-    :param most: number of connections that it takes, None without a limit
-    :param used: how many of them are in use
+    :param seconds: time of one query, on an open connection
+    :param ahead: seconds by which its clock is ahead of ours, None if it uses
+        ours
+    :param most: limit of its connections, or None
+    :param used: number of connections in use
     """
 
     version: str
@@ -59,7 +59,7 @@ class Answer(typing.NamedTuple):
 
 
 def ask(engine):
-    """Ask a database how it is. Blocks.
+    """Query the state of a database. Blocks.
 
     :param engine: SQLAlchemy's
     :returns: an Answer
@@ -78,13 +78,13 @@ def ask(engine):
     return Answer(version.partition(',')[0], seconds, ahead, most, used)
 
 
-def look(site):
-    """Ask the API database and that of each cell."""
+def check(site):
+    """Check the API database and that of each cell."""
     try:
         site.deployment
     except base.CommandError as e:
         raise Unreachable(str(e), _FIX) from e
-    # Not before: the deployment says what Nova's libraries may warn of.
+    # Not before: the deployment filters the warnings of Nova's libraries.
     from nova import context as nova_context
     from nova.db.api import api as api_db
     from nova.db.main import api as main_db
@@ -93,7 +93,7 @@ def look(site):
     try:
         answer = ask(api_db.get_engine())
     except Exception as e:
-        # Whatever the database and its driver have.
+        # Databases and their drivers have exceptions of their own.
         raise Unreachable('The API database does not answer: %s'
                           % cells.first_line(e), _FIX) from e
     yield from describe(site, 'The API database', answer)
@@ -102,18 +102,18 @@ def look(site):
             nova_context.get_admin_context(),
             lambda context: ask(main_db.get_engine(context=context)))
     except Exception as e:
-        # A mapping that doesn't fit nova.conf, among others.
+        # Such as a cell mapping that doesn't fit nova.conf.
         raise Unreachable('The cells cannot be asked: %s'
                           % cells.first_line(e), _FIX_CELLS) from e
     for text in failures:
         yield Finding(
             Level.CRITICAL, text[0].upper() + text[1:] + '.',
-            'With db its services cannot report; with any driver it cannot '
-            'be told which there are.', _FIX_CELLS)
+            'With db its services cannot report; with any driver they cannot '
+            'be listed.', _FIX_CELLS)
     for cell, answer in answers:
         yield from describe(site, 'The database of %s' % (
             cell.name or cell.uuid), answer)
-    # For the checks that compare them with the store.
+    # Loads them for the checks that compare them with the store.
     site.records
 
 
@@ -125,7 +125,7 @@ def describe(site, name, answer):
         yield Finding(
             Level.WARNING, text, 'With db each heartbeat takes several '
             'statements: they come late, and living services look dead.',
-            'Look at its load and its disk, and at the network to it.')
+            'Check its load and its disk, and the network to it.')
     else:
         yield Finding(Level.OK, text)
     if answer.ahead is not None:
@@ -133,15 +133,15 @@ def describe(site, name, answer):
             name[0].lower() + name[1:], answer.ahead, answer.seconds,
             site.conf.service_down_time / 10,
             'db compares the clock of the conductors, which write heartbeats, '
-            'with that of who asks: a clock that is wrong makes the living '
-            'look dead, or the dead alive.')
+            'with that of the reader: a wrong clock makes living services '
+            'look dead, or dead ones alive.')
     if answer.most and answer.used > _MOST_USED * answer.most:
         yield Finding(
             Level.WARNING, '%s has %d of at most %d connections in use.' % (
                 name, answer.used, answer.most),
-            'A conductor that gets none writes no heartbeats.',
+            'A conductor without a connection writes no heartbeats.',
             'In the [mysqld] section of the server, and restart it:\n'
             'max_connections = %d' % (2 * answer.most))
 
 
-CHECKS = [Check('database', look, lambda site: site.has_database)]
+CHECKS = [Check('database', check, lambda site: site.has_database)]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the ensemble holds and answers, read once for all checks of it."""
+"""Reads the ZooKeeper ensemble, once for all checks of it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from nova_servicegroup.keeper import security
 #: seconds that one server, or one request, may take
 SERVER_LIMIT = 3.0
 REQUEST_LIMIT = 8.0
-#: what a request raises about a node that isn't there, or may not be read
+#: what a request raises about a znode that is missing, or may not be read
 UNREADABLE = (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError)
 
 
 class Answer(typing.NamedTuple):
-    """What one server answered.
+    """The answers of one server.
 
-    :param seconds: from the call to the end of the answer
+    :param seconds: from the request to the end of the answer
     :param words: {four-letter word: text}
     :param certificate: in DER, None without TLS
     """
@@ -48,12 +48,12 @@ class Answer(typing.NamedTuple):
 
 
 class Store:
-    """The zk driver's part of ZooKeeper, through one session.
+    """The zk driver's znodes, read through one session.
 
-    Connects when it is first needed. Everything else is read once.
+    Connects on first use. Reads everything once.
 
     :param conf: a ConfigOpts
-    :raises ConfigurationError: it can't work
+    :raises ConfigurationError: an option of zk is invalid
     """
 
     def __init__(self, conf):
@@ -69,9 +69,9 @@ class Store:
 
     @functools.cached_property
     def client(self):
-        """A kazoo client that is connected, and knows who it is.
+        """A kazoo client that is connected and authenticated.
 
-        :raises Unreachable: ZooKeeper doesn't take it
+        :raises Unreachable: ZooKeeper doesn't accept it
         """
         try:
             return self._stack.enter_context(tighten.connection(
@@ -83,7 +83,7 @@ class Store:
                 % self.options.address) from e
 
     def close(self):
-        # An error of the last request was told already.
+        # An error of the last request was reported already.
         with contextlib.suppress(tighten.TightenError):
             self._stack.close()
 
@@ -91,7 +91,7 @@ class Store:
         """Return the result of a request.
 
         :raises NoNodeError: or NoAuthError, as kazoo does
-        :raises Unreachable: there is none
+        :raises Unreachable: there is no result
         """
         try:
             return request.get(timeout=REQUEST_LIMIT)
@@ -106,7 +106,7 @@ class Store:
     def get_all(self, requests):
         """Yield (path, result) of many requests, in flight together.
 
-        What isn't there, or may not be read, is left out.
+        Skips znodes that are missing or may not be read.
 
         :param requests: [(path, AsyncResult)]
         """
@@ -115,7 +115,7 @@ class Store:
                 yield path, self.get(request)
 
     def children(self, path):
-        """Return the names in a directory, [] without it."""
+        """Return the names in a directory, [] if there is none."""
         try:
             return self.get(self.client.get_children_async(path))
         except UNREADABLE:
@@ -138,7 +138,7 @@ class Store:
         return '%s/%s' % (self.prefix, names.quote(group))
 
     def members(self, group):
-        """Return {host: [paths of its nodes]}; what is none is left out."""
+        """Return {host: [paths of its znodes]}, without other nodes."""
         found = {}
         for name in self.groups.get(group, ()):
             host = names.host(name)
@@ -148,7 +148,7 @@ class Store:
         return found
 
     def data(self, paths):
-        """Return {path: what a member's node tells, a dict}."""
+        """Return {path: data of a member's znode, a dict}."""
         found = {}
         for path, (raw, _) in self.get_all(
                 [(path, self.client.get_async(path)) for path in paths]):
@@ -176,14 +176,14 @@ class Store:
                         certificate = sock.getpeercert(binary_form=True)
                     sock.setblocking(True)
                     sock.settimeout(SERVER_LIMIT)
-                    answers[word] = _talk(sock, word)
+                    answers[word] = _send(sock, word)
                 seconds = seconds or time.monotonic() - began
         except OSError as e:
             return e
         return Answer(seconds, answers, certificate)
 
 
-def _talk(sock, word):
+def _send(sock, word):
     """Return the answer to a four-letter word.
 
     :raises OSError: there is none
@@ -197,7 +197,7 @@ def _talk(sock, word):
         except ssl.SSLError as e:
             if not parts:
                 raise
-            # The end, by a server that doesn't announce it.
+            # The end of the connection, without TLS's closing alert.
             part = b'' if isinstance(e, ssl.SSLEOFError) else None
         if not part:
             return b''.join(parts).decode(errors='replace')

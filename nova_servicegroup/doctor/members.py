@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who is in Nova's database, who is in the store, and who in only one."""
+"""Compares the services in Nova's database with the members in the store."""
 
 import collections
 import time
@@ -22,8 +22,8 @@ from nova_servicegroup.liveness import State
 
 _COMPUTE = 'compute'
 _WHY_TWO = ('Nova takes two machines with one name for one host: both may run '
-            'the same instance, and either\'s signs of life hide the end of '
-            'the other.')
+            'the same instance, and heartbeats of one hide the loss of the '
+            'other.')
 _FIX_TWO = ('On one of them: "systemctl stop nova-compute", then\n[DEFAULT]\n'
             'host = ANOTHER-NAME\n\nin its nova.conf, and start it again.')
 
@@ -42,13 +42,13 @@ def duplicates(site):
             yield Finding(
                 Level.CRITICAL, 'These hosts are in several cells: %s.'
                 % listed('%s (%s)' % (host, ', '.join(sorted(cells[host])))
-                         for host in twice), _WHY_TWO, _FIX_TWO + ' Of a host '
-                'that was moved, delete the service that is left behind: '
+                         for host in twice), _WHY_TWO, _FIX_TWO + ' If the '
+                'host was moved, delete its old service: '
                 'openstack compute service delete ID')
     if site.can_use('zk'):
         several = _several_machines(site.zookeeper)
         if several:
-            # A host that was rebooted leaves a node, until its session ends.
+            # After a reboot the old znode remains until its session expires.
             time.sleep(1.5 * getattr(
                 site.zookeeper.client, 'granted_timeout', 10))
             several = _several_machines(ensemble.Store(site.conf), several)
@@ -64,7 +64,7 @@ def duplicates(site):
 
 
 def _several_machines(store, only=None):
-    """Return {host: boot ids} of hosts whose nodes are of several machines."""
+    """Return {host: boot ids} of hosts with znodes of several machines."""
     found = {}
     for group in store.groups:
         for host, paths in store.members(group).items():
@@ -79,7 +79,7 @@ def _several_machines(store, only=None):
 
 
 def mixed(site):
-    """Find services that report by another driver than is asked."""
+    """Find services that report by another driver than the readers use."""
     ours = site.deployment.driver
     records = site.records
     expected = site.conf.servicegroup.also_report
@@ -97,17 +97,17 @@ def mixed(site):
             yield Finding(
                 Level.CRITICAL, 'Services that report by %s and not by %s, '
                 'on: %s.' % (other.name, ours.name, listed(elsewhere)),
-                'They live, and Nova takes them for down, or cannot tell.',
-                'On these hosts, the nova.conf of this one:\n[DEFAULT]\n'
+                'They are alive, but are down or in doubt for Nova.',
+                'In nova.conf on these hosts, as on this one:\n[DEFAULT]\n'
                 'servicegroup_driver = %s\n\nand restart their services. "'
-                'nova-servicegroup migrate check" shows who is missing.'
+                'nova-servicegroup migrate check" shows which are missing.'
                 % ours.name)
         if both and other.name not in expected:
             yield Finding(
                 Level.WARNING, 'Services that report by %s, too, on: %s.' % (
                     other.name, listed(both)),
-                'Their configuration is another one than that of this host, '
-                'where also_report does not name %s.' % other.name,
+                'Their configuration differs from that of this host, where '
+                'also_report does not name %s.' % other.name,
                 'The same on every node:\n[servicegroup]\nalso_report = %s\n\n'
                 'or without %s, when the migration is over.' % (
                     ','.join([*expected, other.name]), other.name))
@@ -121,7 +121,7 @@ def _key(record, cell):
 
 
 def _never_here(ours, records, states):
-    """Yield what is to be told of services that the store never heard of."""
+    """Yield the Finding about services that never reported to the store."""
     try:
         never = [record['host'] for record, cell in records
                  if states[_key(record, cell)] is not State.UP
@@ -132,14 +132,14 @@ def _never_here(ours, records, states):
         yield Finding(
             Level.WARNING, 'Services that were never in the store of %s, on: '
             '%s.' % (ours.name, listed(never)),
-            'They never reported there: they run without this package, with '
-            'another driver, or not at all any more.',
-            'Install the package there, and restart their services. Those '
-            'that are gone for good: openstack compute service delete ID')
+            'They run without this package, with another driver, or no longer '
+            'at all.',
+            'Install the package there, and restart their services. For those '
+            'that no longer exist: openstack compute service delete ID')
 
 
 def _other_drivers(site):
-    """Return drivers that are configured besides the one that answers."""
+    """Return the configured drivers except the one that answers."""
     conf = site.deployment.conf
     found = []
     for name in sorted(set(drivers.DRIVERS) - {site.driver}):
@@ -149,7 +149,7 @@ def _other_drivers(site):
             found.append(importutils.import_object(
                 drivers.DRIVERS[name], conf=conf))
         except exception.ConfigurationError:
-            # That is no store of this deployment.
+            # This deployment has no such store.
             continue
     return found
 
@@ -179,26 +179,26 @@ def _strange(store):
             yield Finding(
                 Level.WARNING, 'Nodes in %s that are no memberships: %s.' % (
                     store.directory(group), listed(strange)),
-                'An old driver of services that were not migrated made them, '
-                'or somebody else who uses the directory.',
-                'Upgrade these services; or a directory of its own for '
-                'each:\n[zookeeper]\nsg_prefix = /servicegroups-NAME')
+                'An old driver created them, or another program that uses the '
+                'directory.',
+                'Upgrade these services; or use different directories:\n'
+                '[zookeeper]\nsg_prefix = /servicegroups-NAME')
 
 
 def _without_record(store, members):
     without = set(members) - store.records
     if without:
-        # Who joins makes both, and was perhaps not listed with both.
+        # A member may have joined between the two listings.
         without -= {names.unquote(name) for name in store.children(
             '%s/%s/compute' % (store.prefix, zk.RECORDS))}
     if without:
         yield Finding(
             Level.WARNING, 'Members without a record: %s.' % listed(without),
-            'Nothing can tell how their process ends: one that is killed '
-            'looks like a host without power. Something else than this '
-            'version of the package made the nodes.',
-            'Upgrade the package there, and restart nova-compute. Of a host '
-            'that runs none the node is forged: set [zookeeper] auth_scheme.')
+            'The end of their process cannot be recorded: a killed one looks '
+            'like a host without power. Not this version of the package '
+            'created the nodes.',
+            'Upgrade the package there, and restart nova-compute. If a host '
+            'runs none, its node is forged: set [zookeeper] auth_scheme.')
 
 
 def _not_of_nova(members, known):
@@ -207,9 +207,9 @@ def _not_of_nova(members, known):
         yield Finding(
             Level.WARNING, 'Members that are no computes of this Nova: %s.'
             % listed(foreign),
-            'Another cloud uses the same directory, or the nodes are forged: '
-            'what happens to its hosts counts in judging yours.',
-            'For each cloud another one, on all its nodes:\n[zookeeper]\n'
+            'Another cloud uses the same directory, or the nodes are forged. '
+            'They count when mass failures are detected.',
+            'A different one for each cloud, on all its nodes:\n[zookeeper]\n'
             'sg_prefix = /servicegroups-NAME')
 
 
@@ -219,7 +219,7 @@ def _left_behind(store, members, known):
         yield Finding(
             Level.WARNING, 'Records of hosts that Nova does not have: %s.'
             % listed(left),
-            'Hosts that were removed stay in the lists of who is missing.',
+            'Removed hosts stay in the lists of missing members.',
             '\n'.join([
                 'zkCli.sh -server %s' % store.hosts,
                 *(['addauth digest %s:PASSWORD' % store.options.username]
@@ -239,7 +239,7 @@ def _versions(store, members):
             Level.WARNING, 'Members are of several versions: %s.' % ', '.join(
                 '%d of %s' % (count, version)
                 for version, count in sorted(counts.items())),
-            'The older ones may not tell all that readers need.',
+            'The older ones may not write all that readers need.',
             'Finish the upgrade of nova-servicegroup, and restart Nova\'s '
             'services there.')
 
@@ -248,7 +248,7 @@ _STORES = ('database', 'memcached', 'zookeeper-servers', 'zookeeper-session')
 CHECKS = [
     Check('duplicate-hosts', duplicates,
           lambda site: site.has_database or site.can_use('zk'), _STORES,
-          # It may wait for the end of a session.
+          # It may wait until a session expires.
           limit=90),
     Check('mixed-deployment', mixed,
           lambda site: site.has_database and site.can_use(site.driver),

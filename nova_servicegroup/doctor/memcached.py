@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The memcached servers of the mc driver."""
+"""Checks of the memcached servers of the mc driver."""
 
 import time
 
@@ -12,16 +12,16 @@ from nova_servicegroup.doctor import listed
 from nova_servicegroup.doctor import Unreachable
 from nova_servicegroup.memcached import servers
 
-#: seconds that a server may take for an answer before that is a warning
+#: seconds for an answer; more is a warning
 SLOW = 0.2
 _FIX = ('On it: "systemctl status memcached"; it has to listen on the address '
         'that [cache] memcache_servers names (option -l).')
-#: part of its connections that a server may have in use
+#: share of the connections in use; more is a warning
 _MOST_USED = 0.8
 
 
-def look(site):
-    """Ask each server how it is: there, how fast, its clock, its limits."""
+def check(site):
+    """Check each server: its latency, its clock, its limits."""
     lost = {}
     for server in site.memcached:
         if server.name == servers.IN_PROCESS:
@@ -85,13 +85,13 @@ def _server(site, name, seconds, stats):
         yield Finding(
             Level.WARNING, text, 'Heartbeats that take too long are lost, and '
             'a question of Nova may wait for it.',
-            'Look at the network to it, and whether it swaps: free -m')
+            'Check the network to it, and that it does not swap: free -m')
     else:
         yield Finding(Level.OK, text)
     numbers = {key: int(value) for key, value in stats.items()
                if value.isdigit()}
     if 'time' in numbers:
-        # It knows whole seconds only.
+        # It is in whole seconds.
         yield clock(
             'memcached at %s' % name, numbers['time'] + 0.5 - time.time(),
             0.5 + seconds, site.conf.service_down_time / 10,
@@ -124,9 +124,9 @@ def _limits(site, name, numbers):
         yield Finding(
             Level.WARNING, 'memcached at %s threw %d values away for want of '
             'memory.' % (name, evictions),
-            'A heartbeat may be among them: who reports is in doubt then.',
+            'If a heartbeat is among them, its service is in doubt.',
             'In /etc/memcached.conf: "-m %d", and restart it' % (
                 2 * max(64, numbers.get('limit_maxbytes', 0) >> 20)))
 
 
-CHECKS = [Check('memcached', look, lambda site: site.can_use('mc'))]
+CHECKS = [Check('memcached', check, lambda site: site.can_use('mc'))]

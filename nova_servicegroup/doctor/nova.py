@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether Nova uses this package, and whether its configuration can work."""
+"""Checks that Nova uses this package, and that its configuration works."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,7 @@ from nova_servicegroup.doctor import Level
 from nova_servicegroup import exception
 from nova_servicegroup.integration import dropin
 
-#: what a service of Nova does when it starts, as far as it matters here
+#: the steps of a Nova service at its start that matter here
 _AS_A_SERVICE = '''
 import importlib.metadata, json, sys, warnings
 warnings.simplefilter('ignore')
@@ -42,12 +42,12 @@ print('\\n' + json.dumps(found))
 _HOOK = ('In nova.conf:\n[DEFAULT]\nconfig_source = liveness\n\n[liveness]\n'
          'driver = nova_servicegroup\n\nand restart Nova\'s services. Or, in '
          'a tree of your own: nova-servicegroup dropin install')
-#: report_interval fits so often into service_down_time, at least
+#: report_interval should fit so often into service_down_time, at least
 _LEAST_BEATS = 3
 
 
-def look(site):
-    """Find out which Nova there is, and whether it uses this package."""
+def check(site):
+    """Find Nova, and check that it uses this package."""
     try:
         tree = dropin.Tree(site.nova, site.python)
         state = tree.content_state()
@@ -77,7 +77,7 @@ def look(site):
 
 
 def _as_a_service(tree, site):
-    """Start the Python of a Nova; return what it does with nova.conf."""
+    """Start Nova's Python with nova.conf; return what _AS_A_SERVICE found."""
     # Isolated, as Nova's services are.
     done = subprocess.run(
         [tree.python(), '-I', '-c', _AS_A_SERVICE,
@@ -111,14 +111,14 @@ def _in_effect(site, tree, found, ways):
             'hook nor the drop-in has an effect.%s' % (
                 nova, found['failed'] and ' ' + found['failed'][0]),
             'Its services do not start with zk.' if site.driver == 'zk' else
-            'Its services use Nova\'s own driver: none of what this package '
-            'does happens.', _HOOK)
+            'Its services use Nova\'s own driver, without this package.',
+            _HOOK)
     package = importlib.metadata.version('nova-servicegroup')
     if found['package'] != package:
         return Finding(
             Level.WARNING, '%s has nova-servicegroup %s, and this command is '
             'of %s.' % (nova, found['package'], package),
-            'What this command tells may not be what Nova does.',
+            'The output of this command may differ from what Nova does.',
             'Run the command of the Python that Nova runs with: %s -m '
             'nova_servicegroup.cmd.main doctor' % tree.python())
     return Finding(
@@ -138,11 +138,11 @@ def _has_hook(conf):
 
 
 def configuration(site):
-    """Look for options that can't work, or not together."""
+    """Check for options that are invalid, or contradict each other."""
     conf = site.conf
     try:
         interval, down_time = sg_conf.check_intervals(conf)
-        # They refuse what can't work.
+        # They raise an error if an option is invalid.
         if site.uses('zk'):
             site.zookeeper
         if site.uses('mc'):
@@ -160,7 +160,7 @@ def configuration(site):
             % ', '.join(sorted(unknown)), 'Nova\'s services do not start.',
             '[servicegroup]\nalso_report = zk')
     if site.has_database:
-        # Nova reads it, too, which takes seconds.
+        # Lets Nova read the configuration, too, which takes seconds.
         try:
             site.deployment  # its making is the check
         except base.CommandError as e:
@@ -195,20 +195,20 @@ def _relations(site, down_time):
         yield Finding(
             Level.WARNING, '[zookeeper] recv_timeout is %g s, more than half '
             'of service_down_time (%d s).' % (timeout, down_time),
-            'A host without power is seen no sooner than by heartbeats in the '
-            'database.', '[zookeeper]\nrecv_timeout = %d' % min(
+            'A host without power is detected no sooner than with heartbeats '
+            'in the database.', '[zookeeper]\nrecv_timeout = %d' % min(
                 4000, down_time * 100))
     if site.uses('mc') and 4 * options.view_refresh > down_time:
         yield Finding(
             Level.WARNING, '[servicegroup] view_refresh is %g s, more than a '
             'quarter of service_down_time (%d s).' % (
                 options.view_refresh, down_time),
-            'It adds to the time until a dead host is seen.',
+            'It adds to the time until a dead host is detected.',
             '[servicegroup]\nview_refresh = 1')
     if options.outage_policy == 'down':
         yield Finding(
             Level.WARNING, '[servicegroup] outage_policy is down.',
-            'When the store is away, every living host may be evacuated, and '
+            'When the store is lost, every living host may be evacuated, and '
             'instances run twice.', '[servicegroup]\noutage_policy = safe')
     if options.mass_failure_threshold > 1:
         yield Finding(
@@ -219,5 +219,5 @@ def _relations(site, down_time):
             '[servicegroup]\nmass_failure_threshold = 0.5')
 
 
-CHECKS = [Check('nova', look, limit=dropin.CHECK_LIMIT),
+CHECKS = [Check('nova', check, limit=dropin.CHECK_LIMIT),
           Check('configuration', configuration, limit=dropin.CHECK_LIMIT)]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Nova's processes on this host, and what systemd would do to them."""
+"""Checks of Nova's processes on this host and of their systemd units."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from nova_servicegroup.doctor import listed
 #: programs whose processes join a group
 JOINING = ('nova-compute', 'nova-conductor', 'nova-scheduler')
 _KEEPER = 'nova_servicegroup.keeper'
-#: part of its descriptors that a process may have in use
+#: share of the descriptors in use; more is a warning
 _MOST_USED = 0.8
-#: descriptors that a service of Nova should be allowed, at least
+#: smallest limit of descriptors that a Nova service should have
 _LEAST_LIMIT = 1024
 #: seconds that systemctl may take
 _LIMIT = 10
 
-#: names of units, of Debian, of RDO, and of DevStack
+#: names of units in Debian, RDO and DevStack
 _UNITS = ('nova-*', 'openstack-nova-*', 'devstack@n-*')
-#: what is in the names of those whose processes have keepers
+#: parts of the names of units whose processes have keepers
 _WITH_KEEPER = ('compute', 'cpu', 'conductor', 'cond', 'scheduler', 'sch',
                 'api')
 _PROPERTIES = ('Id', 'LoadState', 'KillMode', 'OOMPolicy', 'TasksMax',
                'TasksCurrent', 'MemoryMax', 'MemoryCurrent', 'LimitCORESoft',
                'LimitNOFILESoft')
-#: threads and processes that keepers of a unit need beside what runs
+#: threads and processes that the keepers of a unit need in addition
 _TASKS = 20
-#: bytes for the same
+#: bytes that they need in addition
 _MEMORY = 64 * 1024 * 1024
 
 
 class Process(typing.NamedTuple):
     """A process of Nova, or a keeper.
 
-    :param program: its name without folders; 'keeper' for one
+    :param program: name of the program; 'keeper' for a keeper
     :param parent: process id
     """
 
@@ -65,7 +65,7 @@ def running(proc=pathlib.Path('/proc')):
         except (OSError, ValueError, IndexError):
             # It ended meanwhile.
             continue
-        # Scripts stand behind their Python.
+        # A script follows its Python.
         program = next((os.path.basename(word).partition(':')[0].strip()
                         for word in words[:4]
                         if os.path.basename(word).startswith('nova-')), None)
@@ -79,13 +79,13 @@ def running(proc=pathlib.Path('/proc')):
 
 
 def drivers(site):
-    """Find services that run with another driver than nova.conf has."""
+    """Find services that run with another driver than nova.conf names."""
     found = running()
     parents = {one.pid: one.parent for one in found}
     with_keeper = set()
     for one in found:
         if one.program == 'keeper':
-            # Its parent, or what that is a worker of.
+            # Its parent, or the parent of that worker.
             with_keeper.update((one.parent, parents.get(one.parent)))
     services = [one for one in found if one.program in JOINING
                 and one.parent not in
@@ -101,8 +101,8 @@ def drivers(site):
              'that nova.conf has: %s.' if wanted else
              'These services run with a keeper, so with the driver zk, which '
              'nova.conf does not have: %s.') % names,
-            'They started with another configuration. Whoever reads it as '
-            'it is now sees them as down, or in doubt.',
+            'They started with another configuration. Readers with the '
+            'current one see them as down, or in doubt.',
             'systemctl restart UNIT, for each of them')
     elif services:
         yield Finding(Level.OK, '%d services of Nova run here as nova.conf '
@@ -110,7 +110,7 @@ def drivers(site):
 
 
 def descriptors(site):
-    """Compare what processes have open with what they may have open."""
+    """Compare the open files of processes with their limits."""
     short = []
     found = running()
     for one in found:
@@ -124,8 +124,8 @@ def descriptors(site):
     if short:
         yield Finding(
             Level.WARNING, 'Too few file descriptors (RLIMIT_NOFILE) for: %s.'
-            % listed(short), 'Without a free one a service starts no keeper, '
-            'and reaches neither the store nor the message bus.',
+            % listed(short), 'Without a free one a service can start no '
+            'keeper, and reach neither the store nor the message bus.',
             'systemctl edit UNIT\n[Service]\nLimitNOFILE=65536\n\nand restart '
             'it')
     elif found:
@@ -134,7 +134,7 @@ def descriptors(site):
 
 
 def _descriptors(pid):
-    """Return (soft limit, number in use); None for what is not known."""
+    """Return (soft limit, number in use), each None if unknown."""
     try:
         limits = pathlib.Path('/proc/%d/limits' % pid).read_text()
         line, = [line for line in limits.splitlines()
@@ -145,12 +145,12 @@ def _descriptors(pid):
     try:
         return limit, len(os.listdir('/proc/%d/fd' % pid))
     except OSError:
-        # Of another user.
+        # The process is of another user.
         return limit, None
 
 
 def units(site):
-    """Read what systemd would do to a service and its keeper."""
+    """Check the systemd properties that affect a service and its keeper."""
     done = subprocess.run(
         ['systemctl', 'show', '--type=service', '--property',
          ','.join(_PROPERTIES), *('%s.service' % name for name in _UNITS)],
@@ -160,7 +160,7 @@ def units(site):
         yield Finding(
             Level.UNKNOWN, 'systemctl does not show the units of Nova: %s'
             % done.stderr.strip().partition('\n')[0],
-            'A unit may kill a service and its keeper at once.',
+            'A unit may kill a service and its keeper at the same time.',
             'Run this where systemd runs, or --skip units')
         return
     seen = 0
@@ -183,21 +183,21 @@ def _unit(unit):
     if unit.get('KillMode') == 'mixed':
         yield Finding(
             Level.WARNING, '%s has KillMode=mixed.' % name,
-            'systemd kills the keeper in the moment its service has died, '
-            'most often before it could say so: a killed service is seen '
+            'systemd kills the keeper as soon as its service has ended, '
+            'mostly before it could report that: a killed service is detected '
             'after recv_timeout and not within milliseconds.',
             edit('KillMode=control-group'))
     if unit.get('OOMPolicy') in ('stop', 'kill'):
         yield Finding(
             Level.WARNING, '%s has OOMPolicy=%s.' % (name, unit['OOMPolicy']),
-            'When a process of it runs out of memory, the keeper ends with '
-            'it, and nobody tells that the host lives.',
+            'When the kernel kills a process of it for lack of memory, the '
+            'keeper ends, too, and cannot report that the host is alive.',
             edit('OOMPolicy=continue'))
     if unit.get('LimitCORESoft') not in ('0', None, ''):
         yield Finding(
             Level.WARNING, '%s writes core dumps (LimitCORE=%s).' % (
                 name, unit['LimitCORESoft']),
-            'A service that crashes is seen when its core dump is written.',
+            'A crash is detected only after the core dump is written.',
             edit('LimitCORE=0'))
     tasks = _number(unit.get('TasksMax'))
     if tasks is not None and (
@@ -205,8 +205,8 @@ def _unit(unit):
         yield Finding(
             Level.CRITICAL, '%s has TasksMax=%d, and %s run.' % (
                 name, tasks, unit.get('TasksCurrent')),
-            'No keeper can be started where the limit is reached: the service '
-            'is seen as down.', edit('TasksMax=%d' % max(512, 2 * tasks)))
+            'At the limit no keeper can be started: the service is seen as '
+            'down.', edit('TasksMax=%d' % max(512, 2 * tasks)))
     memory = _number(unit.get('MemoryMax'))
     if memory is not None and (
             memory < (_number(unit.get('MemoryCurrent')) or 0) + _MEMORY):
@@ -214,20 +214,20 @@ def _unit(unit):
             Level.WARNING, '%s has MemoryMax=%d M, and %d M are in use.' % (
                 name, memory >> 20,
                 (_number(unit.get('MemoryCurrent')) or 0) >> 20),
-            'A keeper takes 21 MB, and up to 60 MB if its process asks: the '
-            'kernel may kill either.', edit('MemoryMax=%dM' % (
+            'A keeper takes 21 MB, and up to 60 MB in a process that asks: '
+            'the kernel may kill either.', edit('MemoryMax=%dM' % (
                 (memory >> 20) + 256)))
     files = _number(unit.get('LimitNOFILESoft'))
     if files is not None and files < _LEAST_LIMIT:
         yield Finding(
             Level.WARNING, '%s has LimitNOFILE=%d.' % (name, files),
-            'Without a free descriptor it starts no keeper, and reaches '
+            'Without a free descriptor it can start no keeper, and reach '
             'neither the store nor the message bus.',
             edit('LimitNOFILE=65536'))
 
 
 def _number(text):
-    """Return what systemd shows as a number; None for no limit."""
+    """Return a number of systemd's as an int; None for no limit."""
     return int(text) if text and text.isdigit() and int(text) < 2 ** 63 \
         else None
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the checks look at: a configuration, and what it leads to."""
+"""The installation to check: its configuration, database and stores."""
 
 import functools
 
@@ -12,12 +12,12 @@ from nova_servicegroup import exception
 class Site:
     """An installation, as one of its hosts sees it.
 
-    Opens nothing by itself; what it gives is made when it is first asked for,
-    and may block for as long as the servers that it needs.
+    Opens no connection by itself. Each attribute connects on first use, and
+    may block for as long as its servers do.
 
-    :param config_files: nova.conf and others; Nova's own places by default
+    :param config_files: nova.conf and others; by default where Nova looks
     :param config_dirs: folders of configuration files
-    :param nova: the folder that holds ``nova/``, None: that of this Python
+    :param nova: the folder that holds ``nova/``; None for this Python's
     :param python: the interpreter that runs that Nova
     :raises CommandError: the configuration can't be read
     """
@@ -28,9 +28,9 @@ class Site:
         self.config_dirs = config_dirs
         self.nova = nova
         self.python = python
-        #: what this package needs of nova.conf
+        #: the options of nova.conf that this package needs
         self.conf = deployment.read(config_files, config_dirs)
-        #: the driver that answers, as configured
+        #: name of the driver that answers
         self.driver = self.conf.servicegroup_driver
 
     @property
@@ -38,12 +38,12 @@ class Site:
         return bool(self.conf.api_database.connection)
 
     def uses(self, driver):
-        """Tell whether services here report or are judged by a driver."""
+        """Return whether services here use a driver to report or to read."""
         return driver in (self.driver, *self.conf.servicegroup.also_report)
 
     @functools.cached_property
     def deployment(self):
-        """A Deployment with Nova's database, which fails soon.
+        """A Deployment whose database connections fail soon.
 
         :raises CommandError: the configuration can't be used
         """
@@ -56,13 +56,13 @@ class Site:
     def records(self):
         """[(service record of Nova, name of its cell)].
 
-        :raises CommandError: nobody can tell
+        :raises CommandError: the services can't be listed
         """
         return self.deployment.records()
 
     @property
     def services_known(self):
-        """How many services Nova has, as far as it was asked already."""
+        """Number of Nova's services, 0 if they were not read yet."""
         return len(vars(self).get('records', ()))
 
     @functools.cached_property
@@ -84,9 +84,9 @@ class Site:
         return configured.Servers(self.conf)
 
     def can_use(self, driver):
-        """Tell whether a driver is used here, and configured so that it can.
+        """Return whether a driver is used here, and its options are valid.
 
-        If it isn't, the check "configuration" tells of it.
+        If they aren't, the check "configuration" reports it.
         """
         try:
             return self.uses(driver) and {
@@ -96,7 +96,7 @@ class Site:
             return False
 
     def close(self):
-        """End what was begun; blocks for seconds at most."""
+        """Close the ZooKeeper session; blocks for seconds at most."""
         if 'zookeeper' in vars(self):
             self.zookeeper.close()
 
@@ -111,12 +111,12 @@ class Site:
 
 
 def _fail_soon(conf):
-    """Let databases that can't be reached be told of, not waited for."""
+    """Make databases that can't be reached fail at once."""
     from nova.db.api import api as api_db
     from nova.db.main import api as main_db
     for group in ('database', 'api_database'):
         conf.set_override('max_retries', 1, group=group)
         conf.set_override('retry_interval', 0, group=group)
-    # Read when the configuration was, and not used yet.
+    # The options were read already, but not used yet.
     main_db.configure(conf)
     api_db.configure(conf)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ensemble, as the zk driver's sessions meet it."""
+"""Checks of the ZooKeeper ensemble of the zk driver."""
 
 import time
 
@@ -16,18 +16,18 @@ from nova_servicegroup.doctor import Unreachable
 from nova_servicegroup.drivers import zk
 from nova_servicegroup.keeper import names
 
-#: seconds that a server may take for an answer before that is a warning
+#: seconds for an answer; more is a warning
 SLOW = 0.5
-#: seconds by which its clock may be off: none of Nova's verdicts hangs on it
+#: seconds by which its clock may differ: verdicts don't depend on it
 CLOCK_TOLERANCE = 5.0
-#: nodes of one kind that are looked at
+#: number of znodes of one kind that are checked
 MOST_NODES = 2000
 #: descriptors that a server needs for itself, at most
 _SPARE = 100
 
 
 def servers(site):
-    """Call each server: is it there, how fast, which version, which role."""
+    """Check each server: its latency, its version, its role."""
     store = site.zookeeper
     modes, lost = {}, {server: answer.strerror or answer
                        for server, answer in store.answers.items()
@@ -43,8 +43,8 @@ def servers(site):
             yield Finding(
                 Level.WARNING, 'The ZooKeeper server %s cannot be used: %s' % (
                     server, lost[server]),
-                'One more that is lost may be one too many.',
-                'On it: "systemctl status zookeeper", and look into its log. '
+                'The loss of one more may stop the ensemble.',
+                'On it: "systemctl status zookeeper", and read its log. '
                 'From here: nc -zv %s' % server.replace(':', ' '))
             continue
         told = _fields(answer.words['srvr'], ':')
@@ -55,13 +55,14 @@ def servers(site):
         yield Finding(
             Level.CRITICAL, 'These servers are no ensemble, each is for '
             'itself: %s.' % listed(alone),
-            'Readers of one see as down who reports to another.',
-            'In zoo.cfg of each, the same lines server.1=..., server.2=... '
-            'for all; or one server in [zookeeper] address.')
+            'Readers of one server see services that report to another as '
+            'down.',
+            'The same lines server.1=..., server.2=... in the zoo.cfg of '
+            'each; or one server in [zookeeper] address.')
     elif len(store.answers) == 1 and not alone:
         yield Finding(
             Level.WARNING, '[zookeeper] address names one server of an '
-            'ensemble.', 'When it is lost, services of this host do not find '
+            'ensemble.', 'When it is lost, services of this host cannot use '
             'the others.', 'Name all of them:\n[zookeeper]\naddress = '
             'zk1:2181,zk2:2181,zk3:2181')
 
@@ -71,23 +72,23 @@ def _server(server, answer, told):
     if 'not currently serving' in answer.words['srvr']:
         return Finding(
             Level.CRITICAL, 'The ZooKeeper server %s serves nobody: it has no '
-            'leader.' % server, 'Without most of the servers, nobody can '
-            'report or tell who is up.', 'Start the other servers: '
-            '"systemctl start zookeeper"; look for their ports 2888 and 3888.')
+            'leader.' % server, 'Without a majority of the servers, services '
+            'can neither report nor read.', 'Start the other servers: '
+            '"systemctl start zookeeper"; check their ports 2888 and 3888.')
     text = 'ZooKeeper %s at %s answers in %.0f ms%s.' % (
         version or 'of an unknown version', server, 1000 * answer.seconds,
         ', as %s' % told['Mode'] if 'Mode' in told else '')
     if answer.seconds > SLOW:
         return Finding(
-            Level.WARNING, text, 'Servers that are slow end the sessions of '
-            'living hosts.', 'Look at the disk of dataDir, the heap of Java '
-            'and the network: "echo mntr | nc %s" shows zk_avg_latency and '
+            Level.WARNING, text, 'Slow servers end the sessions of living '
+            'hosts.', 'Check the disk of dataDir, the heap of Java and the '
+            'network: "echo mntr | nc %s" shows zk_avg_latency and '
             'zk_outstanding_requests.' % server.replace(':', ' '))
     return Finding(Level.OK, text)
 
 
 def settings(site):
-    """Compare the servers' settings and limits with what is asked of them."""
+    """Check the settings and limits of the servers."""
     store = site.zookeeper
     silent = []
     for server, answer in store.answers.items():
@@ -132,13 +133,13 @@ def _times(server, config, timeout):
             Level.WARNING, '%s lets another server be silent for %.1f s '
             '(tickTime times syncLimit), more than half of recv_timeout (%.1f '
             's).' % (server, sync * tick / 1000, timeout / 1000),
-            'When the leader pauses, or a follower loses it, sessions of '
-            'living hosts end.', fix)
+            'When the leader pauses, or a follower loses its connection to '
+            'it, sessions of living hosts end.', fix)
     elif 9 * tick > timeout:
         yield Finding(
             Level.WARNING, '%s has a tickTime of %d ms, more than a ninth of '
             'recv_timeout (%d ms).' % (server, tick, timeout),
-            'A host without power is seen up to %.1f s later.'
+            'A host without power is detected up to %.1f s later.'
             % (1.5 * tick / 1000), fix)
 
 
@@ -151,9 +152,9 @@ def _limits(server, config, state, store):
                 Level.CRITICAL if needed >= most else Level.WARNING,
                 '%s takes %d connections from one address (maxClientCnxns), '
                 'and %s needs %d.' % (server, most, busiest, needed),
-                'Processes beyond that find no server: they are seen as down, '
-                'or cannot tell who is up. When other servers are away, all '
-                'come to one; hosts behind one translated address count '
+                'Processes beyond that get no connection: they are seen as '
+                'down, or cannot read. When other servers are down, all '
+                'connect to one; hosts behind one translated address count '
                 'together.', 'In zoo.cfg of every server, and restart it:\n'
                 'maxClientCnxns=0')
     files = state.get('zk_max_file_descriptor_count')
@@ -163,8 +164,8 @@ def _limits(server, config, state, store):
             Level.CRITICAL if files <= sessions else Level.WARNING,
             '%s may have %d files open, and there are %d members.' % (
                 server, files, sessions),
-            'When the other servers are away, it has a connection to each '
-            'process that reports, or asks.',
+            'When the other servers are down, every process that reports or '
+            'asks connects to it.',
             'systemctl edit zookeeper\n[Service]\nLimitNOFILE=%d\n\nand '
             'restart it' % max(65536, 2 * sessions))
 
@@ -180,15 +181,15 @@ def _most_connections(store):
 
 
 def session(site):
-    """Open a session, as services do, and look at what it is granted."""
+    """Open a session, as services do, and check its granted timeout."""
     store = site.zookeeper
     client = store.client
     wanted = store.options.recv_timeout / 1000
     granted = getattr(client, 'granted_timeout', None)
     if granted is None:
         yield Finding(Level.UNKNOWN, 'This kazoo does not tell the session '
-                      'timeout that was granted.', 'A host that vanishes is '
-                      'up for that long.', 'pip install "kazoo>=2.11"')
+                      'timeout that was granted.', 'A lost host stays up for '
+                      'that long.', 'pip install "kazoo>=2.11"')
     elif granted != wanted:
         line = ('minSessionTimeout=%d\ntickTime=%d' % (
             wanted * 1000, wanted * 100) if granted > wanted
@@ -196,7 +197,7 @@ def session(site):
         yield Finding(
             Level.WARNING, 'ZooKeeper grants a session timeout of %g s, and '
             'recv_timeout is %g s.' % (granted, wanted),
-            'A host that vanishes is up for that long.',
+            'A lost host stays up for that long.',
             'In zoo.cfg of every server, and restart it:\n%s\n\nor here:\n'
             '[zookeeper]\nrecv_timeout = %d' % (line, granted * 1000))
     else:
@@ -207,23 +208,23 @@ def session(site):
 
 def _clock(store):
     """Compare the clock of ZooKeeper's leader with that of this host."""
-    # Readers write it every two minutes, with the same nothing.
+    # Readers write this empty node every two minutes.
     path = '%s/%s/@clock' % (store.prefix, zk.RECORDS)
     asked = time.time()
     try:
         stat = store.get(store.client.set_async(path, b''))
     except ensemble.UNREADABLE:
-        # Nobody has asked yet; or "zookeeper-rights" tells of it.
+        # No reader wrote it yet; or "zookeeper-rights" reports the error.
         return
     took = time.time() - asked
     yield clock('ZooKeeper\'s leader', stat.mtime / 1000 - asked - took / 2,
                 took / 2, CLOCK_TOLERANCE,
-                'Times of the tools and in the logs cannot be compared; '
-                'verdicts go by the leader\'s alone.')
+                'Times in tools and logs cannot be compared; verdicts use the '
+                'clock of the leader only.')
 
 
 def rights(site):
-    """Try what we may do, and look at what others may."""
+    """Check our permissions, and those of other clients."""
     store = site.zookeeper
     where, why = store.ours.refusal(store.client, store.prefix, store.get)
     if why is not None:
@@ -236,9 +237,9 @@ def rights(site):
         return
     if not store.ours:
         yield Finding(
-            Level.WARNING, 'There is no identity: whoever reaches the servers '
-            'may write.', 'Who can write there keeps a dead host up, takes a '
-            'living one down, or locks all services out.',
+            Level.WARNING, 'There is no identity: any client that reaches the '
+            'servers may write.', 'It can keep a dead host up, take a living '
+            'one down, or lock all services out.',
             'On every node:\n[zookeeper]\nauth_scheme = digest\nusername = '
             'nova\npassword = SECRET\n\nand when all have it: '
             'nova-servicegroup zookeeper tighten')
@@ -263,15 +264,15 @@ def rights(site):
         yield Finding(
             Level.CRITICAL, '%d of %d nodes are open to everybody: %s.' % (
                 len(open_ones), len(found), listed(open_ones, 3)),
-            'Whoever reaches the servers can make a living host look dead '
-            'there, or a dead one alive.',
+            'Any client that reaches the servers can make a living host look '
+            'dead, or a dead one alive.',
             'nova-servicegroup zookeeper tighten')
     if others:
         yield Finding(
             Level.WARNING, '%d of %d nodes have other rights than services '
             'with this configuration give: %s.' % (
                 len(others), len(found), listed(others, 3)),
-            'Who made them has another identity, or another open_reading.',
+            'Their creator has another identity, or another open_reading.',
             'nova-servicegroup zookeeper tighten --dry-run')
     if not (open_ones or others):
         yield Finding(Level.OK, '%d nodes have the rights of %s.' % (
