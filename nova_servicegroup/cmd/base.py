@@ -12,6 +12,13 @@ from cliff import show
 from nova_servicegroup.integration import dropin
 
 
+# It imports Nova where there is one, so it isn't imported for its names.
+_EXCEPTIONS = 'nova_servicegroup.exception'
+#: the option that names the servers of each driver's store
+_STORES = {'db': '[database] connection', 'mc': '[cache] memcache_servers',
+           'zk': '[zookeeper] address'}
+
+
 class CommandError(Exception):
     """The command can't be done; the text says why, and what to do."""
 
@@ -28,8 +35,18 @@ class _Common:
         try:
             return super().run(parsed_args)
         except Exception as e:
+            if _is_unavailable(e):
+                raise CommandError(
+                    'The %s driver cannot tell: %s. Check the servers of %s: '
+                    '"nova-servicegroup doctor" tries each of them.' % (
+                        e.driver, e.reason.rstrip('.'),
+                        _STORES[e.driver])) from e
             if _says_what_to_do(e):
                 raise
+            if isinstance(e, ImportError):
+                raise CommandError(
+                    '%s: install nova-servicegroup with its requirements for '
+                    '%s.' % (e, sys.executable)) from e
             raise CommandError(
                 'This should not happen: %s: %s. "nova-servicegroup --debug '
                 '..." shows where; please report it.' % (
@@ -48,12 +65,17 @@ class _Common:
         return bool(deployment.failures)
 
 
+def _is_unavailable(error):
+    ours = sys.modules.get(_EXCEPTIONS)
+    return ours is not None and isinstance(
+        error, ours.ServiceGroupUnavailable)
+
+
 def _says_what_to_do(error):
     known = [CommandError, dropin.DropInError, BrokenPipeError]
-    # It imports Nova where there is one.
-    ours = sys.modules.get('nova_servicegroup.exception')
+    ours = sys.modules.get(_EXCEPTIONS)
     if ours is not None:
-        known += [ours.ServiceGroupError, ours.ServiceGroupUnavailable]
+        known.append(ours.ServiceGroupError)
     return isinstance(error, tuple(known))
 
 

@@ -38,6 +38,13 @@ def ask(context, question, *args):
     except db_exc.DBError as e:
         raise CellsUnknown('The API database does not answer: %s'
                            % first_line(e)) from e
+    except Exception as e:
+        # SQLAlchemy's, about the URL. It may quote that, with the password.
+        raise CellsUnknown(
+            '[api_database] connection in nova.conf cannot be used (%s): '
+            'write mysql+pymysql://nova:PASSWORD@HOST/nova_api.' % (
+                e if isinstance(e, ImportError) else 'it is no URL of a '
+                'database')) from e
     if not cells:
         raise CellsUnknown('No cell is known; make one with "nova-manage '
                            'cell_v2 create_cell".')

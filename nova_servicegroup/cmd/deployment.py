@@ -17,6 +17,7 @@ from nova_servicegroup import api
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
+from nova_servicegroup import drivers
 from nova_servicegroup import liveness
 
 # What is Nova's own, as it has it, for hosts where nothing else of it is.
@@ -77,6 +78,11 @@ class Deployment:
 
     def __init__(self, config_files=(), config_dirs=()):
         conf = read(config_files, config_dirs)
+        if conf.servicegroup_driver not in drivers.DRIVERS:
+            raise base.CommandError(
+                '[DEFAULT] servicegroup_driver is %r, which is no driver: set '
+                'it to one of %s.' % (conf.servicegroup_driver,
+                                      ', '.join(sorted(drivers.DRIVERS))))
         #: whether Nova's databases tell which services there are
         self.has_database = bool(conf.api_database.connection)
         if self.has_database:
@@ -200,7 +206,7 @@ def arguments(config_files=(), config_dirs=()):
 def read(config_files=(), config_dirs=()):
     """Return what this package needs of nova.conf, without any Nova.
 
-    :raises CommandError: it can't be read
+    :raises CommandError: it can't be read, or a value in it can't be used
     """
     conf = cfg.ConfigOpts()
     conf.register_opts(_NOVA_OPTS)
@@ -209,12 +215,27 @@ def read(config_files=(), config_dirs=()):
     try:
         conf(arguments(config_files, config_dirs), project='nova',
              prog='nova-servicegroup')
-        # Values are looked at when they are read.
-        return conf if [conf.servicegroup_driver, conf.report_interval,
-                        conf.service_down_time,
-                        conf.api_database.connection] else None
     except (cfg.Error, ValueError) as e:
         raise base.CommandError(str(e)) from e
+    if not conf.config_file and not conf.config_dir:
+        raise base.CommandError(
+            'There is no nova.conf where Nova looks for it, such as '
+            '/etc/nova/nova.conf: name it with --config-file PATH.')
+    for group, opts in [(None, _NOVA_OPTS), *sg_conf.list_opts()]:
+        for opt in opts:
+            _check_value(conf, group, opt)
+    return conf
+
+
+def _check_value(conf, group, opt):
+    """Refuse a value that its option doesn't take; oslo.config waits."""
+    try:
+        getattr(conf if group is None else conf[group.name], opt.dest)
+    except ValueError as e:
+        raise base.CommandError('[%s] %s in nova.conf cannot be used: %s.' % (
+            'DEFAULT' if group is None else group.name, opt.name,
+            # The rest is said better here.
+            str(e).rpartition(' is not valid: ')[2])) from e
 
 
 def _read_as_nova(options):
@@ -235,4 +256,17 @@ def _read_as_nova(options):
         except (cfg.Error, ValueError) as e:
             raise base.CommandError(str(e)) from e
         objects.register_all()
+        _fail_soon(config.CONF)
         return config.CONF
+
+
+def _fail_soon(conf):
+    """Make databases that can't be reached fail at once."""
+    from nova.db.api import api as api_db
+    from nova.db.main import api as main_db
+    for group in ('database', 'api_database'):
+        conf.set_override('max_retries', 1, group=group)
+        conf.set_override('retry_interval', 0, group=group)
+    # The options were read already, but not used yet.
+    main_db.configure(conf)
+    api_db.configure(conf)

@@ -14,8 +14,12 @@ from nova_servicegroup.cmd import base
 
 def run(arguments):
     """Run nova-manage with these arguments; return its exit code."""
-    from nova.cmd import manage
-
+    try:
+        from nova.cmd import manage
+    except ImportError as e:
+        sys.stderr.write('nova-manage cannot be imported (%s): run this with '
+                         'the Python that Nova runs with.\n' % e)
+        return 1
     from nova_servicegroup.cmd import manage as sg_manage
     from nova_servicegroup.integration import register
     register.register()

@@ -13,8 +13,8 @@ import logging
 from kazoo import exceptions as kazoo_exc
 from kazoo.handlers import threading as kazoo_threading
 from kazoo import security as kazoo_security
-from oslo_config import cfg
 
+from nova_servicegroup.cmd import deployment
 from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import evzookeeper
@@ -44,25 +44,23 @@ class _Node:
         self.is_member = stat.ephemeralOwner != 0
 
 
-def run(config_files=(), dry_run=False, force=False):
+def run(config_files=(), config_dirs=(), dry_run=False, force=False):
     """Tighten the rights as nova.conf wants them; print what was done.
 
     Running it again does no harm, and nothing.
 
     :param config_files: nova.conf and others; Nova's own places by default
+    :param config_dirs: folders of configuration files
     :param dry_run: print what would be done
     :param force: although members would be locked out
+    :raises CommandError: the configuration can't be read
     :raises ServiceGroupError: nothing, or not all of it, was done
     """
-    conf = cfg.ConfigOpts()
-    sg_conf.register_opts(conf)
-    arguments = [part for path in config_files
-                 for part in ('--config-file', path)]
+    conf = deployment.read(config_files, config_dirs)
     try:
-        conf(arguments, project='nova', prog='nova-servicegroup')
         hosts = evzookeeper.check_address(conf.zookeeper.address)
-    except (cfg.Error, zk_exc.BadAddress) as e:
-        raise TightenError(str(e)) from e
+    except zk_exc.BadAddress as e:
+        raise TightenError('[zookeeper] address: %s' % e) from e
     ours = security.Security(**sg_conf.zk.security(conf))
     if not ours:
         raise TightenError(

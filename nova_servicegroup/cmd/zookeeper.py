@@ -24,5 +24,5 @@ class Tighten(base.Command):
 
     def take_action(self, parsed_args):
         from nova_servicegroup.cmd import tighten
-        tighten.run(self.app.options.config_file, parsed_args.dry_run,
-                    parsed_args.force)
+        tighten.run(self.app.options.config_file, self.app.options.config_dir,
+                    parsed_args.dry_run, parsed_args.force)

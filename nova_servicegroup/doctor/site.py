@@ -43,14 +43,11 @@ class Site:
 
     @functools.cached_property
     def deployment(self):
-        """A Deployment whose database connections fail soon.
+        """A Deployment with Nova's database.
 
         :raises CommandError: the configuration can't be used
         """
-        found = deployment.Deployment(self.config_files, self.config_dirs)
-        if found.has_database:
-            _fail_soon(found.conf)
-        return found
+        return deployment.Deployment(self.config_files, self.config_dirs)
 
     @functools.cached_property
     def records(self):
@@ -108,15 +105,3 @@ class Site:
             raise base.CommandError('Not all cells list their services')
         return {record['host'] for record, _ in self.records
                 if record['topic'] == group}
-
-
-def _fail_soon(conf):
-    """Make databases that can't be reached fail at once."""
-    from nova.db.api import api as api_db
-    from nova.db.main import api as main_db
-    for group in ('database', 'api_database'):
-        conf.set_override('max_retries', 1, group=group)
-        conf.set_override('retry_interval', 0, group=group)
-    # The options were read already, but not used yet.
-    main_db.configure(conf)
-    api_db.configure(conf)

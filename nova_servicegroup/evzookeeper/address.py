@@ -29,6 +29,10 @@ def check_address(address):
     :raises BadAddress: with what is wrong
     """
     hosts, slash, chroot = (address or '').strip().partition('/')
+    if not hosts:
+        raise exceptions.BadAddress(
+            'no ZooKeeper ensemble is named: write host:port,host:port,'
+            'host:port')
     checked = []
     for host in hosts.split(','):
         match = _HOST.match(host.strip())

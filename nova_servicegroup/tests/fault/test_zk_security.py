@@ -497,16 +497,17 @@ def test_who_has_no_certificate_does_not_even_connect(worlds):
 def tighten(world, tmp_path):
     """Run the command with the fleet's options; return the process."""
     def run(*arguments, prefix, **changes):
-        config_file = tmp_path / 'nova.conf'
+        config_dir = tmp_path / 'nova.conf.d'
+        config_dir.mkdir(exist_ok=True)
         options = dict(world.options, address=world.ensemble.address,
                        sg_prefix=prefix)
         options.update(changes)
-        config_file.write_text('[zookeeper]\n' + ''.join(
+        (config_dir / 'zk.conf').write_text('[zookeeper]\n' + ''.join(
             '%s = %s\n' % item for item in options.items()
             if item[1] is not None))
         done = subprocess.run(
             [sys.executable, '-m', 'nova_servicegroup.cmd.main', 'zookeeper',
-             'tighten', '--config-file', config_file, *arguments],
+             'tighten', '--config-dir', config_dir, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=60)
         assert 'hunter2' not in done.stdout
@@ -587,7 +588,9 @@ def test_the_command_says_what_is_wrong(world, session, tighten):
     membership.Membership(session(world), '/wrong/compute', 'host1')
     for changes, named in world.wrong[:2] + [
             ({'auth_scheme': 'none', 'username': None, 'password': None},
-             'set [zookeeper] auth_scheme'), ({'address': 'h1:x'}, 'h1:x')]:
+             'set [zookeeper] auth_scheme'),
+            ({'address': 'h1:x'}, '[zookeeper] address'),
+            ({'address': ''}, 'write host:port')]:
         done = tighten(prefix='/wrong', **changes)
         assert done.returncode == 1
         assert named in done.stdout

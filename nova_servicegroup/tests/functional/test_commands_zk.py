@@ -117,5 +117,11 @@ def test_zookeeper_away_is_told(compute):
     compute.config.write_text(compute.config.read_text().replace(
         compute.ensemble.address, '127.0.0.1:%d' % process.free_port()))
     done = compute.run('list', code=1)
-    assert 'temporarily unavailable' in done.stderr
+    assert 'refused). Check the servers of [zookeeper] address' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_nova_manage_needs_a_nova(compute):
+    done = compute.run('manage', 'service', 'list', code=1)
+    assert done.stderr.startswith('nova-manage cannot be imported')
     assert len(done.stderr.splitlines()) == 1

@@ -2,12 +2,17 @@
 
 """The operator's commands: a process each, on real databases of Nova."""
 
+import configparser
 import datetime
 import json
 import shutil
+import time
 
+from oslo_config import cfg
 import pytest
 
+from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import deployment
 from nova_servicegroup.integration import report_count
 from nova_servicegroup import liveness
 from nova_servicegroup.memcached import wire
@@ -153,6 +158,41 @@ def test_a_configuration_that_is_not_there(cells):
     done = cells.command('list', code=1)
     assert 'Failed to find some config files' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('section, option, value, told', [
+    ('DEFAULT', 'servicegroup_driver', 'zoo', "is 'zoo', which is no driver"),
+    ('DEFAULT', 'report_interval', 'soon', "'soon'"),
+    ('zookeeper', 'recv_timeout', 'fast', "'fast'"),
+    ('servicegroup', 'outage_policy', 'raise', '[safe, up, down]'),
+    ('api_database', 'connection', 'nowhere', 'no URL'),
+    ('api_database', 'connection', 'sqlite+x://', 'no URL'),
+    ('api_database', 'connection', 'mysql://u:secret@h/d', 'MySQLdb'),
+    ('api_database', 'connection', 'mysql+pymysql://u:secret@127.0.0.1:1/d',
+     'The API database does not answer')])
+def test_a_value_that_cannot_be_used(cells, section, option, value, told):
+    config = configparser.RawConfigParser(default_section=None)
+    config.read(cells.config)
+    config.read_dict({section: {option: value}})
+    with open(cells.config, 'w') as file:
+        config.write(file)
+    # As Nova has them, which tries for minutes.
+    cells.config.write_text(cells.config.read_text().replace(
+        'max_retries = 1', 'max_retries = 10'))
+    begin = time.monotonic()
+    done = cells.command('list', code=1)
+    assert time.monotonic() - begin < 10
+    assert told in done.stderr and 'secret' not in done.stderr
+    assert 'does not answer' in told or (
+        '[%s] %s' % (section, option) in done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_configuration_at_all(monkeypatch):
+    for name in ('find_config_files', 'find_config_dirs'):
+        monkeypatch.setattr(cfg, name, lambda *args, **kwargs: [])
+    with pytest.raises(base.CommandError, match='--config-file PATH'):
+        deployment.read()
 
 
 def forced(cells):

@@ -87,3 +87,16 @@ def test_nothing_of_nova_is_imported_by_what_puts_it_in(tmp_path):
                           text=True)
     assert done.stdout.splitlines()[-1] == '[]', done.stdout + done.stderr
     assert 'There is no nova/servicegroup/__init__.py' in done.stderr
+
+
+def test_a_package_that_is_missing_is_named():
+    done = subprocess.run(
+        [sys.executable, '-c', 'import sys; sys.modules["kazoo"] = None\n'
+         'from nova_servicegroup.cmd import main\n'
+         'sys.exit(main.main(["zookeeper", "tighten"]))'],
+        capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith('import of kazoo')
+    assert done.stderr.endswith(
+        'install nova-servicegroup with its requirements for %s.\n'
+        % sys.executable)
