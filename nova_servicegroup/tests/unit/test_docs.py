@@ -25,6 +25,7 @@ from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import zookeeper
 
 ROOT = texts.ROOT
+SOURCE = ROOT / 'doc/source'
 TEXTS = sorted(
     path.relative_to(ROOT)
     for pattern in ('*.rst', 'doc/source/**/*.rst', 'contrib/**/*.rst',
@@ -171,6 +172,23 @@ def test_a_name_is_of_one_block():
     assert 'install-debian' in named
 
 
+def test_what_pip_offers_and_brings_is_all_named():
+    about = (ROOT / 'pyproject.toml').read_text()
+    page = (SOURCE / 'install/pip.rst').read_text()
+    _, extras, files = re.split('^(?:Extras|Files for operators)$', page,
+                                flags=re.MULTILINE)
+    section = re.search(r'^\[project.optional-dependencies]\n(.*?)\n\n', about,
+                        re.MULTILINE | re.DOTALL)[1]
+    assert re.findall(r'^``nova-servicegroup\[(\w+)]``$', extras,
+                      re.MULTILINE) == re.findall(r'^(\w+) =', section,
+                                                  re.MULTILINE)
+    folders = re.findall(r'^"share/nova-servicegroup/(\w+)"', about,
+                         re.MULTILINE)
+    assert len(folders) > 4
+    for folder in folders:
+        assert re.search(r'^\* .*``%s``.*:' % folder, files, re.MULTILINE)
+
+
 def test_the_links_of_the_readme_lead_somewhere():
     readme = (ROOT / 'README.rst').read_text()
     links = re.findall(r'<((?!https?:)[^>]+)>`_', readme)
@@ -264,9 +282,6 @@ def test_openstackclient_knows_what_is_named_in_a_sentence(command):
     else:
         assert any(command.split()[1:] == entry.name.split('_')
                    for entry in openstack_commands())
-
-
-SOURCE = ROOT / 'doc/source'
 
 
 @pytest.mark.parametrize('page', sorted(
