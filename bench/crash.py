@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long is a dead nova-compute taken for alive?
+"""Measures how long a dead nova-compute counts as alive.
 
-Real nova-computes are killed, stopped, and cut off from the network, and the
-time is taken until a reader in another process says so: for the zk driver on a
-three-server ensemble, and for Nova's in-tree drivers db and, killed only, mc,
-at their defaults, in one run. With zk for both of Nova's questions: until it
-is no place for new instances (zk), and until its host is down (zk-host), which
-for a process that was killed is restart_grace later. Needs root, for the
-network namespace. Takes about 7 minutes.
+Real nova-computes are killed, stopped, and cut off from the network. Measured
+is the time until a reader in another process reports that: for the zk driver
+on a three-server ensemble, and for Nova's in-tree drivers db and, killed only,
+mc, at their defaults, in one run. With zk for both of Nova's questions: until
+it gets no new instances (zk), and until its host is down (zk-host), which for
+a killed process is restart_grace later. Needs root, for the network namespace.
+Takes about 7 minutes.
 
     python bench/crash.py [--kills 40] [--output bench/results]
 
 Writes crash.json, crash.md (the table), crash.svg (the picture), and
-sigkill.svg, the part of it about killed processes. ``unseen`` in crash.json
-is how many were not noticed within the time of waiting, ``not_started`` how
-many nova-computes a busy machine did not start in a minute.
+sigkill.svg, its part about killed processes. In crash.json, ``unseen`` counts
+those not detected in time, ``not_started`` the nova-computes that a busy
+machine did not start within a minute.
 """
 
 import argparse
@@ -120,7 +120,7 @@ class Bench:
         return services
 
     def time(self, which, event, host, began, timeout):
-        """Note when a host that was hurt is known to be."""
+        """Record when the failure of a host is detected."""
         try:
             self.wait(which, host, False, timeout)
         except process.NotReady as e:
@@ -152,11 +152,11 @@ class Bench:
             service.kill()
 
     def cut(self):
-        """Drop all packets between the servers and the hosts cut-..."""
+        """Drop all packets between the servers and the hosts ``cut-*``."""
         self.namespace.lose(self.ports)
 
     def hurt_together(self, which, event, services, hurt):
-        """Hurt hosts at once; time each of them in threads of its own."""
+        """Make hosts fail at once; measure each in its own thread."""
         began = time.monotonic()
         hurt(services)
 
@@ -209,7 +209,7 @@ def percentile(times, part):
 
 
 def summary(times):
-    """Return {driver: {event: figures}} of what was measured."""
+    """Return the results as {driver: {event: figures}}."""
     found = {}
     for (driver, event), taken in times.items():
         if taken:
@@ -263,7 +263,7 @@ def picture(times_ms, events, title, path):
 
 
 def duration(ms):
-    """Return milliseconds for people."""
+    """Return milliseconds as text."""
     if ms < 1000:
         return '%.0f ms' % ms
     return '%.*f s' % (1 <= ms / 1000 < 10 and ms % 1000 > 0, ms / 1000)

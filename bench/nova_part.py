@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Processes of real_nova.py that have to be of one tree of Nova or another.
+"""Processes of real_nova.py that need one tree of Nova or the other.
 
     python bench/nova_part.py scheduler nova.conf plugin|in-tree
     python bench/nova_part.py list nova.conf
 
-The first one has what a nova-scheduler has, and answers lines of JSON. The
-second one does, with Nova's own code, what ``nova-manage service list`` did
-before Nova lost it: all services of all cells, with their zones.
+The first one has the parts of a nova-scheduler, and answers lines of JSON. The
+second one does, with Nova's own code, what the former ``nova-manage service
+list`` did: all services of all cells, with their zones.
 """
 
 import json

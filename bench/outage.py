@@ -1,45 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Is a living host ever called down when the ensemble goes and comes back?
+"""Counts living hosts that are called down in outages of the ensemble.
 
-Members by the thousand (sessions.py of the fixtures), some real readers
+Thousands of members (sessions.py of the fixtures), some real readers
 (asker.py), and an ensemble of three with the documented zoo.cfg, which is
-stopped in order or killed, is away for a time, and comes back; or comes back
-empty. Each reader is asked ten times a second, all the time: for 25 at
-random of the members that have no node in its view, for 25 of the
-others (twenty readers that are asked for all of ten thousand would take more
-processors than most machines have), and for those that will be killed. While
-the members return, some of those that are back are killed.
+stopped gracefully or killed, and started again after some time, with or
+without its data. Each reader is asked ten times a second, all the time: about
+25 random members without a node in its view, about 25 of the others (to ask
+twenty readers about all of ten thousand would need too many processors), and
+about those that will be killed. While the members return, some of those that
+are back are killed.
 
     python bench/outage.py [--members 10000] [--readers 20]
         [--away 3 10 60] [--ways stop kill] [--repeat 5] [--wipes 1]
         [--kills 10] [--threshold 0.5] [--output bench/results]
 
-``--threshold`` is the readers' mass_failure_threshold; with 1.1 nothing is
-doubted for being silent with many others, and only the rules for the return
-of members stand between an outage and a wrong "down".
+``--threshold`` is the readers' mass_failure_threshold; with 1.1 mass failures
+are not doubted, and only the rules for the return of members prevent a wrong
+"down".
 
-As it stands, that takes about 45 minutes. What is done is kept in
-outage.part.json: run it again, as it was, after an interruption, and it goes
-on with the next outage. Needs root: members and servers run before the readers
-do, and have files open by the thousand.
+By default, this takes about 45 minutes. Results are kept in outage.part.json:
+after an interruption, run the same command again to continue with the next
+outage. Needs root: members and servers get a higher priority than the readers,
+and open thousands of files.
 
 Writes outage.json and outage.rst, also when the figures are bad, and ends with
 an error then. For each outage:
 
 ``answers``, ``wrong``, ``wrong_hosts``
-    How many answers were given to callers that may act as if a host were
-    gone; how many of them were "down", and for how many members. All of these
-    are wrong: who is killed is not gone for ``restart_grace``, a minute.
+    Number of answers to callers that may act on a lost host; how many of them
+    were "down", and for how many members. All of these are wrong: a killed
+    member is not lost for ``restart_grace``, a minute.
 ``kill_known_ms``
-    For each kill and each reader, from the moment at which the session's end
-    is sent until a scheduler is told not to build there.
+    For each kill and each reader, from sending the end of the session until a
+    scheduler stops placing instances there.
 ``slowest_pass_s``
-    Between two answers about one member, at most: all share one machine.
+    The longest time between two answers about one member; all share one
+    machine.
 ``serving_s``, ``back_s``, ``not_back``, ``expired``
-    Until all servers serve again, from then on until all members are back
-    (or three minutes: how many are missing), and how many sessions were lost.
-    One machine that has to do it all may be too small for it.
+    Time until all servers serve again, and from then until all members are
+    back (three minutes at most); number of members still missing, and of lost
+    sessions. One machine may be too small for all of it.
 """
 
 import argparse
@@ -73,7 +74,7 @@ STOP, KILL, WIPE = 'stop', 'kill', 'wipe'
 INTERVAL = 0.1
 BACK_LIMIT = 180
 KILL_PAUSE = 0.5
-#: how long after the last member is back a late "down" may still come
+#: how long after the return of the last member to wait for a late "down"
 AFTERMATH = 20
 MEMORY = '/dev/shm'
 AUTOGROUP = pathlib.Path('/proc/sys/kernel/sched_autogroup_enabled')
@@ -111,7 +112,7 @@ class World:
                        most=MOST)
 
     def outage(self, way, away, kills):
-        """Let one happen; return its figures."""
+        """Cause one outage; return its figures."""
         victims = random.sample(range(self.members), kills)
         for reader in self.readers:
             reader.ask('expect', hosts=list(map(sessions.host, victims)))
@@ -146,7 +147,7 @@ class World:
             expired=self.fleet.ask('state')['expired'] - expired)
 
     def wait_back(self, count):
-        """Wait for so many members; return how many are missing after all."""
+        """Wait for ``count`` members; return how many are still missing."""
         deadline = time.monotonic() + BACK_LIMIT
         while (missing := count - self.fleet.ask('state')['there']) and (
                 time.monotonic() < deadline):
@@ -173,7 +174,7 @@ class World:
 
 @contextlib.contextmanager
 def priorities():
-    """Let priorities hold between all processes, not within a session only.
+    """Make priorities effective between all processes of the machine.
 
     Linux gives each session of processes the same share of a processor
     (sched_autogroup_enabled), whatever the priority of its processes.
@@ -191,9 +192,9 @@ def priorities():
 
 @contextlib.contextmanager
 def machines_of_their_own():
-    """Start processes that this machine's readers don't keep from running.
+    """Start processes with a higher priority than the readers.
 
-    Ten thousand hosts and three servers have a machine each.
+    They stand for ten thousand hosts and three servers with own machines.
     """
     os.setpriority(os.PRIO_PROCESS, 0, URGENT)
     try:
@@ -207,8 +208,8 @@ def judged(reports, killed):
     known = [(report['refused'][host] - at) * 1000
              if host in report['refused'] else None
              for report in reports for host, at in killed.items()]
-    # Who was killed is for a while only ended, and not gone: to be refused
-    # before it was, or to be called down before or soon after, is wrong.
+    # A killed member is only ended, not lost, for a while: refusing it before
+    # the kill, or calling it down before or soon after, is wrong.
     wrong = collections.Counter(host for report in reports
                                 for host, at in report['refused'].items()
                                 if at < killed.get(host, math.inf))

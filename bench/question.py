@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one question about a living host costs, driver by driver.
+"""Measures the cost of one query about a living host, driver by driver.
 
 Nova's API objects and ours in one process and one run, with real stores: a
-ZooKeeper server with a node for each member, a memcached that a fleet reports
-to all the while, and service records that were heard of just now. In native
-threads and in a process that eventlet has patched, with one thread and with
-twenty that ask at the same time. Takes about four minutes.
+ZooKeeper server with a node for each member, a memcached to which all members
+report meanwhile, and service records with recent times. In native threads and
+in a process patched by eventlet, with one thread and with twenty that ask at
+the same time. Takes about four minutes.
 
     python bench/question.py [--members 100 1000 10000 50000]
         [--seconds 0.5] [--output bench/results]
@@ -16,20 +16,18 @@ documentation). In question.json, by number of members,
 kind of threads, and driver (``nova-db`` and ``nova-mc`` are in-tree):
 
 ``first_ms``
-    All members, asked about once by a new process: with zk that has a keeper
-    made, a session, and the first listing; with mc the first poll.
+    One query about each member by a new process: with zk including the start
+    of a keeper, its session and the first listing; with mc the first poll.
 ``is_up_us``, ``updated_us``
     Microseconds of one ``service_is_up`` and ``get_updated_time`` about a
     nova.objects.Service, as ``GET /os-services`` asks: the median of slices
     of 100 members in a row, over all members.
 ``filter_us``
-    One ``service_is_up`` about what the scheduler has of a service.
+    One ``service_is_up`` about the scheduler's record of a service.
 ``twenty_us``
-    As ``is_up_us``, with twenty threads: time by the number of answers of
-    them all.
+    As ``is_up_us``, with twenty threads: time divided by all their answers.
 ``poll_ms``
-    mc only: the question that finds the view too old and renews it for all,
-    once a second at most.
+    mc only: the query that renews an old view for all, at most once a second.
 """
 
 import sys
@@ -72,7 +70,7 @@ IN_TREE_MC_MEMBERS = 1000
 # The process that asks.
 
 def records_of(hosts):
-    """Return what Nova's API and Nova's scheduler have of each service."""
+    """Return the records of services in Nova's API and scheduler."""
     from nova import objects
     from nova.scheduler import host_manager
     from oslo_utils import timeutils
@@ -89,7 +87,7 @@ def records_of(hosts):
 
 
 def make_api(driver, hosts, in_tree):
-    """Return the API object that a driver answers for.
+    """Return an API object that uses a driver.
 
     :param in_tree: Nova's own API class
     """
@@ -153,7 +151,7 @@ def twenty_us(ask, records, seconds):
 
 
 def wait_until_known(api, services):
-    """Wait until it can be told of everybody, by evidence, who is up."""
+    """Wait until all members are known to be up, by evidence."""
     from nova_servicegroup import liveness
     deadline = time.monotonic() + 60
     while any(api.verdict(service).state is not liveness.State.UP
@@ -233,7 +231,7 @@ def child(members, zookeeper, memcached, seconds):
 # The process that reports to memcached.
 
 def beat(port, members):
-    """Report for all members, each every INTERVAL seconds, for ever."""
+    """Report for all members, each every INTERVAL seconds, forever."""
     from oslo_utils import timeutils
 
     from nova_servicegroup.memcached import wire
@@ -284,7 +282,7 @@ def ask_child(*args):
 
 @contextlib.contextmanager
 def stores(members):
-    """Give the addresses of stores in which so many members are up."""
+    """Yield the addresses of stores in which that many members are up."""
     from nova_servicegroup.tests.fixtures import memcached
     from nova_servicegroup.tests.fixtures import sessions
     from nova_servicegroup.tests.fixtures import zookeeper
@@ -336,7 +334,7 @@ def picture(result, path):
 
 
 def tables(result):
-    """Return what the documentation includes."""
+    """Return the part for the documentation."""
     found = [report.measured(result['about'])]
     for members in result['members']:
         modes = result['members'][members]

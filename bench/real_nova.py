@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the drivers cost in Nova itself: its scheduler, its API, its commands.
+"""Measures the cost of the drivers in Nova's scheduler, API and commands.
 
-Nova's own code and processes, with service rows in a real MariaDB, a
-memcached that a fleet reports to, and a ZooKeeper server with a node for each
-host. Three things are measured, by each of our drivers and by both of Nova's,
-with one nova.conf in which only ``servicegroup_driver`` differs:
+Nova's own code and processes, with service rows in a real MariaDB, a memcached
+to which all members report, and a ZooKeeper server with a node for each host.
+Three things are measured, with each of our drivers and both of Nova's, with
+one nova.conf in which only ``servicegroup_driver`` differs:
 
 * Nova's ComputeFilter, over the host states that Nova's HostManager makes;
-* ``GET /v2.1/os-services``, of a nova-api each;
-* ``nova-manage service list``, a process each time. Nova lost that command
-  in its release 13. A program that does the same with Nova's own code
-  (``list`` in nova_part.py) stands for it.
+* ``GET /v2.1/os-services``, with a nova-api for each driver;
+* ``nova-manage service list``, a process each time. Nova has no such command
+  since its release 13. For its drivers, ``list`` in nova_part.py does the same
+  with Nova's own code.
 
-In each round all drivers are asked one after the other, and a ratio is one of
-two times in the same round, so that other work on the machine changes the
-times more than the ratios. Takes about three minutes.
+Each round asks all drivers one after the other, and each ratio is of two times
+in the same round, so that other work on the machine changes the times more
+than the ratios. Takes about three minutes.
 
     python bench/real_nova.py [--rows 5000] [--seconds 80]
         [--output bench/results]
@@ -23,10 +23,10 @@ times more than the ratios. Takes about three minutes.
 Writes nova.json and nova.rst (for the documentation). In nova.json, for each
 thing and driver (``nova-db`` and ``nova-mc`` are in-tree), medians of all
 rounds: ``ms`` until the answer is there, ``cpu_ms`` of the process that
-answers; ``ratio`` and ``cpu_ratio``, to in-tree db of the same round. Besides,
-``first_ms``, the first answer of a new process; ``states_ms``, what the
-scheduler took to make the host states; ``not_up``, the most services that
-were not up in an answer, which should be none.
+answers; ``ratio`` and ``cpu_ratio``, to in-tree db of the same round. Also
+``first_ms``, the first answer of a new process; ``states_ms``, the scheduler's
+time to make the host states; ``not_up``, the highest number of services that
+were not up in an answer, which should be 0.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def add_rows(database, rows):
 
 @contextlib.contextmanager
 def heartbeats(database):
-    """Let all rows report, a part of them each second."""
+    """Write heartbeats of all rows, a part of them each second."""
     ended = threading.Event()
 
     def report_for_ever():
@@ -164,11 +164,11 @@ class OsServices:
                     'up': body.count(b'"state": "up"')}
 
     def stop(self):
-        """The cloud stops it."""
+        """Nothing to do: the cloud stops it."""
 
 
 class Program:
-    """What runs a program of Nova with a driver."""
+    """Runs a program of Nova with a driver."""
 
     mode = None
 
@@ -215,11 +215,11 @@ class ServiceList(Program):
     start = ask
 
     def stop(self):
-        """Nothing is left."""
+        """Nothing to do: each process has ended."""
 
 
 class ComputeFilter(Program):
-    """A process that has what nova-scheduler has."""
+    """A process with the parts of nova-scheduler."""
 
     mode = 'threading'
 
@@ -260,11 +260,11 @@ def start(one, rows, what):
 
 
 def measure(asked, rows, seconds):
-    """Ask everybody in turn for so long; return the rounds, one at least."""
+    """Ask all in turn for some seconds; return the rounds, one at least."""
     rounds = []
     end = time.monotonic() + seconds
     while not rounds or time.monotonic() < end:
-        # Who comes first changes.
+        # The first one differs from round to round.
         order = DRIVERS[len(rounds) % len(DRIVERS):] + DRIVERS
         answers = {what: {} for what in ASKED}
         for what in ASKED:
@@ -330,7 +330,7 @@ def run(directory, rows, seconds):
 
 
 def tables(result):
-    """Return what the documentation includes."""
+    """Return the part for the documentation."""
     rows = '{:,}'.format(result['about']['rows'])
     found = []
     for what in ASKED:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the benches have in common: the machine, and how pictures look."""
+"""Shared by the benchmarks: facts of the machine, tables, pictures."""
 
 import datetime
 import json
@@ -16,7 +16,7 @@ LABELS = {'zk': 'zk', 'mc': 'mc', 'db': 'db',
 
 
 def about(**more):
-    """Return when and where a bench runs; for its JSON."""
+    """Return date and machine of a benchmark, for its JSON."""
     return {
         'when': datetime.date.today().isoformat(),
         'machine': '%s, %d cores, Linux %s, Python %s, for everything' % (
@@ -54,7 +54,7 @@ def table(title, heads, lines):
 
 
 def measured(about):
-    """Return a paragraph that says when and where."""
+    """Return a paragraph with date and machine."""
     return 'Measured on %s: %s.\n\n' % (about['when'], about['machine'])
 
 

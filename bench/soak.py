@@ -5,28 +5,28 @@
 Real stores (MariaDB, memcached, ZooKeeper), a writer and readers for each
 driver, all at the same time on one machine:
 
-db    one process is all services: the driver's own heartbeats, saved by a
-      light row in the place of Nova's object (soak_part.py);
-mc    one process is all services, by the driver;
+db    one process for all services: the driver's own heartbeats, saved by a
+      light row instead of Nova's object (soak_part.py);
+mc    one process for all services, with the driver;
 zk    one process with a session and a record for each member, no keepers
       (sessions.py), and some real members, each a process with its keeper.
 
-Stores and those that stand for thousands of hosts get a higher priority: that
-this machine has no time to spare is no loss of two thousand hosts.
+Stores and the processes that stand for thousands of hosts get a higher
+priority: a busy machine must not look like the loss of two thousand hosts.
 
-The readers ask about everybody, over and over. The first part of the time
-nothing happens; then members are stopped, leave, are killed and come back; in
-the last part nothing new happens.
+The readers ask about all members repeatedly. In the first part of the time
+nothing changes; then members are stopped, leave, are killed and come back; in
+the last part nothing changes.
 
     python bench/soak.py [--minutes 20] [--members 2000] [--keepers 24]
         [--readers 2] [--interval 10] [--down-time 60]
         [--output bench/results] [--without-picture]
 
-What is judged, and makes the exit code 1:
+Failures, with exit code 1:
 
-* a *false transition*: an answer other than "up" about a member that is there
-  (``SLACK`` seconds after it joined), or "up" about one that isn't, past the
-  time in which its driver promises to notice;
+* a *false transition*: an answer other than "up" about a joined member
+  (``SLACK`` seconds after it joined), or "up" about one that has ended, past
+  the time in which its driver promises to detect that;
 * memory, threads or descriptors of a reader, a writer or a keeper that grow:
   the Theil-Sen slope of the samples after the warm-up.
 
@@ -67,7 +67,7 @@ SLACK = 5
 SESSION = 4
 #: seconds between the passes of a reader
 PAUSES = {DB: 2.0, MC: 1.0, ZK: 1.0}
-#: parts of the time: nothing happens, members come and go, nothing new
+#: parts of the time: no changes, members come and go, no changes
 REST, CHURN = 0.4, 0.45
 #: seconds between changes of a driver's members
 EVERY = 2.0
@@ -120,7 +120,7 @@ class Reader(Part):
 
 
 class Members:
-    """The members of one driver and what became of each of them."""
+    """The members of one driver, and the history of each."""
 
     #: of the process that stands for all of them
     pid = None
@@ -151,7 +151,7 @@ class Members:
 
 
 class Written(Members):
-    """Those of a writer process."""
+    """The members of a writer process."""
 
     whats = ('stop', 'leave', 'kill')
 
@@ -306,7 +306,7 @@ def promised(driver, what, down_time):
 
 
 def answers_in(answers, start, end):
-    """Give the answers that stand between two moments."""
+    """Yield the answers that are valid between two moments."""
     first = max(0, bisect.bisect_right(answers, start, key=lambda a: a[0]) - 1)
     for at, state, told in answers[first:]:
         if at >= end:
@@ -346,7 +346,7 @@ def judge(members, answers, began, ended, slack, down_time):
 
 
 def churn(groups, ends, down_time):
-    """Let members go and come back until then; return how many did what."""
+    """Stop and restart members until then; return the number of each kind."""
     done = collections.Counter()
     due = time.monotonic()
     while time.monotonic() < ends:
@@ -394,7 +394,7 @@ def prepare_database(server, hosts):
 
 
 def run(arguments, directory, stack):
-    """Do all of it; return the result."""
+    """Run the whole test; return the result."""
     hosts = ['compute-%05d.example.org' % n for n in range(arguments.members)]
     times = {'report_interval': arguments.interval,
              'service_down_time': arguments.down_time}
@@ -479,7 +479,7 @@ def run(arguments, directory, stack):
 
 def assess(arguments, groups, readers, samples, seconds, began, ended, done,
            used):
-    """Return the result as it is written to soak.json."""
+    """Return the result for soak.json."""
     result = {'drivers': {}, 'readers': {}, 'false_transitions': [],
               'changes': dict(done)}
     for reader in readers:
@@ -519,7 +519,7 @@ def assess(arguments, groups, readers, samples, seconds, began, ended, done,
 
 
 def report(result):
-    """Return what the documentation includes."""
+    """Return the part for the documentation."""
     asked = result['asked']
     lines = [
         'Measured on %s: %s. %d members of each driver and %d with keepers, '

@@ -8,13 +8,13 @@ CONFIG is a JSON file: ``driver``, ``hosts`` (a list), ``options`` (group to
 option to value), ``database`` (a URL, for db), and for a reader ``pause``
 (seconds between passes) and ``output`` (its file).
 
-A writer takes commands, one JSON object a line, from standard input and
-answers each: join, stop, leave and kill, of one host or of all. All of its
-members are joined by the driver as Nova does it, with one thread in the place
-of Nova's timers.
+A writer reads commands, one JSON object a line, from standard input and
+answers each: join, stop, leave and kill, of one host or of all. It joins its
+members through the driver as Nova does, with one thread instead of Nova's
+timers.
 
-A reader asks about all hosts, over and over, and writes a line of JSON for
-each answer that differs from the last one.
+A reader asks about all hosts repeatedly, and writes a line of JSON for each
+answer that differs from the last one.
 """
 
 import heapq
@@ -51,7 +51,7 @@ def configuration(options):
 
 
 def open_database(url):
-    """Let Nova's database layer of this process use a database."""
+    """Make Nova's database layer of this process use a database."""
     from nova import context as nova_context
     from nova.db.main import api as main_db
     from nova import objects
@@ -105,7 +105,7 @@ class Timer:
 
 
 class ThreadGroup:
-    """That of one service; keeps its timer."""
+    """The thread group of one service; keeps its timer."""
 
     def __init__(self, timers):
         self._timers = timers
@@ -121,8 +121,8 @@ class ThreadGroup:
 class Rows(threading.Thread):
     """The rows of all services, written as Nova's database layer does it.
 
-    One transaction for all that come together: the thousands of services
-    here are as many conductors' business elsewhere.
+    One transaction for all writes at the same time: in a deployment, many
+    conductors write for thousands of services.
     """
 
     STATEMENT = ('UPDATE services SET report_count = %s, last_seen_up = %s, '
@@ -207,17 +207,17 @@ class Writer:
             self._wait_for_row(service, False)
 
     def stop(self, host):
-        """As a service that is stopped in order."""
+        """As a service that is stopped gracefully."""
         self._wait_for_row(self._services[host], True)
         self._services[host].tg.timer.stop()
 
     def leave(self, host):
-        """As the operator takes it out."""
+        """As a member that the operator removes."""
         self._wait_for_row(self._services[host], True)
         self._driver.leave(host, TOPIC)
 
     def kill(self, host):
-        """As a process that is killed: it just says nothing any more."""
+        """As a process that is killed: it no longer reports."""
         self._services[host].tg.timer.running = False
         # What a process takes with it when it dies.
         heartbeat = self._driver._heartbeats.pop((host, TOPIC))

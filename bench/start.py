@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the package adds to the start of Nova's processes.
+"""Measures what the package adds to the start of Nova's processes.
 
-A process imports what nova-api, nova-compute or nova-manage does, and makes
-as many servicegroup API objects as that does: nova-api 243. Once with Nova's
-db driver, and once with the package and each of its drivers. Nothing is asked
-and nothing joins: question.py has the first answer. Takes about a minute.
+A process imports the modules of nova-api, nova-compute or nova-manage, and
+makes as many servicegroup API objects as those: nova-api 243. Once with Nova's
+db driver, and once with the package and each of its drivers, without joins or
+queries: question.py measures the first answer. Takes about a minute.
 
     python bench/start.py [--repeat 3] [--output bench/results]
 
 Writes start.json and start.rst (for the documentation). In start.json, for
 each program and driver, ``cpu_ms`` for registering, the driver's imports and
 the API objects, ``all_cpu_ms`` for all of the start, and ``memory_mb``
-(resident) at its end: the least of all runs. For ours ``added_cpu_ms`` and
-``added_memory_mb``, by what they exceed Nova's.
+(resident) at its end: the minimum of all runs. For ours ``added_cpu_ms`` and
+``added_memory_mb``, the difference to Nova's.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each store pays: at rest, and when everybody restarts.
+"""Measures the load of each store: at rest, and at a restart of all services.
 
-The services write as they do in Nova, to real stores: a MariaDB as a
-conductor writes to it, a memcached, a ZooKeeper server. Nova's own drivers are
-beside ours, in the same run. Takes about two minutes.
+The services write as they do in Nova, to real stores: a MariaDB as a conductor
+writes to it, a memcached, a ZooKeeper server. Nova's own drivers are measured
+in the same run. Takes about two minutes.
 
     python bench/store.py [--members 1000 10000] [--output bench/results]
 
@@ -17,18 +17,18 @@ documentation). In store.json:
     CPU of the conductor's part. A thousand are made, one after the other.
 ``mc``
     For one heartbeat ``commands`` and ``bytes`` to and from memcached, and
-    ``stored_bytes`` there. For a reader, by number of members: ``poll_bytes``,
-    what it takes to renew what it knows of all, ``poll_cpu_ms``, its CPU for
-    that when a tenth of them has beaten since, and ``memory_bytes``, what it
-    knows; in-tree, ``question_bytes`` for each question.
+    ``stored_bytes`` there. For a reader, by number of members: ``poll_bytes``
+    to renew its view, ``poll_cpu_ms``, its CPU for that when a tenth of the
+    members has reported since, and ``memory_bytes`` of its view; in-tree,
+    ``question_bytes`` for each query.
 ``zk``
-    By number of members, each with a session as each host has: what the
-    server does in a second at rest, ``packets``, ``transactions``, ``bytes``,
-    ``cpu``; and for each of the members when all are killed and join again.
+    By number of members, each with its own session: the server's load in a
+    second at rest, ``packets``, ``transactions``, ``bytes``, ``cpu``; and for
+    each of the members when all are killed and join again.
 ``restart``
     By number of members: heartbeats in each second after all services were
-    started within ``started_within_s``, by the timers that the drivers ask
-    for. Each heartbeat costs what ``db`` and ``mc`` say.
+    started within ``started_within_s``, by the drivers' timers. The cost of
+    each heartbeat is in ``db`` and ``mc``.
 """
 
 import argparse
@@ -75,7 +75,7 @@ STARTED_WITHIN, WATCHED = 2, 60
 
 
 class Timers:
-    """A service's thread group that notes what it is to do."""
+    """A service's thread group that records its timers."""
 
     def __init__(self):
         self.asked = []
@@ -88,14 +88,14 @@ class Timers:
 
 
 def service(host, record):
-    """Return what a driver may look at of a nova.service.Service."""
+    """Return the attributes of a nova.service.Service that a driver uses."""
     return types.SimpleNamespace(
         host=host, topic='compute', binary='nova-compute', service_ref=record,
         report_interval=INTERVAL, tg=Timers(), model_disconnected=False)
 
 
 def joined(driver, records):
-    """Let the services of records join; return those services."""
+    """Join the services of records; return those services."""
     made = [service(record['host'], record) for record in records]
     for one in made:
         driver.join(one.host, 'compute', one)
@@ -103,7 +103,7 @@ def joined(driver, records):
 
 
 def counted(count, counters, names):
-    """Return what one of so many heartbeats costs.
+    """Return the cost of one of ``count`` heartbeats.
 
     :param counters: ``counters()`` returns a dict of numbers
     :param names: a name of ours -> names of counters to add up
@@ -229,9 +229,9 @@ def ask(reader, records):
 
 
 def poll_cpu_ms(reader, services):
-    """Return the CPU of a question that renews the view, the least of five.
+    """Return the CPU of a query that renews the view, the minimum of five.
 
-    A second after the last time a tenth of the services has reported.
+    A tenth of the services has reported since the last renewal.
     """
     taken = []
     for number in range(5):
@@ -261,7 +261,7 @@ def configure(conf):
 # ZooKeeper
 
 class ServerMeter:
-    """Counts what a server does from now on."""
+    """Counts the work of a server from now on."""
 
     def __init__(self, server, fleet_pid):
         self._server, self._pid = server, fleet_pid
@@ -323,7 +323,7 @@ def measure_zk(directory, members):
 def schedule(driver, count):
     """Return how many heartbeats there are in each second of a minute.
 
-    :param driver: does all but write
+    :param driver: a driver that doesn't write
     """
     beats = collections.Counter()
     for record in records(count):
@@ -380,7 +380,7 @@ def picture(result, path):
 
 
 def tables(result):
-    """Return what the documentation includes."""
+    """Return the part for the documentation."""
     beats = [
         [report.LABELS[name], found.get('statements', found.get('commands')),
          '%.0f' % found['bytes'], '%.2f' % found['writer_cpu_ms']]

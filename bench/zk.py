@@ -1,44 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ten thousand members of one group cost, and who sees what when.
+"""Measures cost and latency of ten thousand members of one group.
 
-One real ZooKeeper server, one process that is the whole fleet (sessions.py
-of the fixtures), and readers of two kinds, each a process (zk_reader.py):
-``keeper``, the package's own, and ``watch``, a bare socket with the same
-persistent recursive watch that looks at nothing else: the least that a reader
-can cost.
+One real ZooKeeper server, one process for all members (sessions.py of the
+fixtures), and readers of two kinds, each a process (zk_reader.py): ``keeper``,
+the package's own, and ``watch``, a bare socket with the same persistent
+recursive watch and nothing else: the minimal cost of a reader.
 
     python bench/zk.py [--members 1000 10000] [--readers 1 100 20]
         [--deaths 20] [--output bench/results]
 
-Takes about ten minutes, a part for each number of members and each kind of
-fleet. What is done is kept in zk.part.json: run it again, as it was, after an
-interruption, and it goes on with the next part. Needs root, or a limit of
-open files above the number of members.
+Takes about ten minutes, in parts for each number and kind of members. Results
+are kept in zk.part.json: after an interruption, run the same command again to
+continue with the next part. Needs root, or a limit of open files above the
+number of members.
 
 Writes zk.json, zk.svg (the picture), and zk.rst (for the documentation). In
 zk.json, for each number of members:
 
 ``sessions``
-    Each member has a session, as each host has. ``fleet``: seconds until all
-    have joined, CPU of the server for it, and at rest, for nothing but their
-    pings. Then, for each kind and number of readers, what is below, with:
+    Each member has its own session. ``fleet``: seconds until all have joined,
+    CPU of the server for it, and at rest, for their pings only. Then, for each
+    kind and number of readers, the figures below, with:
     ``restart``, all members die at once and join as fast as they can;
     and with the last number of readers
-    ``outage``, the server is stopped in order, is away and comes back;
-    ``expiry``, the fleet is killed and its sessions run out.
+    ``outage``, the server is stopped gracefully, and started again;
+    ``expiry``, the members are killed and their sessions expire.
 ``nodes``
-    A hundred members on each session. The server has little else to do, so
-    this is where the cost of one change is seen: ``per_change``, bytes to one
-    reader, CPU of one reader, CPU of the server for all of them, the mean of
-    deaths and joins, less what rest takes.
+    A hundred members on each session. The server has little other work, so
+    this shows the cost of one change: ``per_change``, bytes to one reader, CPU
+    of one reader, CPU of the server for all of them, the mean of deaths and
+    joins, minus the cost at rest.
 
-``first_listing_ms`` counts from the question, the session being there (which
-takes ``session_ms``); ``death_to_known_ms`` from the moment at which the word
-is sent to ZooKeeper. All readers ask, and all come to know, at once, on a
-machine that they share with the server and the fleet: their times are those
-of a busy machine. A keeper's CPU and memory are the keeper's and those of the
-process that it is the keeper of. Bytes are what ``ss`` says of connections.
+``first_listing_ms`` counts from the query, with an open session (opening it
+takes ``session_ms``); ``death_to_known_ms`` from the request to ZooKeeper. All
+readers ask, and are notified, at once, on a machine that they share with the
+server and the members: their times are those of a busy machine. A keeper's CPU
+and memory include those of its parent process. Bytes are those that ``ss``
+shows for connections.
 """
 
 import argparse
@@ -149,9 +148,9 @@ def at_rest(server, readers):
 
 
 def settle(fleet, readers):
-    """Wait until all readers see the fleet as it is, or SETTLE_LIMIT.
+    """Wait until all readers have the right view, or SETTLE_LIMIT.
 
-    :returns: what each reader says of itself
+    :returns: the report of each reader
     """
     found = []
 
@@ -171,7 +170,7 @@ def settle(fleet, readers):
 
 @contextlib.contextmanager
 def opened_readers(kind, count, server, fleet):
-    """Give readers that have listed, and the figures of that."""
+    """Yield readers that have listed, and the figures of that."""
     with contextlib.ExitStack() as stack:
         readers = []
         for _ in range(count):
@@ -199,7 +198,7 @@ def opened_readers(kind, count, server, fleet):
 
 
 def changes(server, fleet, readers, members, deaths, resting):
-    """Let members die and join; return when it was known, and its cost."""
+    """Kill and join members; return when that was known, and its cost."""
     pause = 0.1
     for reader in readers:
         reader.ask('gone')
@@ -231,7 +230,7 @@ def changes(server, fleet, readers, members, deaths, resting):
 
 
 def restart(server, fleet, readers):
-    """Let all members die and join anew; return what it cost."""
+    """Kill all members and let them join again; return the cost."""
     for reader in readers:
         reader.ask('gone')
     expired = fleet.ask('state')['expired']
@@ -263,7 +262,7 @@ def rate(moments):
 
 
 def outage(server, fleet, readers, members):
-    """Stop the server, start it again; return who was wrongly down."""
+    """Stop and start the server; return the members wrongly called down."""
     expired = fleet.ask('state')['expired']
     with asker.Asker(server.address) as judge:
         judge.ask('watch', hosts=list(map(sessions.host, range(members))),
@@ -288,7 +287,7 @@ def outage(server, fleet, readers, members):
 
 
 def wait_back(fleet, members):
-    """Wait for the whole fleet, SETTLE_LIMIT at most; return when."""
+    """Wait for all members, SETTLE_LIMIT at most; return when."""
     try:
         process.wait_until(lambda: fleet.ask('state')['there'] == members,
                            SETTLE_LIMIT, 'the fleet is back', interval=0.2)
@@ -299,7 +298,7 @@ def wait_back(fleet, members):
 
 def expiry(server, fleet, readers):
     """Kill the fleet; return when the readers knew."""
-    # An outage has its aftermath: readers believe in no death for a time.
+    # For a time after an outage, readers doubt every death.
     time.sleep(8)
     for reader in readers:
         reader.ask('gone')
@@ -411,7 +410,7 @@ def measure_all(about, arguments):
 
 
 def broken_promises(results):
-    """Return what the keeper promises and the figures deny."""
+    """Return the promises of the keeper that the figures don't meet."""
     broken = []
     for members, result in results.items():
         for count, figures in result['sessions'][KEEPER].items():
@@ -422,7 +421,7 @@ def broken_promises(results):
 
 
 def rows(results, fleet):
-    """Give (members, readers, kind, figures) in the order of all tables."""
+    """Yield (members, readers, kind, figures) in the order of all tables."""
     for members, result in results.items():
         for count in sorted(result[fleet][KEEPER], key=int):
             for kind in (KEEPER, WATCH):
@@ -430,7 +429,7 @@ def rows(results, fleet):
 
 
 def size(count):
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text."""
     if count < 1000:
         return '%d B' % count
     if count < 1e6:
@@ -445,7 +444,7 @@ def table(title, heads, lines):
 
 
 def tables(about, results):
-    """Return what the documentation includes."""
+    """Return the part for the documentation."""
     keys = 'members', 'readers', 'kind'
     parts = ['Measured on %s: %s; %s.\n' % (
         about['when'], about['machine'], about['zookeeper'])]
@@ -502,7 +501,7 @@ def tables(about, results):
 
 
 def quoted(results):
-    """Return a substitution for each figure that a text may want to quote."""
+    """Return a substitution for each figure that pages quote."""
     def define(name, text):
         return '.. |%s| replace:: %s' % (name, text)
 
@@ -527,7 +526,7 @@ def quoted(results):
 
 
 def picture(results, path):
-    """Draw the costs of a change and of a storm, keeper and watch."""
+    """Draw the costs of a change and of a mass restart, keeper and watch."""
     panels = [
         ('Bytes to a reader per change', 'nodes',
          lambda r: r['per_change']['reader_bytes'], size),

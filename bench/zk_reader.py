@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One reader of the group, for bench/zk.py: a process of its own.
+"""One reader of the group, a process for bench/zk.py.
 
     zk_reader.py keeper|watch PORT PATH
 
 ``keeper`` is the package's own: MembershipMonitor with its keeper, which
 lists the directory after a change. ``watch`` is a bare socket with a
 persistent recursive watch, which ZooKeeper has since 3.6 and kazoo doesn't
-speak of: what it costs is the least that such a reader can cost. It looks at
-no node, takes every name for a member, and ends with its connection.
+have: the minimal cost of such a reader. It reads no node, takes every name for
+a member, and ends with its connection.
 
 Prints a line of JSON when it has a session, and one for each command, a line
 of JSON on standard input.
@@ -31,7 +31,7 @@ CREATED, DELETED = 1, 2
 
 
 class Diary:
-    """What a reader came to know, and when.
+    """What a reader has seen, and when.
 
     :param ask_for: ``ask_for()`` makes it list and watch the directory
     """
@@ -47,7 +47,7 @@ class Diary:
         self._gone = {}
 
     def seen(self, joined, left):
-        """Note names of nodes that came and went."""
+        """Record the names of created and deleted nodes."""
         now = time.monotonic()
         for node in joined:
             host = node.partition('@')[0]
