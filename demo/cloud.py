@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Nova as far as this needs it: one cell on SQLite, computes, a watch."""
+"""The parts of Nova for the demo: one cell on SQLite, computes, a watch."""
 
 import contextlib
 import json
@@ -20,18 +20,18 @@ HERE = pathlib.Path(__file__).resolve().parent
 COMMAND = pathlib.Path(sys.executable).with_name('nova-servicegroup')
 #: seconds in which processes start and come back, on slow machines
 LIMIT = 90
-#: seconds between looks of the watch: zk takes them from memory
+#: seconds between checks of the watch: zk reads from memory
 INTERVALS = {'zk': 0.005, 'mc': 0.1, 'db': 0.1}
 
 
 class DemoFailed(Exception):
-    """Something did not happen as told."""
+    """A step of the demo failed."""
 
 
 class Change(typing.NamedTuple):
-    """What the watch saw of a host.
+    """A change of a host's state, as the watch printed it.
 
-    :param moment: when its line came, on the clock of time.monotonic()
+    :param moment: when that line was read, on the clock of time.monotonic()
     """
 
     moment: float
@@ -41,7 +41,7 @@ class Change(typing.NamedTuple):
 
 
 class Cloud:
-    """Processes of Nova that report to a store. Ends them all at its end.
+    """Processes of Nova that report to a store. Ends them all on exit.
 
     :param directory: for everything that it writes
     :param store: a stores.Store
@@ -85,7 +85,7 @@ class Cloud:
 
     def _database(self, name):
         return {
-            # All wait for their turn, and for no disk.
+            # Writers wait for each other, and not for a disk.
             'connection': 'sqlite:///%s/%s.sqlite?timeout=30' % (
                 self.directory, name),
             'sqlite_synchronous': 'false'}
@@ -100,7 +100,7 @@ class Cloud:
     # Processes
 
     def start(self, name, script, *arguments, cut=False, host=None):
-        """Start a script, or start it again.
+        """Start or restart a script.
 
         :param cut: whether it is behind the switch
         """
@@ -137,7 +137,7 @@ class Cloud:
         return moment
 
     def cut_off(self):
-        """Cut off who is behind the switch; return the moment."""
+        """Cut off the processes behind the switch; return the moment."""
         moment = time.monotonic()
         if self.store.switch:
             self.store.switch.pull()
@@ -147,7 +147,7 @@ class Cloud:
         return moment
 
     def reconnect(self):
-        """Undo that; return the moment."""
+        """Connect them again; return the moment."""
         moment = time.monotonic()
         if self.store.switch:
             self.store.switch.plug_in()
@@ -174,10 +174,10 @@ class Cloud:
         """Return what a nova-servicegroup command printed."""
         return self.run(COMMAND, '--config-file', self._config, *arguments)
 
-    # What is seen
+    # Observing
 
     def _watch(self):
-        """Let "nova-servicegroup watch" tell of each change from now on."""
+        """Start "nova-servicegroup watch" and record each change."""
         log = self.directory / 'watch.log'
         with open(log, 'w') as output:
             watch = self._watching = subprocess.Popen(
@@ -197,7 +197,7 @@ class Cloud:
                 self.changes.append(change)
                 self.states[change.host] = change
         threading.Thread(target=read, daemon=True).start()
-        # What it sees first is no change to it.
+        # It doesn't print the first states.
         process.wait_until(
             lambda: watch.poll() is not None or 'Watching' in log.read_text(),
             LIMIT, 'the watch')
@@ -205,7 +205,7 @@ class Cloud:
     def wait(self, hosts, states, limit=LIMIT):
         """Wait until hosts are in one of some states.
 
-        :returns: the last Change that was needed
+        :returns: the last Change
         :raises DemoFailed: a process ended, or it took longer than ``limit``
         """
         deadline = time.monotonic() + limit
@@ -229,7 +229,7 @@ class Cloud:
             time.sleep(0.02)
 
     def wait_shown(self, pattern, *arguments, limit=LIMIT):
-        """Return what a command prints, once it matches a pattern."""
+        """Return the output of a command, once it matches a pattern."""
         deadline = time.monotonic() + limit
         while True:
             text = self.command(*arguments)

@@ -2,9 +2,9 @@
 
 """A nova-compute without conductor, placement and message server.
 
-What Nova's own nova-compute command does, but for two things: it writes to
-the database itself, where a compute else goes through RabbitMQ and a
-conductor, and it tells placement nothing. Takes the arguments of nova-compute.
+It differs from Nova's own command in two ways: it writes to the database
+directly, not through RabbitMQ and a conductor, and it doesn't report to
+placement. Takes the arguments of nova-compute.
 """
 
 # As in Nova's own command: before anything else of Nova.
@@ -24,7 +24,7 @@ from oslo_service import opts as oslo_service_opts
 
 
 class NoPlacement:
-    """A placement where nothing is allocated; all that a start asks of it."""
+    """A placement without allocations, with the one method that is needed."""
 
     @staticmethod
     def get_allocations_for_resource_provider(_context, _uuid):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make Nova's databases, empty, and the mapping of one cell.
+"""Creates Nova's databases, empty, and the mapping of one cell.
 
-What ``nova-manage api_db sync``, ``db sync`` and ``cell_v2 create_cell`` do,
-in one process. Takes the arguments of nova-manage.
+Like ``nova-manage api_db sync``, ``db sync`` and ``cell_v2 create_cell``, in
+one process. Takes the arguments of nova-manage.
 """
 
 # As in Nova's own commands: before anything else of Nova.

@@ -2,9 +2,9 @@
 
 """Three nova-computes and nine light members: one is killed, six are cut off.
 
-"make demo" runs this with the Python of its environment. Exit code 0: all
-happened as it is told; 1: something didn't, or a server is missing; 130: it
-was interrupted. It leaves no process behind, and files only when it failed.
+"make demo" runs this with the Python of its environment. Exit code 0: success;
+1: a step failed, or a server is missing; 130: interrupted. It leaves no
+process behind, and files only after a failure.
 """
 
 import argparse
@@ -34,9 +34,9 @@ CUT = ['compute-3', *RACKS['rack-b']]
 LIST = ['list', '--long', '-c', 'Host', '-c', 'State', '-c', 'Place There',
         '-c', 'Nova Is Told']
 
-# Less, and heartbeats of a busy machine come too late.
+# With less, heartbeats of a busy machine would be late.
 SHORT = {'report_interval': 1, 'service_down_time': 10}
-#: With zk, Nova's defaults are quick enough.
+#: With zk, Nova's defaults are fast enough.
 OPTIONS = {'zk': {}, 'mc': SHORT, 'db': SHORT}
 #: seconds, with the default of [zookeeper] recv_timeout: by then a tenth of
 #: the hosts would be down, if no more than that were silent
@@ -151,9 +151,9 @@ def cut_off_half(nova, driver):
 
 
 def choose(options):
-    """Return the driver that was asked for, or the best that is to be had.
+    """Return the driver of the options, or the best available one.
 
-    :raises NotHere: what was asked for isn't to be had
+    :raises NotHere: the driver of the options isn't available
     """
     if options.zookeeper:
         return 'zk'
@@ -194,14 +194,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument(
         '--driver', choices=['db', 'mc', 'zk'],
-        help='by default zk, or db where no ZooKeeper is to be had')
+        help='by default zk, or db if there is no ZooKeeper')
     parser.add_argument(
         '--zookeeper', metavar='HOST:PORT', type=zookeeper_address,
-        help='a ZooKeeper that runs; nothing is left in it')
+        help='a running ZooKeeper; nothing is left in it')
     options = parser.parse_args()
     if options.zookeeper and options.driver not in (None, 'zk'):
         parser.error('--zookeeper is for --driver zk')
-    # Whoever ends us, our children end too.
+    # So that our children end, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     began = time.monotonic()

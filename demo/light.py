@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Members without a nova-compute: a dozen of them cost as much as one.
+"""Members without a nova-compute, many in one process.
 
-``light.py HOST,HOST... --config-file PATH``: each host has its record among
-Nova's services, and joins through the driver that the configuration names, as
-a nova-compute does when it starts.
+``light.py HOST,HOST... --config-file PATH``: each host has a record in Nova's
+services, and joins through the configured driver, as a nova-compute does when
+it starts.
 """
 
 # As in Nova's own commands: before anything else of Nova.
@@ -23,7 +23,7 @@ from oslo_service import service
 
 
 class Member(service.Service):
-    """What a driver needs to know of a nova-compute."""
+    """The attributes of a nova-compute that a driver needs."""
 
     binary = 'nova-compute'
     topic = 'compute'

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The store of each driver: found, installed or started; and its switch."""
+"""Finds, installs or starts the store of a driver, and its switch."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from nova_servicegroup.tests.fixtures import zookeeper
 import switch
 
 INSTALL = pathlib.Path(__file__).parents[1] / 'tools' / 'install-packages'
-#: What a command begins with so that it ends when this process does.
+#: prefix of commands that must end when this process ends
 TETHER = ('setpriv', '--pdeathsig', 'KILL', '--')
 
 _ADVICE = {
@@ -35,16 +35,17 @@ _ADVICE = {
 
 
 class NotHere(Exception):
-    """A server is not to be had; the text says how to get it."""
+    """A server is not available; the text says how to install it."""
 
 
 class Store(typing.NamedTuple):
-    """Where a driver keeps liveness.
+    """The store of a driver.
 
-    :param driver: its name
-    :param text: what it is, for people
-    :param options: nova.conf of who reaches it directly, dict of dicts
-    :param behind_switch: what is different for who is behind the switch
+    :param driver: name of the driver
+    :param text: description of the store
+    :param options: nova.conf of processes that reach it directly, dict of
+        dicts
+    :param behind_switch: other options for processes behind the switch
     :param switch: a Switch; None for db, whose file has no network
     """
 
@@ -56,7 +57,7 @@ class Store(typing.NamedTuple):
 
 
 def provide(driver):
-    """See to it that a driver's server is installed. Takes a while.
+    """Install a driver's server if it is missing. Takes a while.
 
     :raises NotHere: it isn't, and can't be
     """
@@ -82,9 +83,9 @@ def _is_here(driver):
 
 @contextlib.contextmanager
 def running(driver, directory, address=None):
-    """Run the store of a driver; give a Store.
+    """Run the store of a driver; yield a Store.
 
-    :param address: of a ZooKeeper that runs, to be used instead; as
+    :param address: of a running ZooKeeper to use instead, as
         ``evzookeeper.check_address`` returns it
     """
     if driver == 'db':
@@ -123,13 +124,13 @@ def _zookeeper(address, prefix, text):
 
 @contextlib.contextmanager
 def _nothing_left(address, path):
-    """Remove a path from somebody's ZooKeeper at the end."""
+    """Remove a path from an existing ZooKeeper at the end."""
     with _connected(address):
         pass
     try:
         yield
     finally:
-        # Who was killed at the end still writes that.
+        # Keepers of processes killed at the end still write records.
         time.sleep(1)
         with contextlib.suppress(NotHere, kazoo_exceptions.KazooException), \
                 _connected(address) as client:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A switch between members and their store that one can pull.
+"""A switch between members and their store that can be disconnected.
 
-A TCP proxy on the loopback interface, which needs no rights. While it is
-pulled it forwards nothing, neither data nor the end of a connection, and
-nobody is told: for both sides that is a cable that was cut.
+A TCP proxy on the loopback interface, which needs no privileges. While
+disconnected it forwards nothing, neither data nor the end of a connection:
+both sides see a cut cable.
 """
 
 import contextlib
