@@ -646,9 +646,35 @@ def test_masakari_that_is_away_is_told_later(masakari):
     assert masakari.done(2) is None
 
 
-def test_the_handler_wants_to_know_who_fences(masakari):
-    done = process.subprocess.run(
-        [sys.executable, str(HANDLER)], capture_output=True, text=True,
-        env=dict(os.environ))
+def run_handler(*arguments, **environment):
+    return process.subprocess.run(
+        [sys.executable, str(HANDLER), *arguments], capture_output=True,
+        text=True, env=dict(os.environ, **environment))
+
+
+def test_the_handler_wants_to_know_who_fences():
+    done = run_handler()
     assert done.returncode == 2
     assert '--fence --already-fenced is required' in done.stderr
+
+
+@pytest.mark.parametrize('config, told', [
+    (None, 'Check --config-file'), ('transport_url = nowhere', 'Check --conf'),
+    ('transport_url = fake:/', 'Set OS_CLOUD')])
+def test_the_handler_says_what_is_missing(tmp_path, config, told):
+    path = tmp_path / 'nova.conf'
+    if config is not None:
+        path.write_text('[DEFAULT]\n%s\n' % config)
+    done = run_handler('--already-fenced', '--config-file', str(path),
+                       HOME=str(tmp_path), OS_CLOUD='')
+    assert done.returncode == 1
+    assert told in done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+
+
+def test_the_handler_names_the_package_that_is_missing(tmp_path):
+    (tmp_path / 'openstack.py').write_text('raise ImportError("No SDK")')
+    done = run_handler(PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith('No SDK: install openstacksdk and ')
+    assert len(done.stderr.splitlines()) == 1
