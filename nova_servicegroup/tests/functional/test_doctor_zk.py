@@ -2,7 +2,6 @@
 
 """The doctor on real ZooKeepers, each finding made to happen."""
 
-import json
 import shutil
 import time
 
@@ -11,14 +10,15 @@ import pytest
 
 from nova_servicegroup.tests.fixtures import certificates
 from nova_servicegroup.tests.fixtures import compute as computes
+from nova_servicegroup.tests.fixtures import findings
+from nova_servicegroup.tests.fixtures.findings import found
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import zookeeper
 
 DIGEST = {'auth_scheme': 'digest', 'username': 'nova', 'password': 'hunter2'}
 OPEN = security.OPEN_ACL_UNSAFE
 RECV_TIMEOUT = 4000
-#: of this host, and without a Nova: what the others are about is elsewhere
-ELSEWHERE = ['nova', 'processes', 'descriptors']
+
 
 
 @pytest.fixture(scope='module')
@@ -47,37 +47,17 @@ def alone(directory, **how):
         '/servicegroups', recv_timeout=RECV_TIMEOUT)
 
 
-def found(compute, code, *arguments, skip=ELSEWHERE):
-    """Run the doctor; return {check: [findings that are worse than OK]}."""
-    skipped = [word for name in skip for word in ('--skip', name)]
-    done = compute.run('doctor', '--json', *skipped, *arguments, code=code)
-    result = {}
-    for row in json.loads(done.stdout):
-        result.setdefault(row['Check'], [])
-        if row['Level'] != 'OK':
-            assert row['What'] and row['Why'] and row['Fix'], row
-            result[row['Check']].append(row)
-    return result
-
-
-def the_one(result, check):
-    """Return the only finding of a check, and that of all of them."""
-    assert {name for name, rows in result.items() if rows} == {check}
-    row, = result[check]
-    return row
-
-
 def test_all_is_well_on_a_compute(compute):
     compute.join('a', 'b')
     compute.start('a-conductor', 'a', group='conductor').wait_joined()
     compute.start('a-conductor-2', 'a', group='conductor').wait_joined()
     compute.run('list')  # somebody has asked: ZooKeeper's time is known
-    result = found(compute, 0)
+    result = found(compute.run, 0)
     assert set(result) == {
         'configuration', 'zookeeper-servers', 'zookeeper-session',
         'zookeeper-settings', 'zookeeper-rights', 'duplicate-hosts',
         'records'}
-    shown = compute.run('doctor', *(word for name in ELSEWHERE
+    shown = compute.run('doctor', *(word for name in findings.ELSEWHERE
                                     for word in ('--skip', name))).stdout
     text = ' '.join(shown.split())
     assert text.startswith('SERVICEGROUP OK - 12 ok OK configuration: ')
@@ -90,7 +70,7 @@ def test_all_is_well_on_a_compute(compute):
 
 
 def test_a_host_without_nova_is_told(compute):
-    row = the_one(found(compute, 3, '--only', 'nova', skip=()), 'nova')
+    row = found(compute.run, 3, '--only', 'nova', skip=()).the_one('nova')
     assert row['Level'] == 'UNKNOWN'
     assert 'There is no nova for' in row['What']
 
@@ -98,7 +78,7 @@ def test_a_host_without_nova_is_told(compute):
 def test_without_an_identity_everybody_may_write(tmp_path, ensemble):
     compute = computes.Compute(tmp_path, ensemble, '/open',
                                recv_timeout=RECV_TIMEOUT)
-    row = the_one(found(compute, 1), 'zookeeper-rights')
+    row = found(compute.run, 1).the_one('zookeeper-rights')
     assert row['Level'] == 'WARNING'
     assert 'auth_scheme = digest' in row['Fix']
 
@@ -107,18 +87,18 @@ def test_nodes_that_are_open_are_tightened(compute):
     with compute.ensemble.client() as client:
         client.create(compute.prefix + '/compute', acl=OPEN, makepath=True)
     compute.join('a')
-    row = the_one(found(compute, 2), 'zookeeper-rights')
+    row = found(compute.run, 2).the_one('zookeeper-rights')
     assert '2 of ' in row['What'] and 'open to everybody' in row['What']
     # The fix, as it is printed.
     compute.run(*row['Fix'].split()[1:])
-    assert not any(found(compute, 0).values())
+    assert not any(found(compute.run, 0).values())
 
 
 def test_another_password_is_refused(compute):
     compute.join('a')
     compute.config.write_text(
         compute.config.read_text().replace('hunter2', 'hunter3'))
-    row = the_one(found(compute, 2), 'zookeeper-rights')
+    row = found(compute.run, 2).the_one('zookeeper-rights')
     assert 'username and password' in row['What']
     assert 'hunter' not in str(row)
 
@@ -127,7 +107,7 @@ def test_another_rule_of_reading_is_no_danger(compute):
     compute.join('a')
     with open(compute.config, 'a') as config:
         config.write('open_reading = false\n')
-    row = the_one(found(compute, 2), 'zookeeper-rights')
+    row = found(compute.run, 2).the_one('zookeeper-rights')
     assert 'tighten' in row['Fix']
 
 
@@ -135,7 +115,7 @@ def test_two_machines_with_one_name(compute):
     compute.join('a')
     compute.start('b1', 'b').wait_joined()
     compute.start('b2', 'b', boot_id='another').wait_joined()
-    row = the_one(found(compute, 2), 'duplicate-hosts')
+    row = found(compute.run, 2).the_one('duplicate-hosts')
     assert 'b (boot ids' in row['What'] and 'another' in row['What']
     assert 'host = ANOTHER-NAME' in row['Fix']
 
@@ -144,7 +124,7 @@ def test_a_host_that_was_rebooted_is_one(compute):
     compute.start('b1', 'b').wait_joined()
     compute.start('b2', 'b', boot_id='before').wait_joined()
     compute.lose('b2')  # its node stays until its session ends
-    assert not found(compute, 0)['duplicate-hosts']
+    assert not found(compute.run, 0)['duplicate-hosts']
 
 
 def test_nodes_and_records_that_do_not_belong(compute):
@@ -155,7 +135,7 @@ def test_nodes_and_records_that_do_not_belong(compute):
         client.create(compute.prefix + '/compute/old-style', b'', acl)
         client.create(compute.prefix + '/compute/c@0123456789abcdef',
                       b'{"version": "0.9"}', acl, ephemeral=True)
-        rows = found(compute, 1)['records']
+        rows = found(compute.run, 1)['records']
     assert [row['Level'] for row in rows] == ['WARNING'] * 3
     told = [row['What'] for row in rows]
     assert 'no memberships: old-style' in told[0]
@@ -183,11 +163,9 @@ def test_members_records_and_services_of_nova(compute, cells):
         client.create(group + 'forged@0123456789abcdef',
                       client.get(group + a)[0],
                       client.get_acls(group + a)[0], ephemeral=True)
-        done = cells.command(
-            'doctor', '--json', '--only', 'records', '--only',
-            'mixed-deployment', '--timeout', '300', code=1)
-        told = [row for row in json.loads(done.stdout)
-                if row['Level'] != 'OK']
+        told = [row for row in found(
+            cells.command, 1, '--only', 'records', '--only',
+            'mixed-deployment').rows if row['Level'] != 'OK']
         assert [row['What'].partition(', on')[0] for row in told] == [
             'Services that were never in the store of zk',
             'Members without a record: forged.',
@@ -206,7 +184,7 @@ def test_members_records_and_services_of_nova(compute, cells):
 def test_a_timeout_that_is_not_granted(compute):
     compute.config.write_text(compute.config.read_text().replace(
         'recv_timeout = 4000', 'recv_timeout = 3000'))
-    result = found(compute, 1)
+    result = found(compute.run, 1)
     row, = result['zookeeper-session']
     assert 'grants a session timeout of 4 s, and recv_timeout is 3 s' in (
         row['What'])
@@ -228,7 +206,7 @@ def test_limits_and_ticks_of_the_servers(tmp_path):
                           group='conductor').wait_joined()
         try:
             # All keepers of this machine count, also those of other tests.
-            rows = found(compute, (1, 2))['zookeeper-settings']
+            rows = found(compute.run, (1, 2))['zookeeper-settings']
         finally:
             compute.close()
     told = [row['What'] for row in rows]
@@ -242,7 +220,7 @@ def test_servers_that_do_not_tell_their_settings(tmp_path):
     # As ZooKeeper comes: srvr alone is allowed.
     compute = alone(tmp_path, settings=zookeeper.STOCK_SETTINGS)
     with compute.ensemble:
-        result = found(compute, 1)
+        result = found(compute.run, 1)
     row, = result['zookeeper-settings']
     assert row['Level'] == 'UNKNOWN'
     assert '4lw.commands.whitelist=srvr,ruok,mntr,conf' in row['Fix']
@@ -263,18 +241,18 @@ def test_servers_that_are_lost(hurt):
     first.freeze()
     try:
         began = time.monotonic()
-        row, = found(hurt, 1)['zookeeper-servers']
+        row, = found(hurt.run, 1)['zookeeper-servers']
         assert time.monotonic() - began < 40
     finally:
         first.thaw()
     assert first.address in row['What'] and row['Level'] == 'WARNING'
     first.kill()
-    row, = found(hurt, 1)['zookeeper-servers']
+    row, = found(hurt.run, 1)['zookeeper-servers']
     assert '%s cannot be used: Connection refused' % first.address in (
         row['What'])
     second.kill()
     process.wait_until(lambda: third.mode == '', 30, 'no leader')
-    result = found(hurt, 2)
+    result = found(hurt.run, 2)
     levels = [row['Level'] for row in result['zookeeper-servers']]
     assert levels == ['WARNING', 'WARNING', 'CRITICAL']
     assert 'it has no leader' in result['zookeeper-servers'][2]['What']
@@ -282,7 +260,7 @@ def test_servers_that_are_lost(hurt):
     assert 'no connection' in result['zookeeper-session'][0]['What']
     assert result['records'][0]['Level'] == 'UNKNOWN'
     third.kill()
-    rows = found(hurt, 2)['zookeeper-servers']
+    rows = found(hurt.run, 2)['zookeeper-servers']
     assert len(rows) == 1 and 'No ZooKeeper server can' in rows[0]['What']
 
 
@@ -292,14 +270,14 @@ def test_servers_that_are_no_ensemble(tmp_path):
         compute = computes.Compute(tmp_path / 'compute', one, '/x')
         compute.config.write_text(compute.config.read_text().replace(
             one.address, '%s,%s' % (one.address, two.address)))
-        row, = found(compute, 2)['zookeeper-servers']
+        row, = found(compute.run, 2)['zookeeper-servers']
     assert 'no ensemble' in row['What']
 
 
 def test_one_address_of_an_ensemble(compute):
     compute.config.write_text(compute.config.read_text().replace(
         compute.ensemble.address, compute.ensemble.servers[0].address))
-    row = the_one(found(compute, 1), 'zookeeper-servers')
+    row = found(compute.run, 1).the_one('zookeeper-servers')
     assert 'names one server' in row['What']
 
 
@@ -325,7 +303,7 @@ def test_certificates_that_end(tmp_path, days, code, level):
             tmp_path / 'compute', ensemble, '/servicegroups', use_tls=True,
             ca_file=ours.ca_file, cert_file=client.cert_file,
             key_file=client.key_file)
-        rows = found(compute, 2)['certificates']
+        rows = found(compute.run, 2)['certificates']
     # The authority's own ends in two days.
     told = {row['What'].partition(' ends')[0]: row['Level'] for row in rows}
     assert told.pop('[zookeeper] ca_file') == 'CRITICAL'
@@ -337,9 +315,9 @@ def test_certificates_that_end(tmp_path, days, code, level):
 def test_a_configuration_that_cannot_work(compute):
     compute.config.write_text(compute.config.read_text().replace(
         'username = nova\n', ''))
-    row = the_one(found(compute, 2), 'configuration')
+    row = found(compute.run, 2).the_one('configuration')
     assert '[zookeeper] username is missing' in row['What']
-    assert not set(found(compute, 2)) & {'zookeeper-servers', 'records'}
+    assert not set(found(compute.run, 2)) & {'zookeeper-servers', 'records'}
 
 
 def test_a_clock_that_is_wrong(compute):
@@ -350,7 +328,7 @@ def test_a_clock_that_is_wrong(compute):
     compute.words = lambda *arguments: [faked, '-f', '-30s', *words(
         *arguments)]
     compute.env['FAKETIME_DONT_FAKE_MONOTONIC'] = '1'
-    row = the_one(found(compute, 2), 'zookeeper-session')
+    row = found(compute.run, 2).the_one('zookeeper-session')
     assert "30.0 s ahead of this host's" in row['What'].replace('29.9', '30.0')
     assert 'chronyc' in row['Fix']
 

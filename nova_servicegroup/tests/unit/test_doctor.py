@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The doctor, and "upgrade check", on real databases and memcacheds."""
+"""The doctor on real databases and memcacheds."""
 
 import json
 import os
@@ -17,61 +17,10 @@ from nova_servicegroup.doctor import nova as nova_checks
 from nova_servicegroup.doctor import processes
 from nova_servicegroup.doctor import site as sites
 from nova_servicegroup.memcached import wire
+from nova_servicegroup.tests.fixtures.findings import found
 from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
-
-OF_THIS_HOST = ['processes', 'descriptors', 'units']
-#: starts Nova twice: what is about something else does without it
-ELSEWHERE = [*OF_THIS_HOST, 'nova']
-
-
-@pytest.fixture
-def cells(cells, plugin_tree):
-    """Databases of Nova, and a Nova with the drop-in beside them."""
-    cells.plugin_tree = plugin_tree
-    return cells
-
-
-def found(cells, code, *arguments, tree=True, skip=ELSEWHERE):
-    """Run the doctor; return ({check: [findings worse than OK]}, all)."""
-    skipped = [word for name in skip for word in ('--skip', name)]
-    of_nova = ['--nova', str(cells.plugin_tree), '--python', sys.executable]
-    if '--timeout' not in arguments:
-        # Where much else runs, Nova takes its time to start.
-        arguments = (*arguments, '--timeout', '300')
-    done = cells.command('doctor', '--json', *(of_nova if tree else ()),
-                         *skipped, *arguments, code=code)
-    rows = json.loads(done.stdout)
-    result = {row['Check']: [] for row in rows}
-    for row in rows:
-        if row['Level'] != 'OK':
-            assert row['What'] and row['Why'] and row['Fix'], row
-            result[row['Check']].append(row)
-    return result, rows
-
-
-def the_one(result, check):
-    """Return the only finding of a check, and that of all of them."""
-    assert {name for name, rows in result[0].items() if rows} == {check}
-    row, = result[0][check]
-    return row
-
-
-def test_all_is_well_with_db(cells):
-    cells.add_service('cell1', 'a')
-    cells.add_service('cell2', 'b')
-    cells.add_service('cell0', 'boss', 'nova-conductor')
-    result, rows = found(cells, 0, skip=OF_THIS_HOST)
-    assert not any(result.values())
-    told = ' '.join(row['What'] for row in rows)
-    assert 'uses the driver db of nova-servicegroup' in told
-    assert 'by the drop-in' in told
-    assert 'report_interval is 10 s and service_down_time 3600 s' in told
-    for name in ('The API database', 'The database of cell1',
-                 'The database of cell2'):
-        assert '%s (SQLite 3.' % name in told
-    assert '3 of 3 services are up by db.' in told
 
 
 def test_the_output_for_people(cells):
@@ -97,62 +46,6 @@ def test_the_output_for_people(cells):
                          '-c', 'Level', '-c', 'Check', code=2)
     assert done.stdout == 'CRITICAL configuration\n'
     assert done.stderr == 'SERVICEGROUP CRITICAL - 1 critical\n'
-
-
-def test_a_nova_that_does_not_load_it(cells):
-    row = the_one(found(cells, 1, '--only', 'nova', tree=False, skip=()),
-                  'nova')
-    assert row['Level'] == 'WARNING'
-    assert 'does not load nova-servicegroup' in row['What']
-    # The fix, as it is printed.
-    hook = row['Fix'].split('\n\nand ')[0].partition('\n')[2]
-    with open(cells.config, 'a') as config:
-        config.write(hook.partition('\n\n')[2])
-    cells.config.write_text(cells.config.read_text().replace(
-        '[DEFAULT]\n', hook.partition('\n\n')[0] + '\n'))
-    result, rows = found(cells, 0, '--only', 'nova', tree=False, skip=())
-    assert 'by the configuration hook' in rows[0]['What']
-
-
-@pytest.mark.parametrize('options, code, told', [
-    ({'servicegroup_driver': 'zk', 'config_source': 'liveness'}, 2,
-     '[zookeeper] address'),
-    ({'servicegroup_driver': 'zookeeper', 'config_source': 'liveness'}, 2,
-     "but found 'zookeeper'")])
-def test_a_nova_that_does_not_start(cells, options, code, told):
-    cells.configure(**options)
-    with open(cells.config, 'a') as config:
-        config.write('[liveness]\ndriver = nova_servicegroup\n')
-    result, _ = found(cells, code, '--only', 'nova', tree=False, skip=())
-    row = the_one((result, None), 'nova')
-    assert row['Level'] == 'CRITICAL'
-    assert 'does not start with this configuration' in row['What']
-    assert told in row['What']
-
-
-def test_zk_without_hook_or_drop_in_does_not_start(cells):
-    cells.configure(servicegroup_driver='zk')
-    with open(cells.config, 'a') as config:
-        config.write('[zookeeper]\naddress = 127.0.0.1:1\n')
-    row = the_one(found(cells, 2, '--only', 'nova', tree=False, skip=()),
-                  'nova')
-    assert row['Level'] == 'CRITICAL' and 'do not start with zk' in row['Why']
-
-
-def test_a_drop_in_of_another_version(cells, tmp_path):
-    tree = nova.make_plugin_tree(tmp_path / 'tree')
-    file = tree / 'nova/servicegroup/__init__.py'
-    file.write_text(file.read_text().replace('takes it out', 'takes it off'))
-    cells.plugin_tree = tree
-    row = the_one(found(cells, 1, '--only', 'nova', skip=()), 'nova')
-    assert 'by another version' in row['What']
-    assert 'nova-servicegroup dropin install --nova %s' % tree in row['Fix']
-
-
-def test_no_nova_is_unknown(cells, tmp_path):
-    cells.plugin_tree = tmp_path
-    row = the_one(found(cells, 3, '--only', 'nova', skip=()), 'nova')
-    assert row['Level'] == 'UNKNOWN' and '--nova PATH' in row['Fix']
 
 
 @pytest.mark.parametrize('options, level, told', [
@@ -192,36 +85,21 @@ def test_options_that_do_not_fit(tmp_path, options, level, told):
 def test_cells_that_do_not_answer(cells):
     (cells.directory / 'cell2').unlink()
     (cells.directory / 'cell2').mkdir()
-    result, _ = found(cells, 2)
+    result = found(cells.command, 2)
     row, = result['database']
     assert '(cell2) does not answer' in row['What']
     (cells.directory / 'api').unlink()
     (cells.directory / 'api').mkdir()
-    result, _ = found(cells, 2)
+    result = found(cells.command, 2)
     row, = result['database']
     assert 'The API database does not answer' in row['What']
     assert result['mixed-deployment'][0]['Level'] == 'UNKNOWN'
 
 
-def test_a_database_that_hangs_holds_nobody(cells):
-    """A server whose connections are taken, and never answered."""
-    with process.socket.create_server((process.LOOPBACK, 0)) as server:
-        cells.config.write_text(cells.config.read_text().replace(
-            cells.url('api'), 'mysql+pymysql://u@%s:%d/api' % (
-                server.getsockname())))
-        began = time.monotonic()
-        result, _ = found(cells, 2)
-        # And not for as long as its connections would take.
-        assert time.monotonic() - began < 120
-    row, = result['database']
-    assert row['Level'] == 'CRITICAL'
-    assert 'No answer within 20 s' in row['What']
-
-
 def test_one_host_in_two_cells(cells):
     for cell in ('cell1', 'cell2'):
         cells.add_service(cell, 'twin')
-    row = the_one(found(cells, 2), 'duplicate-hosts')
+    row = found(cells.command, 2).the_one('duplicate-hosts')
     assert 'twin (cell1, cell2)' in row['What']
 
 
@@ -251,13 +129,12 @@ def report(cells, store, host):
 def test_all_is_well_with_mc(cells, store):
     cells.add_service('cell1', 'a', age=9000)
     report(cells, store, 'a')
-    result, rows = found(cells, 0)
+    result = found(cells.command, 0)
     assert not any(result.values())
-    told = ' '.join(row['What'] for row in rows)
-    assert 'memcached 1.' in told and 'at %s answers in' % (
-        store.address) in told
-    assert 'The clocks of memcached at' in told
-    assert '1 of 1 services are up by mc.' in told
+    assert 'memcached 1.' in result.text and 'at %s answers in' % (
+        store.address) in result.text
+    assert 'The clocks of memcached at' in result.text
+    assert '1 of 1 services are up by mc.' in result.text
 
 
 def test_services_that_report_by_another_driver(cells, store):
@@ -267,7 +144,7 @@ def test_services_that_report_by_another_driver(cells, store):
     cells.add_service('cell2', 'dead', age=9000)
     for host in 'bc':
         report(cells, store, host)
-    rows = found(cells, 2)[0]['mixed-deployment']
+    rows = found(cells.command, 2)['mixed-deployment']
     told = {row['What']: row['Level'] for row in rows}
     assert told == {
         'Services that were never in the store of mc, on: a, dead.':
@@ -277,18 +154,18 @@ def test_services_that_report_by_another_driver(cells, store):
     assert 'servicegroup_driver = mc' in rows[1]['Fix']
     with open(cells.config, 'a') as config:
         config.write('[servicegroup]\nalso_report = db\n')
-    assert len(found(cells, 2)[0]['mixed-deployment']) == 2
+    assert len(found(cells.command, 2)['mixed-deployment']) == 2
 
 
 def test_memcached_servers_that_are_lost(cells, store):
     lost = '127.0.0.1:%d' % process.free_port()
     use_memcached(cells, store.address, lost)
-    row = the_one(found(cells, 1), 'memcached')
+    row = found(cells.command, 1).the_one('memcached')
     assert '%s cannot be used: no answer' % lost in row['What']
     store.freeze()
     try:
         began = time.monotonic()
-        result, _ = found(cells, 2, '--only', 'memcached')
+        result = found(cells.command, 2, '--only', 'memcached')
         assert time.monotonic() - began < 20
     finally:
         store.thaw()
@@ -304,8 +181,8 @@ def test_limits_of_memcached(cells):
         for number in range(70):
             cells.add_service('cell1', 'h%d' % number)
         told = {row['What'].partition('; ')[0]: row for row in
-                found(cells, 2, '--only', 'memcached', '--only',
-                      'database')[0]['memcached']}
+                found(cells.command, 2, '--only', 'memcached', '--only',
+                      'database')['memcached']}
     limits = [row for what, row in told.items()
               if 'takes 64 connections' in what]
     assert limits[0]['Level'] == 'CRITICAL'
@@ -509,32 +386,3 @@ def test_the_worst_of_all(levels, worst):
     assert doctor.worst(rows).name == worst
     assert command.summary(levels.split()).startswith(
         'SERVICEGROUP %s - ' % worst)
-
-
-# upgrade check
-
-
-def upgrade(cells, code, *arguments):
-    done = cells.command('upgrade', 'check', '--nova', str(cells.plugin_tree),
-                         '--python', sys.executable, *arguments, code=code)
-    return done.stdout
-
-
-def test_upgrade_check(cells):
-    cells.add_service('cell1', 'a')
-    shown = json.loads(upgrade(cells, 0, '--json'))
-    assert {one['result'] for one in shown['checks']} == {0}
-    assert {one['check'] for one in shown['checks']} == {
-        'nova', 'configuration', 'database', 'duplicate-hosts',
-        'mixed-deployment'}
-    cells.configure(report_interval=1500)
-    assert '| Result: Warning' in upgrade(cells, 1)
-    cells.configure(servicegroup_driver='zk')
-    text = ' '.join(upgrade(cells, 2).replace('|', ' ').split())
-    assert 'Upgrade Check Results' in text and 'Result: Failure' in text
-    assert '[zookeeper] address' in text
-    cells.config.unlink()
-    done = cells.command('upgrade', 'check', code=2)
-    assert 'Failed to find some config files' in done.stderr
-
-

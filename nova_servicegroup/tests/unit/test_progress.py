@@ -2,13 +2,7 @@
 
 """What is told while a command takes its time."""
 
-import contextlib
 import io
-import os
-import pathlib
-import pty
-import signal
-import subprocess
 import sys
 import time
 from unittest import mock
@@ -91,54 +85,3 @@ def test_who_tightens_is_told_what_takes_long(monkeypatch):
 
 def test_a_pipe_is_told_nothing():
     assert shown(0.5, is_terminal=False) == ''
-
-
-WITH_PROGRESS = pathlib.Path(__file__).parents[3] / 'tools/with-progress'
-
-
-def on_a_terminal(*command, keys=b''):
-    """Run tools/with-progress on a terminal; return (output, exit code).
-
-    :param keys: what is typed when it has told something
-    """
-    pid, terminal = pty.fork()
-    if pid == 0:
-        # A run in the background may have been told to ignore it.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.execv(WITH_PROGRESS, [WITH_PROGRESS, 'Installing', *command])
-    told = b''
-    with open(terminal, 'rb+', buffering=0) as stream:
-        # Linux says EIO at the end.
-        with contextlib.suppress(OSError):
-            while part := stream.read(1000):
-                told += part
-                if keys and b'Installing' in told:
-                    stream.write(keys)
-                    keys = b''
-    return told.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_a_long_installation_is_told_and_wiped_off():
-    told, code = on_a_terminal('sleep', '3')
-    assert told.startswith('\rInstalling ... 2 s')
-    assert told.endswith('\r\033[K')
-    assert code == 0
-
-
-def test_an_interrupted_installation_leaves_no_process():
-    told, code = on_a_terminal('sleep', '31.4159', keys=b'\x03')
-    assert code == 130
-    # Its own terminal would not have ended if somebody still wrote there.
-    assert told.endswith('\r\033[K')
-    assert subprocess.run(['pgrep', '-f', 'sleep 31.4159']).returncode == 1
-
-
-def test_in_a_pipe_only_a_failure_is_told():
-    def run(script):
-        return subprocess.run([WITH_PROGRESS, 'Installing', 'sh', '-c',
-                               script], capture_output=True, text=True)
-    done = run('echo told; sleep 2.5')
-    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
-    done = run('echo told; echo why >&2; exit 7')
-    assert (done.returncode, done.stdout, done.stderr) == (
-        7, '', 'told\nwhy\n')
