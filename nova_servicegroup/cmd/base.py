@@ -8,6 +8,7 @@ import sys
 from cliff import command
 from cliff import lister
 from cliff import show
+from stevedore import extension
 
 from nova_servicegroup.integration import dropin
 
@@ -26,12 +27,25 @@ class CommandError(Exception):
 class _Common:
     """Tells errors that nobody foresaw from those that say what to do."""
 
+    #: the exit code after an error, unless that is 1; and how it is told then
+    error_code = None
+    error_text = '%s\n'
+
     def get_epilog(self):
         # cliff would search all installed packages for the one that a command
         # is from, which takes a quarter of a second.
         return self._epilog or ''
 
     def run(self, parsed_args):
+        try:
+            return self._run(parsed_args)
+        except Exception as e:
+            if self.error_code is None or self.app.options.debug:
+                raise
+            self.app.stderr.write(self.error_text % e)
+            return self.error_code
+
+    def _run(self, parsed_args):
         try:
             return super().run(parsed_args)
         except Exception as e:
@@ -108,6 +122,24 @@ class Lister(_Formatted, lister.Lister):
 
 class ShowOne(_Formatted, show.ShowOne):
     """A command that returns (names, values)."""
+
+
+class ForPeople:
+    """A formatted command whose output is text for people, by default.
+
+    The other formats are for programs.
+    """
+
+    formatter_default = 'text'
+    #: the formatter of that text, a class
+    text = None
+
+    def _load_formatter_plugins(self):
+        # Not by an entry point: it is for this command alone.
+        found = super()._load_formatter_plugins()
+        found.extensions.append(extension.Extension(
+            'text', None, self.text, self.text()))
+        return found
 
 
 def seconds(text):

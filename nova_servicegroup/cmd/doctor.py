@@ -6,21 +6,19 @@ import collections
 import textwrap
 
 from cliff.formatters import base as formatters
-from stevedore import extension
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
 
 #: seconds for all checks together, as long as monitoring programs wait
 TIMEOUT = 60
-_UNKNOWN = 3
 _COLUMNS = ('Level', 'Check', 'What', 'Why', 'Fix')
 #: beside the words, on a terminal
 _COLOURS = {'OK': '32', 'WARNING': '33', 'CRITICAL': '31', 'UNKNOWN': '35'}
 
 
 class _Text(formatters.ListFormatter):
-    """Findings as people read them; the other formats are for programs."""
+    """Findings as people read them."""
 
     def add_argument_group(self, parser):
         pass
@@ -32,7 +30,7 @@ class _Text(formatters.ListFormatter):
                                   for row in rows))
 
 
-class Doctor(base.Lister):
+class Doctor(base.ForPeople, base.Lister):
     """Check the installation, and say what to do.
 
     Checks whether Nova uses this package, its configuration, its processes
@@ -48,14 +46,9 @@ class Doctor(base.Lister):
     could not be checked.
     """
 
-    formatter_default = 'text'
-
-    def _load_formatter_plugins(self):
-        # Not by an entry point: it is for this command alone.
-        found = super()._load_formatter_plugins()
-        found.extensions.append(extension.Extension(
-            'text', None, _Text, _Text()))
-        return found
+    text = _Text
+    error_code = 3
+    error_text = 'UNKNOWN: %s\n'
 
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
@@ -74,13 +67,7 @@ class Doctor(base.Lister):
         return add_nova(parser)
 
     def run(self, parsed_args):
-        try:
-            code = super().run(parsed_args)
-        except Exception as e:
-            if self.app.options.debug:
-                raise
-            self.app.stderr.write('UNKNOWN: %s\n' % e)
-            code = _UNKNOWN
+        code = super().run(parsed_args)
         base.end(self.app, code, self._is_stuck)
         return code
 

@@ -7,7 +7,6 @@ import math
 import textwrap
 
 from cliff.formatters import base as formatters
-from stevedore import extension
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import services
@@ -17,7 +16,7 @@ _IS_GONE = {True: 'no: up', False: 'yes: down'}
 
 
 class _Text(formatters.SingleFormatter):
-    """Explanations as people read them; the other formats are for programs."""
+    """Explanations as people read them."""
 
     def add_argument_group(self, parser):
         pass
@@ -29,7 +28,7 @@ class _Text(formatters.SingleFormatter):
         ) if parsed_args.columns else printed(shown))
 
 
-class Explain(base.ShowOne):
+class Explain(base.ForPeople, base.ShowOne):
     """Explain why a service is up, down, or unknown.
 
     Shows the last evidence and who saw it, which rule decided, what Nova is
@@ -38,14 +37,7 @@ class Explain(base.ShowOne):
     what this host sees now.
     """
 
-    formatter_default = 'text'
-
-    def _load_formatter_plugins(self):
-        # Not by an entry point: it is for this command alone.
-        found = super()._load_formatter_plugins()
-        found.extensions.append(extension.Extension(
-            'text', None, _Text, _Text()))
-        return found
+    text = _Text
 
     def get_parser(self, prog_name):
         return services.add_service(super().get_parser(prog_name))

@@ -22,6 +22,8 @@ class Check(base.Lister):
     cell does not answer.
     """
 
+    error_code = 2
+
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument('--to', metavar='DRIVER',
@@ -30,15 +32,6 @@ class Check(base.Lister):
         parser.add_argument('--all', action='store_true',
                             help='list those that are there, too')
         return parser
-
-    def run(self, parsed_args):
-        try:
-            return super().run(parsed_args)
-        except Exception as e:
-            if self.app.options.debug:
-                raise
-            self.app.stderr.write('%s\n' % e)
-            return 2
 
     def take_action(self, parsed_args):
         from nova_servicegroup.cmd import progress

@@ -12,8 +12,6 @@ CHECKS = ('nova', 'configuration', 'database', 'memcached',
           'zookeeper-servers', 'zookeeper-session', 'duplicate-hosts',
           'mixed-deployment', 'records')
 TIMEOUT = 300
-#: what oslo.upgradecheck has for it
-_FAILURE = 2
 
 
 class Check(base.Command):
@@ -28,20 +26,13 @@ class Check(base.Command):
     may be done; 2 a failure, mend it first; 255 something nobody foresaw.
     """
 
+    error_code = 2
+
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument('--json', action='store_true',
                             help='print the results as JSON')
         return doctor.add_nova(parser)
-
-    def run(self, parsed_args):
-        try:
-            return super().run(parsed_args)
-        except Exception as e:
-            if self.app.options.debug:
-                raise
-            self.app.stderr.write('%s\n' % e)
-            return _FAILURE
 
     def take_action(self, parsed_args):
         from oslo_config import cfg
