@@ -101,7 +101,7 @@ class Store:
                 kazoo_threading.KazooTimeoutError) as e:
             raise Unreachable(
                 'ZooKeeper gave up over a request: %s.' % type(e).__name__,
-                'Run this again; look into the logs of the servers.') from e
+                'Run this again; read the logs of the servers.') from e
 
     def get_all(self, requests):
         """Yield (path, result) of many requests, in flight together.

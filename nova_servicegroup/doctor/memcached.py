@@ -14,7 +14,7 @@ from nova_servicegroup.memcached import servers
 
 #: seconds for an answer; more is a warning
 SLOW = 0.2
-_FIX = ('On it: "systemctl status memcached"; it has to listen on the address '
+_FIX = ('On it: "systemctl status memcached"; it must listen on the address '
         'that [cache] memcache_servers names (option -l).')
 #: share of the connections in use; more is a warning
 _MOST_USED = 0.8
@@ -122,7 +122,7 @@ def _limits(site, name, numbers):
     evictions = numbers.get('evictions', 0)
     if evictions:
         yield Finding(
-            Level.WARNING, 'memcached at %s threw %d values away for want of '
+            Level.WARNING, 'memcached at %s evicted %d values for lack of '
             'memory.' % (name, evictions),
             'If a heartbeat is among them, its service is in doubt.',
             'In /etc/memcached.conf: "-m %d", and restart it' % (

@@ -55,7 +55,7 @@ def check(site):
     except (dropin.DropInError, OSError, subprocess.TimeoutExpired,
             ValueError) as e:
         yield Finding(
-            Level.UNKNOWN, 'It cannot be told which Nova runs here: %s' % e,
+            Level.UNKNOWN, 'The Nova that runs here is not known: %s' % e,
             'Services whose Nova does not load this package use Nova\'s own '
             'drivers, or do not start with zk.',
             'nova-servicegroup doctor --nova PATH --python PATH, with the '

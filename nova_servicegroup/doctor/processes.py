@@ -90,15 +90,15 @@ def drivers(site):
     services = [one for one in found if one.program in JOINING
                 and one.parent not in
                 {other.pid for other in found if other.program == one.program}]
-    wanted = site.uses('zk')
-    wrong = [one for one in services if (one.pid in with_keeper) != wanted]
+    uses_zk = site.uses('zk')
+    wrong = [one for one in services if (one.pid in with_keeper) != uses_zk]
     if wrong:
         names = listed('%s (pid %d)' % (one.program, one.pid)
                        for one in wrong)
         yield Finding(
-            Level.CRITICAL if wanted else Level.WARNING,
+            Level.CRITICAL if uses_zk else Level.WARNING,
             ('These services run without a keeper, so without the driver zk '
-             'that nova.conf has: %s.' if wanted else
+             'that nova.conf has: %s.' if uses_zk else
              'These services run with a keeper, so with the driver zk, which '
              'nova.conf does not have: %s.') % names,
             'They started with another configuration. Readers with the '

@@ -47,9 +47,9 @@ def servers(site):
                 'On it: "systemctl status zookeeper", and read its log. '
                 'From here: nc -zv %s' % server.replace(':', ' '))
             continue
-        told = _fields(answer.words['srvr'], ':')
-        modes[server] = told.get('Mode')
-        yield _server(server, answer, told)
+        status = _fields(answer.words['srvr'], ':')
+        modes[server] = status.get('Mode')
+        yield _server(server, answer, status)
     alone = [server for server, mode in modes.items() if mode == 'standalone']
     if alone and len(modes) > 1:
         yield Finding(
@@ -67,17 +67,17 @@ def servers(site):
             'zk1:2181,zk2:2181,zk3:2181')
 
 
-def _server(server, answer, told):
-    version = (told.get('Zookeeper version') or '').partition('-')[0]
+def _server(server, answer, status):
+    version = (status.get('Zookeeper version') or '').partition('-')[0]
     if 'not currently serving' in answer.words['srvr']:
         return Finding(
-            Level.CRITICAL, 'The ZooKeeper server %s serves nobody: it has no '
-            'leader.' % server, 'Without a majority of the servers, services '
-            'can neither report nor read.', 'Start the other servers: '
+            Level.CRITICAL, 'The ZooKeeper server %s serves no client: it has '
+            'no leader.' % server, 'Without a majority of the servers, '
+            'services can neither report nor read.', 'Start the other ones: '
             '"systemctl start zookeeper"; check their ports 2888 and 3888.')
     text = 'ZooKeeper %s at %s answers in %.0f ms%s.' % (
         version or 'of an unknown version', server, 1000 * answer.seconds,
-        ', as %s' % told['Mode'] if 'Mode' in told else '')
+        ', as %s' % status['Mode'] if 'Mode' in status else '')
     if answer.seconds > SLOW:
         return Finding(
             Level.WARNING, text, 'Slow servers end the sessions of living '
@@ -107,7 +107,7 @@ def settings(site):
                           % server)
     if silent:
         yield Finding(
-            Level.UNKNOWN, 'Settings and limits are not told by: %s.'
+            Level.UNKNOWN, 'These servers do not show settings and limits: %s.'
             % listed(silent), 'tickTime times syncLimit decides whether '
             'living hosts lose their sessions; maxClientCnxns, whether all '
             'processes of a host get one.',
@@ -184,19 +184,19 @@ def session(site):
     """Open a session, as services do, and check its granted timeout."""
     store = site.zookeeper
     client = store.client
-    wanted = store.options.recv_timeout / 1000
+    expected = store.options.recv_timeout / 1000
     granted = getattr(client, 'granted_timeout', None)
     if granted is None:
-        yield Finding(Level.UNKNOWN, 'This kazoo does not tell the session '
-                      'timeout that was granted.', 'A lost host stays up for '
-                      'that long.', 'pip install "kazoo>=2.11"')
-    elif granted != wanted:
+        yield Finding(Level.UNKNOWN, 'This kazoo does not show the granted '
+                      'session timeout.', 'A lost host stays up for that '
+                      'long.', 'pip install "kazoo>=2.11"')
+    elif granted != expected:
         line = ('minSessionTimeout=%d\ntickTime=%d' % (
-            wanted * 1000, wanted * 100) if granted > wanted
-            else 'maxSessionTimeout=%d' % (wanted * 1000))
+            expected * 1000, expected * 100) if granted > expected
+            else 'maxSessionTimeout=%d' % (expected * 1000))
         yield Finding(
             Level.WARNING, 'ZooKeeper grants a session timeout of %g s, and '
-            'recv_timeout is %g s.' % (granted, wanted),
+            'recv_timeout is %g s.' % (granted, expected),
             'A lost host stays up for that long.',
             'In zoo.cfg of every server, and restart it:\n%s\n\nor here:\n'
             '[zookeeper]\nrecv_timeout = %d' % (line, granted * 1000))

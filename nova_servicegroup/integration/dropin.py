@@ -296,9 +296,9 @@ class Tree:
                 for place in spec.submodule_search_locations or ()):
             return sys.executable
         raise DropInError(
-            'Nothing tells which Python runs the Nova in %s, so it cannot be '
-            'seen whether the drop-in has its effect: name it with --python '
-            'PATH.' % self.root)
+            'The Python that runs the Nova in %s is unknown, so the effect of '
+            'the drop-in cannot be checked: name it with --python PATH.'
+            % self.root)
 
 
 def _with_block(pristine):
@@ -316,9 +316,9 @@ def _without_block(content, file):
     if not count == content.count(_BEGIN.encode()) == content.count(
             _END.encode()) or count > 1:
         raise DropInError(
-            'The marks of the drop-in in %s are not one pair, so it cannot be '
-            'told what belongs to it: take the lines between "%s" and "%s" '
-            'out by hand.' % (file, _BEGIN, _END))
+            'The marks of the drop-in in %s are not one pair, so its lines '
+            'are not known: remove those between "%s" and "%s" by hand.'
+            % (file, _BEGIN, _END))
     return rest
 
 

@@ -26,7 +26,7 @@ _STEADY = 0x800000
 _STOPPED = 0xFFFFFE
 _LEFT = 0xFFFFFF
 _ENDS = {_STOPPED: End.STOPPED, _LEFT: End.LEFT}
-_END_CODES = {end: word for word, end in _ENDS.items()}
+_END_CODES = {end: code for code, end in _ENDS.items()}
 #: seconds since its end for which a gap is encoded
 _SHOWN = 1 << 19
 #: seconds; the shortest length of a gap, which can double 15 times

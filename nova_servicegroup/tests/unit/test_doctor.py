@@ -188,7 +188,7 @@ def test_limits_of_memcached(cells):
     assert limits[0]['Level'] == 'CRITICAL'
     assert 'Nova has 70 services' in limits[0]['What']
     assert '-c 4096' in limits[0]['Fix']
-    evicted, = [row for what, row in told.items() if 'threw' in what]
+    evicted, = [row for what, row in told.items() if 'evicted' in what]
     assert '-m 128' in evicted['Fix']
 
 
