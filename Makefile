@@ -1,19 +1,19 @@
-# What one does with a clone. Needs make and Python; everything else is
-# installed into .venv, and as root what bindep.txt lists.
+# Tasks for a clone. Needs make and Python; everything else is installed into
+# .venv, and as root from Debian, as listed in bindep.txt.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = setup.py nova_servicegroup demo bench doc releasenotes
-# The tests wait more than they compute. A file stays with one worker, which
-# starts its servers once.
+# The tests mostly wait. A file stays with one worker, which starts its servers
+# once.
 WORKERS ?= 3
-# In this order: what fails fast comes first.
+# In this order: fast failures first.
 TESTS ?= $(addprefix nova_servicegroup/tests/,unit functional fault)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 MINUTES ?= 20
-# What "make test-pythons" runs the unit tests with, as far as it is here.
+# "make test-pythons" runs the unit tests with those that are installed.
 PYTHONS ?= python3.9 python3.10 python3.11 python3.12 python3.13
 # Nova 34 needs 3.11.
 NEEDED ?= (3, 11)
@@ -40,15 +40,15 @@ help:
 	@echo 'make test         unit, contract, functional and fault tests'
 	@echo '                  (ARGS="-k zk" TESTS=path choose some of them,'
 	@echo '                  WORKERS=0 runs them one after the other)'
-	@echo 'make test-long    the tests that "make test" leaves out for their length'
+	@echo 'make test-long    the long tests, which "make test" skips'
 	@echo 'make unit         the unit tests (make unit PYTHON=python3.12)'
 	@echo 'make test-pythons the same, with each Python from 3.9 to 3.13'
 	@echo 'make fault-table  the table of faults in the documentation, from its tests'
 	@echo 'make callers-table  the tables of what Nova does in doubt, likewise'
-	@echo 'make fuzz         a million random inputs for what is read from outside'
+	@echo 'make fuzz         a million random inputs for all parsers'
 	@echo 'make soak         two thousand members of each driver, for MINUTES=20'
 	@echo 'make lint         ruff, and the H checks of hacking'
-	@echo 'make genconfig    write the sample configuration anew'
+	@echo 'make genconfig    write the sample configuration again'
 	@echo 'make checkconfig  compare the committed sample with the options'
 	@echo 'make docs         the documentation, into doc/build/html, and the'
 	@echo '                  man page, into doc/build/man'
@@ -58,7 +58,7 @@ help:
 	@echo '                  bench/results'
 	@echo 'make bench-outage ten thousand members through outages of ZooKeeper'
 	@echo '                  (about 45 minutes)'
-	@echo 'make clean        remove whatever was made here'
+	@echo 'make clean        remove all generated files'
 
 demo: $(VENV)/installed-demo
 	@$(BIN)/python demo/demo.py $(addprefix --driver=,$(DRIVER)) \

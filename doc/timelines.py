@@ -4,9 +4,9 @@
 
     python doc/timelines.py
 
-writes doc/source/admin/timelines.svg. Measured times are those of
-bench/results/crash.json (medians); a minute is the default of
-service_down_time and restart_grace.
+Writes doc/source/admin/timelines.svg. Measured times are the medians of
+bench/results/crash.json; a minute is the default of service_down_time and
+restart_grace.
 """
 
 import json
