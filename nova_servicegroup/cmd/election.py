@@ -15,6 +15,7 @@ import abc
 import json
 import logging
 import os
+import threading
 import time
 import uuid
 
@@ -60,7 +61,10 @@ class Election(abc.ABC):
         """Return the same, or raise anything."""
 
     def close(self):
-        """Give the place up, so that another has it at once."""
+        """Give the place up, so that another has it at once.
+
+        Blocks for a few seconds at most.
+        """
 
 
 class Alone(Election):
@@ -131,6 +135,13 @@ class ZooKeeper(Election):
         return True
 
     def close(self):
+        # kazoo waits for the end of an attempt to connect, which may take
+        # several times recv_timeout.
+        closing = threading.Thread(target=self._close, daemon=True)
+        closing.start()
+        closing.join(LIMIT)
+
+    def _close(self):
         self._client.stop()
         self._client.close()
 

@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -377,6 +378,18 @@ def test_one_leads_until_it_gives_up_or_is_lost(store):
     store.lose(second)
     (third,) = [one for one in others if one is not second]
     process.wait_until(third.leads, second.gap + 3, 'the third', interval=0.5)
+
+
+def test_a_zookeeper_that_hangs_does_not_delay_the_end():
+    with socket.create_server(('127.0.0.1', 0)) as hangs:
+        one = election.ZooKeeper(
+            security.Security().client(
+                '127.0.0.1:%d' % hangs.getsockname()[1], 30), None, '/x', 30)
+        connection, _ = hangs.accept()
+        began = time.monotonic()
+        one.close()
+        assert time.monotonic() - began < election.LIMIT + 1
+        connection.close()
 
 
 def test_one_memcached_of_two_is_enough():
