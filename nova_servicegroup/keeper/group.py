@@ -20,6 +20,9 @@ from nova_servicegroup.keeper import watches
 
 #: seconds after which a directory is listed even if nothing was heard of it
 SAFETY_CHECK = 120
+#: seconds between changes that are reported: where thousands restart, each
+#: report costs the keeper and its parent as much as ten changes
+EVENTS_PAUSE = 0.01
 ATTEMPTS = 3
 #: owners of nodes that belong to no session: persistent nodes, containers
 NO_SESSION = (0, -0x8000000000000000)
@@ -53,6 +56,8 @@ class Group(group_records.GroupRecords):
             self._absences.changed(known, (), now, link.time(now))
         self._listed = set()    # names of nodes, members' and others'
         self._events = {}       # name -> whether its node was made or deleted
+        self._events_at = 0     # not before
+        self._unposted = []     # (name, whether it joined or left)
         # Whether this connection has a persistent watch, None before it was
         # asked for one; and how many connections in a row were lost then.
         self._watched = None
@@ -95,7 +100,7 @@ class Group(group_records.GroupRecords):
     def due(self, now):
         """Return when there is something to do."""
         if self._events:
-            return self._not_before
+            return max(self._not_before, self._events_at)
         return max(self._not_before, min(
             self._list_due(now), self._chores_due(now)))
 
@@ -148,9 +153,11 @@ class Group(group_records.GroupRecords):
             self._link.post('unreadable', path=self._name,
                             reason=self._link.rights.reason(self.path, e))
             return
-        self._link.post('view', path=self._name,
+        self._events_at = now + EVENTS_PAUSE
+        self._link.post('view', path=self._name, nodes=self._unposted,
                         absences=self._absences.changes(),
                         founded=self._founded)
+        self._unposted = []
 
     # The nodes.
 
@@ -209,7 +216,8 @@ class Group(group_records.GroupRecords):
         now = self._link.monotonic()
         self._absences.changed(joined, left, now, self._link.time(now))
         self._urgent = self._urgent or bool(left)
-        self._link.post('nodes', path=self._name, joined=joined, left=left)
+        self._unposted += [(name, True) for name in joined]
+        self._unposted += [(name, False) for name in left]
 
     def _list(self):
         """Return the names of all nodes, and watch what becomes of them."""

@@ -246,8 +246,8 @@ class Keeper:
     # The registrar.
 
     def _from_registrar(self, op, fields):
-        if op in ('nodes', 'view'):
-            getattr(self._news[fields.pop('path')], op)(**fields)
+        if op == 'view':
+            self._news[fields.pop('path')].view(**fields)
             return
         if op == 'state':
             self._connected = fields['state'] == 'connected'

@@ -9,21 +9,15 @@ class News:
     def __init__(self):
         self.ready = False      # it is to be told
         self._nodes = {}        # name -> whether it joined or left
-        self._waiting = []      # what is told with the absences of its view
         self._absences = {}     # host -> what keeper.absences tells of it
         self._founded = None
 
-    def nodes(self, joined, left):
-        self._waiting += [(name, True) for name in joined]
-        self._waiting += [(name, False) for name in left]
-
-    def view(self, absences, founded):
+    def view(self, nodes, absences, founded):
         self.ready = True
-        for name, there in self._waiting:
+        for name, there in nodes:
             if self._nodes.setdefault(name, there) is not there:
                 # It came and went, and the parent never knew.
                 del self._nodes[name]
-        self._waiting.clear()
         self._absences.update(absences)
         self._founded = founded
 

@@ -48,10 +48,9 @@ class Reader:
             self.registrar.watch, GROUP, None, 600, [])
 
     def _post(self, op, **fields):
-        if op == 'nodes':
-            self.members |= fields['joined']
-            self.members -= fields['left']
-        elif op == 'view':
+        if op == 'view':
+            for name, there in fields['nodes']:
+                (self.members.add if there else self.members.remove)(name)
             self.views += 1
         elif op == 'log':
             self.logged.append(fields['text'])

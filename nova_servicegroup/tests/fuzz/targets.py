@@ -909,11 +909,9 @@ class Znodes:
         waiting = news.News()
 
         def post(op, **fields):
-            if op in ('nodes', 'view'):
+            if op == 'view':
                 path = fields.pop('path')
-                getattr(waiting, op)(**fields)
-                if op == 'nodes':
-                    return
+                waiting.view(**fields)
                 fields = dict(waiting.take(), path=path)
             decoder = protocol.Decoder(protocol.FROM_KEEPER)
             for message in decoder.feed(protocol.encode(op, **fields)):

@@ -37,7 +37,7 @@ class Ensemble:
         for host, token in self.nodes.items():
             self.write(host, records.joined(token, None))
         self.read = []          # hosts
-        self.listings = 0
+        self.listings = self.views = 0
         self.absences = {}      # what the parent was told
         self.client = self.watches = self
         self.supported = True
@@ -58,6 +58,7 @@ class Ensemble:
         what(*args)
 
     def post(self, op, **fields):
+        self.views += op == 'view'
         self.absences.update(fields.get('absences', {}))
 
     def get(self, request):
@@ -123,7 +124,7 @@ def ensemble():
 def reader(ensemble):
     reader = group.Group(ensemble, NODES, '', RECORDS, 600, ())
     reader.connected(ensemble.now)
-    run(ensemble, reader, 0)
+    run(ensemble, reader, 1)
     ensemble.read.clear()
     return reader
 
@@ -139,9 +140,20 @@ def run(ensemble, reader, seconds):
 
 def test_a_kill_costs_one_read_and_nobody_elses_record(ensemble, reader):
     ensemble.lose('host7', 'killed')
-    run(ensemble, reader, 0)
+    run(ensemble, reader, group.EVENTS_PAUSE)
     assert ensemble.read == ['host7']
     assert ensemble.absences['host7'][0] == 'killed'
+
+
+def test_of_many_changes_some_are_reported_at_a_time(ensemble, reader):
+    ensemble.views = 0
+    for number in range(1000):
+        ensemble.lose('host%d' % number, 'stopped')
+        run(ensemble, reader, 0.001)
+    run(ensemble, reader, 5)
+    assert ensemble.views < 200
+    assert all(ensemble.absences['host%d' % number][0] == 'stopped'
+               for number in range(1000))
 
 
 def test_one_silent_host_costs_a_sample(ensemble, reader):
@@ -210,7 +222,7 @@ def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
     run(ensemble, reader, 0)
     assert ensemble.absences['host1500'][0] == 'killed'
     ensemble.lose('host1501', 'killed')
-    run(ensemble, reader, 0)
+    run(ensemble, reader, group.EVENTS_PAUSE)
     assert ensemble.absences['host1501'][0] == 'missed'
     run(ensemble, reader, group_records.URGENT_PAUSE)
     assert ensemble.absences['host1501'][0] == 'killed'
@@ -240,7 +252,7 @@ def test_who_was_back_and_was_killed_at_once_is_read(
     ensemble.lose('host7', 'killed')
     if listed:
         ensemble.tell(watches.CREATED, NODES)
-    run(ensemble, reader, 0)
+    run(ensemble, reader, group.EVENTS_PAUSE)
     assert ensemble.absences['host7'][0] == 'killed'
 
 

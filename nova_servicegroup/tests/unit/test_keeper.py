@@ -258,51 +258,31 @@ class TestLoop:
         ('state', {'state': 'suspended', 'ident': None, 'reason': ''})])
     def test_a_listing_that_waits_is_no_news_after_a_loss(self, keeper,
                                                           event):
-        keeper[0]._from_registrar('nodes', {
-            'path': '/g', 'joined': {'a', 'x'}, 'left': set()})
         keeper[0]._from_registrar('view', {
-            'path': '/g', 'absences': {'b': ['missed', 5, False], 'c': None},
+            'path': '/g', 'nodes': [('a', True), ('x', True)],
+            'absences': {'b': ['missed', 5, False], 'c': None},
             'founded': None})
         keeper[0]._from_registrar(*event)
         assert [m['op'] for m in self.said(keeper)] == [event[0]]
         # But no change is lost: it comes with the next one.
-        keeper[0]._from_registrar('nodes', {
-            'path': '/g', 'joined': {'y'}, 'left': {'x', 'z'}})
         keeper[0]._from_registrar('view', {
-            'path': '/g', 'absences': {'b': None}, 'founded': None})
+            'path': '/g',
+            'nodes': [('y', True), ('x', False), ('z', False)],
+            'absences': {'b': None}, 'founded': None})
         view, = self.said(keeper)
         assert view['joined'] == ['a', 'y']
         assert view['left'] == ['z']
         assert view['absences'] == {'b': None, 'c': None}
         assert self.said(keeper) == []
 
-    def test_a_node_that_left_is_told_with_its_absence(self, keeper):
-        """Or a host would be neither there nor missing for a moment."""
-        def view(absences):
-            keeper[0]._from_registrar('view', {
-                'path': '/g', 'absences': absences, 'founded': None})
-
-        keeper[0]._from_registrar('nodes', {
-            'path': '/g', 'joined': {'a', 'b'}, 'left': set()})
-        view({})
-        keeper[0]._from_registrar('nodes', {
-            'path': '/g', 'joined': set(), 'left': {'b'}})
-        first, = self.said(keeper)
-        assert (first['joined'], first['left']) == (['a', 'b'], [])
-        assert self.said(keeper) == []
-        view({'b': ['missed', 5, False]})
-        second, = self.said(keeper)
-        assert second['left'] == ['b'] and 'b' in second['absences']
-
     def test_what_comes_after_the_parent_hung_up_fails_nothing(self, keeper):
         """Or the keeper would end without a word on how its parent did."""
         keeper, ours = keeper
         ours.close()
         for _ in range(2):
-            keeper._from_registrar('nodes', {
-                'path': '/g', 'joined': {'a'}, 'left': set()})
             keeper._from_registrar('view', {
-                'path': '/g', 'absences': {}, 'founded': None})
+                'path': '/g', 'nodes': [('a', True)], 'absences': {},
+                'founded': None})
             keeper._flush()
 
     def test_a_thousand_messages_wait_for_a_parent(self, keeper):

@@ -180,8 +180,8 @@ def test_a_change_that_nobody_told_of_is_seen_in_two_minutes(world):
     world.client.nodes['%s/%s' % (GROUP, node)] = 1
     assert world.registrar._next_event() <= world.now + 120
     world.turn(120)
-    seen, = world.told('nodes')
-    assert seen['joined'] == {node}
+    seen, = world.told('view')
+    assert seen['nodes'] == [(node, True)]
 
 
 def test_a_session_that_changes_while_it_joins_gets_one_node(world):
