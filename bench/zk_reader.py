@@ -5,7 +5,7 @@
     zk_reader.py keeper|watch PORT PATH
 
 ``keeper`` is the package's own: MembershipMonitor with its keeper, which
-lists the directory after a change. ``watch`` is a bare socket with a
+reads the record of each member that it misses. ``watch`` is a bare socket with a
 persistent recursive watch, which ZooKeeper has since 3.6 and kazoo doesn't
 have: the minimal cost of such a reader. It reads no node, takes every name for
 a member, and ends with its connection.
@@ -102,7 +102,10 @@ def read_by_keeper(port, path):
             if first:
                 diary.listed()
 
-    diary = Diary(lambda: Monitor(session, path))
+    # As the driver watches the group of the computes.
+    prefix, _, group = path.rpartition('/')
+    diary = Diary(lambda: Monitor(
+        session, path, records='%s/@last/%s' % (prefix, group)))
     for line in sys.stdin:
         diary.obey(line)
     session.close()
