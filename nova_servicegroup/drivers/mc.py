@@ -28,10 +28,7 @@ For the operator:
 """
 
 import math
-import os
 import sys
-import time
-import uuid
 
 from oslo_log import log as logging
 
@@ -40,20 +37,15 @@ from nova_servicegroup.drivers import common
 from nova_servicegroup import exception
 from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
-from nova_servicegroup.liveness import End
 from nova_servicegroup.memcached import configured
-from nova_servicegroup.memcached import polling
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import view
 from nova_servicegroup.memcached import wire
+from nova_servicegroup.memcached import writing
 from nova_servicegroup import per_process
 from nova_servicegroup import records
 
 LOG = logging.getLogger(__name__)
-
-
-class NotStored(Exception):
-    """No memcached server took the heartbeat."""
 
 
 class MemcachedDriver(common.Driver):
@@ -88,140 +80,20 @@ class MemcachedDriver(common.Driver):
     # Writing
 
     def publish(self, heartbeat):
-        """Store a beat, on one server at least, and have that confirmed.
-
-        :raises NotStored: no server has it
-        """
-        moment = self.utcnow()
-        failed = self._on_each_server(
-            heartbeat, heartbeat.interval * 0.9,
-            lambda server, key, timeout: self._beat(
-                server, key, timeout, moment))
-        self._note_failed(failed)
+        self._writer.beat((heartbeat.group, heartbeat.member),
+                          heartbeat.interval * 0.9)
 
     def withdraw(self, heartbeat, end, timeout):
-        """Take this process's part of the heartbeat back.
+        self._writer.leave((heartbeat.group, heartbeat.member), end, timeout)
 
-        Other workers of the service on this host keep theirs. The last one
-        writes how the service ended, which readers can tell from a flushed
-        memcached.
-        """
-        self._on_each_server(
-            heartbeat, timeout,
-            lambda server, key, limit: self._leave(server, key, limit, end))
+    @property
+    def _writer(self):
+        return self.shared('writer', self._make_writer)
 
-    def _on_each_server(self, heartbeat, limit, action):
-        """Do something for a member on each of its servers.
-
-        :param limit: seconds for all of them together
-        :returns: the exceptions of those servers that failed, by name
-        :raises NotStored: all of them did
-        """
+    def _make_writer(self):
         self._warn_if_in_process()
-        key = wire.key(heartbeat.group, heartbeat.member,
-                       self._servers.prefix)
-        homes = [self._servers[index] for index in self._servers.of(key)]
-        timeout = min(self._servers.timeout, limit / len(homes) / 2)
-        failed = {}
-        for server in homes:
-            try:
-                action(server, key, timeout)
-            except (servers.ServerLost, servers.ServerRefused,
-                    NotStored) as e:
-                failed[server.name] = e
-        if len(failed) == len(homes):
-            raise NotStored('; '.join(str(e) for e in failed.values()))
-        return failed
-
-    def _beat(self, server, key, timeout, moment):
-        stamp = wire.stamp_of(moment)
-        for _ in _until(timeout):
-            beat, workers, token = self._read(server, key, timeout, stamp)
-            workers[self._token] = stamp
-            gap = self._gap(server, key, beat, stamp)
-            if server.put(key, wire.encode(stamp, moment, workers, gap),
-                          token, timeout):
-                self._stored[server.name, key] = self.monotonic(), gap
-                return
-        raise NotStored('other workers write to the key %s on the memcached '
-                        'server %s all the time' % (key, server.name))
-
-    def _gap(self, server, key, beat, stamp):
-        """Return the Gap to write with a heartbeat, or None.
-
-        :param beat: the Beat that is stored now, None if there is none
-        """
-        if beat is not None:
-            gap = beat.gap
-            silence = 0 if beat.end else stamp - beat.stamp
-        elif (server.name, key) in self._stored:
-            # Memcached has lost it.
-            stored_at, gap = self._stored[server.name, key]
-            silence = self.monotonic() - stored_at
-        else:
-            return None
-        if silence > self.settings.service_down_time * polling.LATE:
-            return liveness.Gap(stamp - silence, stamp)
-        return gap
-
-    @property
-    def _stored(self):
-        """When this process last stored a heartbeat, and the Gap with it."""
-        return self.shared('stored', dict)
-
-    def _leave(self, server, key, timeout, end):
-        self._stored.pop((server.name, key), None)
-        moment = self.utcnow()
-        stamp = wire.stamp_of(moment)
-        for _ in _until(timeout):
-            beat, workers, token = self._read(server, key, timeout, stamp)
-            if self._token not in workers:
-                # Flushed, or an in-tree service of this name reports too.
-                return
-            del workers[self._token]
-            if workers:
-                data = wire.encode(
-                    beat.stamp, beat.moment.replace(tzinfo=None), workers,
-                    beat.gap)
-            elif end is End.STOPPED:
-                data = wire.encode(stamp, moment, {}, beat.gap, stopped=True)
-            else:
-                data = wire.encode(stamp, None, {})
-            if server.put(key, data, token, timeout):
-                return
-
-    def _read(self, server, key, timeout, now):
-        """Return (Beat or None, living workers, token) of a key."""
-        found = server.gets(key, timeout)
-        if found is None:
-            return None, {}, None
-        flags, data, token = found
-        try:
-            beat = wire.decode(flags, data)
-        except wire.Unreadable:
-            return None, {}, token
-        return beat, {
-            worker: stamp for worker, stamp in beat.workers.items()
-            if abs(now - stamp) <= self.settings.service_down_time}, token
-
-    @property
-    def _token(self):
-        """What tells this process from others that report for its host."""
-        return self.shared('token', lambda: '%x-%s' % (
-            os.getpid(), uuid.uuid4().hex[:8]))
-
-    def _note_failed(self, failed):
-        """Log once each when a server of several takes no beats, and again."""
-        known = self.shared('failed', dict)
-        for name, error in failed.items():
-            if name not in known:
-                LOG.warning('The memcached server %(name)s takes no '
-                            'heartbeats, others do: %(error)s',
-                            {'name': name, 'error': error})
-        for name in set(known) - set(failed):
-            LOG.info('The memcached server %s takes heartbeats again.', name)
-        known.clear()
-        known.update(failed)
+        return writing.Writer(self._servers, self.settings, self.monotonic,
+                              self.utcnow)
 
     def _warn_if_in_process(self):
         if self._servers[0].name == servers.IN_PROCESS:
@@ -235,7 +107,7 @@ class MemcachedDriver(common.Driver):
         return True
 
     def classify_error(self, error, heartbeat):
-        if not isinstance(error, NotStored):
+        if not isinstance(error, writing.NotStored):
             return super().classify_error(error, heartbeat)
         return base.Failure(
             logging.WARNING,
@@ -348,10 +220,3 @@ class MemcachedDriver(common.Driver):
 def _members_of(services):
     return [(service['topic'], service['host'], False)
             for service in services]
-
-
-def _until(timeout):
-    """Give turns to who has to try again when another worker was faster."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        yield

@@ -636,18 +636,23 @@ def test_leave_is_bounded_however_many_servers_hang(config):
         beat.join(30)
 
 
+def worker(world):
+    """Return a driver that writes as that of another process does."""
+    driver = world.driver()
+    driver.__class__ = type('Worker', (mc.MemcachedDriver,), {
+        '_writer': driver._make_writer()})
+    return driver
+
+
 class TestWorkers:
     """Three processes that report for one service on one host."""
 
     @pytest.fixture
     def workers(self, world):
         made = []
-        for number in range(3):
-            driver = world.driver()
-            driver.__class__ = type('Worker', (mc.MemcachedDriver,), {
-                '_token': 'aa-%d' % number})
+        for _ in range(3):
             made.append(world.service('host1'))
-            driver.join('host1', contract.GROUP, made[-1])
+            worker(world).join('host1', contract.GROUP, made[-1])
         world.settle()
         return made
 
@@ -710,12 +715,7 @@ class TestWorkers:
         assert world.driver().is_up(world.record('host1')) is True
 
     def test_workers_that_beat_at_once_do_not_lose_each_other(self, world):
-        drivers = []
-        for number in range(8):
-            driver = world.driver()
-            driver.__class__ = type('Worker', (mc.MemcachedDriver,), {
-                '_token': 'aa-%d' % number})
-            drivers.append(driver)
+        drivers = [worker(world) for _ in range(8)]
         service = world.service('host1')
         memberships = [heartbeat.Heartbeat(d, 'host1', contract.GROUP, service)
                        for d in drivers]

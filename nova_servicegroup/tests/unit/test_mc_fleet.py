@@ -22,6 +22,7 @@ from nova_servicegroup.liveness import State
 from nova_servicegroup.memcached import polling
 from nova_servicegroup.memcached import servers
 from nova_servicegroup.memcached import wire
+from nova_servicegroup.memcached import writing
 
 INTERVAL = 10
 DOWN_TIME = 60
@@ -110,7 +111,7 @@ class Fleet:
     def beat(self, host, topic=TOPIC):
         try:
             self.writer.publish(_membership(host, topic))
-        except mc.NotStored:
+        except writing.NotStored:
             pass
 
     def stop(self, host, end=End.STOPPED):
