@@ -16,6 +16,8 @@ from cliff import app
 from cliff import commandmanager
 from cliff import help
 
+from nova_servicegroup import version
+
 NAME = 'nova-servicegroup'
 _PACKAGE = 'nova_servicegroup.cmd.'
 
@@ -63,7 +65,7 @@ class Application(app.App):
     def __init__(self):
         super().__init__(
             'Liveness of Nova services: who is up, why, and what to do.',
-            version(), Commands(), deferred_help=True)
+            version.version(), Commands(), deferred_help=True)
         self._handlers = []
 
     def build_option_parser(self, description, version,
@@ -144,14 +146,6 @@ def main(argv=None):
         from nova_servicegroup.cmd import passthrough
         return passthrough.run(argv[1:])
     return Application().run(argv)
-
-
-def version():
-    """Return the version of this package, for people."""
-    try:
-        return importlib.metadata.version(NAME)
-    except importlib.metadata.PackageNotFoundError:
-        return 'not installed'
 
 
 if __name__ == '__main__':

@@ -91,11 +91,11 @@ class Metrics(base.Command):
 
     def _deployment(self, registry, per_host):
         from nova_servicegroup.cmd import exporter
-        from nova_servicegroup.cmd import main
         from nova_servicegroup.cmd import watcher
+        from nova_servicegroup import version
         deployment = self.deployment()
         return exporter.Deployment(
-            watcher.Watcher(deployment), deployment.driver, main.version(),
+            watcher.Watcher(deployment), deployment.driver, version.version(),
             registry, per_host).look
 
     def _local(self, registry):

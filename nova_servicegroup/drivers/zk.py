@@ -32,12 +32,9 @@ For the operator:
 """
 
 import datetime
-import functools
-import importlib.metadata
 import logging
 import math
 import os
-import pathlib
 import time
 
 from nova_servicegroup import conf
@@ -70,7 +67,6 @@ PULSE_TIMEOUT = 2.0
 FIRST_PAUSE = 0.05
 #: seconds a start waits for ZooKeeper before it goes on without
 JOIN_TIMEOUT = 5.0
-
 
 #: the directory of the records, beside those of the groups; no topic quotes
 #: to this
@@ -232,7 +228,8 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         # It goes on joining by itself when it doesn't succeed now.
         znodes[key] = znode = zk_membership.Membership(
             self._session, self._path(heartbeat.group), heartbeat.member,
-            data=self._about(heartbeat), async_mode=True,
+            data=zk_details.about(heartbeat, self.utcnow()),
+            async_mode=True,
             pulse_timeout=self.settings.service_down_time,
             records=self._records(heartbeat.group))
         znode.rejoin(timeout=min(JOIN_TIMEOUT, heartbeat.interval / 2))
@@ -300,29 +297,3 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
             return None
         return '%s/%s/%s' % (self.conf.zookeeper.sg_prefix, RECORDS,
                              names.quote(group))
-
-    def _about(self, heartbeat):
-        return {'host': heartbeat.member,
-                'binary': heartbeat.service.binary,
-                'pid': os.getpid(),
-                'boot_id': _boot_id(),
-                'joined_at': records.as_aware(self.utcnow()).isoformat(),
-                'version': _version()}
-
-
-@functools.cache
-def _boot_id():
-    """Return what tells this run of this machine from all others."""
-    try:
-        return pathlib.Path(
-            '/proc/sys/kernel/random/boot_id').read_text().strip()
-    except OSError:
-        return None
-
-
-@functools.cache
-def _version():
-    try:
-        return importlib.metadata.version('nova-servicegroup')
-    except importlib.metadata.PackageNotFoundError:
-        return 'not installed'

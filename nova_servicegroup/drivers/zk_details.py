@@ -2,12 +2,17 @@
 
 """What the zk driver tells people and programs beside its verdicts."""
 
+import functools
 import math
+import os
+import pathlib
 
 from nova_servicegroup.evzookeeper import exceptions as zk_exc
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
 from nova_servicegroup import liveness
+from nova_servicegroup import records
+from nova_servicegroup import version
 
 
 class Details:
@@ -79,6 +84,29 @@ class Details:
                  for node, data, about in found]
         # One for each process, such as the workers of a conductor.
         return nodes[0] if len(nodes) == 1 else {'nodes': nodes}
+
+
+def about(heartbeat, now):
+    """Return what a node says of its process, as a dict for JSON.
+
+    :param now: naive UTC datetime
+    """
+    return {'host': heartbeat.member,
+            'binary': heartbeat.service.binary,
+            'pid': os.getpid(),
+            'boot_id': _boot_id(),
+            'joined_at': records.as_aware(now).isoformat(),
+            'version': version.version()}
+
+
+@functools.cache
+def _boot_id():
+    """Return what tells this run of this machine from all others."""
+    try:
+        return pathlib.Path(
+            '/proc/sys/kernel/random/boot_id').read_text().strip()
+    except OSError:
+        return None
 
 
 def _age(view, now):
