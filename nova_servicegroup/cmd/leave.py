@@ -4,6 +4,7 @@
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
+from nova_servicegroup import liveness
 
 #: attempts at a value that somebody else writes to at the same time
 _ATTEMPTS = 5
@@ -24,7 +25,7 @@ class Leave(base.Command):
 
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
-        parser.add_argument('group', metavar='GROUP',
+        parser.add_argument('group', metavar='GROUP', choices=liveness.GROUPS,
                             help='compute, conductor or scheduler')
         parser.add_argument('host', metavar='HOST',
                             help='name of the host, as Nova knows it')
@@ -56,7 +57,6 @@ class Leave(base.Command):
 
 def _from_database(deployment, record):
     from nova_servicegroup.integration import report_count
-    from nova_servicegroup import liveness
     counter = report_count.Counter(record.report_count, None, 0, 0)
     record.report_count = counter.last(liveness.End.LEFT)
     # Nova stamps it with the current time if it isn't told otherwise.

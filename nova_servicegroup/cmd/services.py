@@ -3,6 +3,7 @@
 """``nova-servicegroup list`` and ``show``: who is up."""
 
 from nova_servicegroup.cmd import base
+from nova_servicegroup import liveness
 
 _YES_NO = {True: 'yes', False: 'no', None: 'if need be'}
 
@@ -55,10 +56,9 @@ class List(base.Lister):
 
     @staticmethod
     def _more(deployment, service):
-        from nova_servicegroup.liveness import Question
         record = service.record
-        place = deployment.api.answer(record, Question.MAY_PLACE)
-        is_there = deployment.api.answer(record, Question.IS_GONE)
+        place = deployment.api.answer(record, liveness.Question.MAY_PLACE)
+        is_there = deployment.api.answer(record, liveness.Question.IS_GONE)
         return (service.group, service.cell, status(record),
                 record.get('forced_down', None), _YES_NO[place],
                 'up' if is_there else 'down')
@@ -94,7 +94,7 @@ class Show(base.ShowOne):
 
 def add_group(parser):
     """Let a parser take the one group that is meant."""
-    parser.add_argument('--group', metavar='GROUP',
+    parser.add_argument('--group', metavar='GROUP', choices=liveness.GROUPS,
                         help='only this group: compute, conductor or '
                              'scheduler')
 

@@ -55,8 +55,14 @@ def test_completion_knows_every_command(capsys):
 def test_the_command_line_wrong_exits_with_2(capsys):
     assert main.main(['dropout']) == 2
     assert 'dropin install' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='2'):
-        main.main(['dropin', 'install', '--color'])
+    for arguments, told in (
+            (['dropin', 'install', '--color'], '--color'),
+            (['list', '--group', 'computes'], "'compute'"),
+            (['watch', '--group', 'computes'], "'compute'"),
+            (['leave', 'computes', 'a'], "'compute'")):
+        with pytest.raises(SystemExit, match='2'):
+            main.main(arguments)
+        assert told in capsys.readouterr().err
 
 
 class Broken(base.Command):
