@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What became of the hosts of a group that have no node.
+"""The hosts of a group that have no node.
 
-Beside what a listing shows stands the record of each missing host, where the
-group has records. This is the part that needs no ZooKeeper: it is told what
-was listed and read, and says what is to be read and written next.
+Combines the listings with the records of the missing hosts, if the group has
+records, and says which records to read and write next. Sends no requests.
 """
 
 import itertools
@@ -12,7 +11,7 @@ import itertools
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import record as records
 
-#: what is told of a host that is there: it was missing, and from when to when
+#: the state of a returned host; the start and the end of its gap follow
 BACK = 'back'
 
 
@@ -20,7 +19,7 @@ class _Missing:
     """A host without a node.
 
     :param first: when it was first missed, in ZooKeeper's time
-    :param seen: {token: since when} of its nodes that were seen here
+    :param seen: {token: since when} of its nodes that this keeper saw
     """
 
     def __init__(self, first, seen):
@@ -28,7 +27,8 @@ class _Missing:
         self.seen = seen
         self.state = records.MISSED
         self.record = None
-        #: its time to come back is over, or how it ended was seen from here
+        #: its time to rejoin is over, or its node was seen and its end is
+        #: on record
         self.sure = False
         self.read = False
 
@@ -48,18 +48,18 @@ class Absences:
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
-        # Hosts whose gaps are not proven until their records are read, as the
+        # Hosts whose gaps are assumed until their records are read, as the
         # keys of a dict.
         self._assumed = {}
-        self._told = {}         # host -> what the parent knows
-        self._changed = set()   # hosts of which it may have to know more
-        self._unread = {}       # likewise, missing ones
+        self._posted = {}       # host -> its last state for the parent
+        self._changed = set()   # hosts whose state may differ from that
+        self._unread = {}       # missing hosts whose records to read, as keys
         self._unconfirmed = {}  # host -> monotonic time when it was read
-        #: host -> Record of those that are missed, and nobody wrote it yet
+        #: host -> Record of missing hosts, to be marked as missed
         self.unwritten = {}
 
     def changed(self, joined, left, now, time):
-        """Take what has changed of the nodes of members, two sets of names.
+        """Apply changes of members' nodes, two sets of names.
 
         :param now: monotonic
         :param time: now in ZooKeeper's time, seconds since 1970
@@ -69,37 +69,36 @@ class Absences:
             self._present.setdefault(host, {})[token] = time
             missing = self._missing.pop(host, None)
             if missing is not None:
-                self._back(host, token, missing, now, time)
-        gone = {}
+                self._returned(host, token, missing, now, time)
+        deleted = {}
         for name in left:
             host, _, token = name.partition('@')
-            gone.setdefault(host, set()).add(token)
-        for host, tokens in gone.items():
+            deleted.setdefault(host, set()).add(token)
+        for host, tokens in deleted.items():
             seen = self._present[host]
             if seen.keys() <= tokens:
                 del self._present[host]
-                self._gone(host, seen, now, time)
+                self._missed(host, seen, now, time)
             else:
                 for token in tokens:
                     del seen[token]
         self.returns.present = len(self._present)
 
     def listed(self, began, judged=True):
-        """Take that nothing else has changed when a listing was begun.
+        """Confirm the missing hosts: a listing has shown no other change.
 
-        :param began: monotonic
-        :param judged: whether those whose time to come back is over are silent
-            from now on
+        :param began: when the listing began, monotonic
+        :param judged: whether hosts whose time to rejoin is over become silent
         """
         for host, read_at in list(self._unconfirmed.items()):
             if began >= read_at:
                 del self._unconfirmed[host]
                 self.unwritten[host] = self._missing[host].record
-        for host in self.returns.over(began) if judged else ():
+        for host in self.returns.expired(began) if judged else ():
             self._missing[host].sure = True
             self._changed.add(host)
 
-    def _back(self, host, token, missing, now, time):
+    def _returned(self, host, token, missing, now, time):
         self._changed.add(host)
         self.returns.returned(host, now)
         self._unread.pop(host, None)
@@ -109,16 +108,16 @@ class Absences:
         if not self._has_records or missing.state in records.ENDS:
             return
         if record is not None and record.token == token:
-            # Its own word: it was restarted, or was silent.
+            # Written by its own keeper, after a restart or a silence.
             if record.gap:
                 self._gaps[host] = record.gap
             return
-        # Also where there was no record: ZooKeeper may have lost all data.
+        # Also without a record: ZooKeeper may have lost all data.
         self._gaps[host] = missing.last, time
         if not missing.read:
             self._assumed[host] = True
 
-    def _gone(self, host, seen, now, time):
+    def _missed(self, host, seen, now, time):
         self._missing[host] = _Missing(time, seen)
         self._changed.add(host)
         self._gaps.pop(host, None)
@@ -129,27 +128,25 @@ class Absences:
             self.returns.missed(host, now)
 
     def recorded(self, hosts, now, time):
-        """Take the names of all records: whose host has no node is missing."""
+        """Apply a listing of records: a host without a node is missing."""
         hosts = frozenset(hosts)
         for host in hosts:
             if host not in self._present and host not in self._missing and \
                     names.unquote(host) is not None:
                 self._missing[host] = _Missing(time, {})
                 self._changed.add(host)
-        # Watches end with a connection, so all are read again. After a loss
-        # of all data there is nothing to read.
+        # Watches end with a connection, so all records are read again.
         for host in list(self._missing):
             if host in hosts:
                 self._unread[host] = True
             else:
-                self.was_read(host, None, now, time)
+                self.record_read(host, None, now, time)
 
     def unread(self, most):
-        """Return the hosts whose records are to be read next, a list.
+        """Return the hosts whose records to read next, a list.
 
-        Those who went last come first: of many that are cut off little is to
-        be known, but one that was killed among them is news. Those who are
-        back come last: until then they count as silent.
+        The most recently missed come first: one that was killed while many
+        are cut off is urgent. Returned hosts, with assumed gaps, come last.
         """
         return list(itertools.islice(itertools.chain(
             reversed(self._unread), self._assumed), most))
@@ -161,10 +158,10 @@ class Absences:
             self.unwritten.pop(host, None)
             self._unconfirmed.pop(host, None)
 
-    def was_read(self, host, record, now, time):
-        """Take the Record of a host, None if there is none that is sound.
+    def record_read(self, host, record, now, time):
+        """Apply the Record of a host, None if it has no valid one.
 
-        :param now: monotonic time when it was asked for
+        :param now: monotonic time of the request
         :param time: the same in ZooKeeper's time
         """
         self._unread.pop(host, None)
@@ -177,26 +174,26 @@ class Absences:
                 self._gaps.setdefault(host, record.gap)
             return
         before, missing.record = missing.record, record
-        known, missing.read = missing.read, True
-        if record is None and known:
-            # What was known still is.
+        was_read, missing.read = missing.read, True
+        if record is None and was_read:
+            # The earlier record still holds.
             return
         if record is None and not missing.seen:
             del self._missing[host]
             return
-        # Nobody else than the last incarnation's own keeper tells its end.
-        told = record is not None and record.state != records.JOINED and (
-            not missing.seen or record.token in missing.seen
-            or record.written > max(missing.seen.values()))
-        if known and (before is None or before.token != record.token):
-            # It was back, unseen from here, and is missing again.
-            known, missing.first = False, time
-        missing.state = record.state if told else records.MISSED
-        missing.last = record.last if told else missing.first
+        # The record of an earlier incarnation says nothing about this end.
+        is_current = record is not None and record.state != records.JOINED \
+            and (not missing.seen or record.token in missing.seen
+                 or record.written > max(missing.seen.values()))
+        if was_read and (before is None or before.token != record.token):
+            # It returned unseen, and is missing again.
+            was_read, missing.first = False, time
+        missing.state = record.state if is_current else records.MISSED
+        missing.last = record.last if is_current else missing.first
         if missing.state in records.ENDS and missing.seen:
             missing.sure = True
             self.returns.forget(host)
-        elif not known:
+        elif not was_read:
             missing.sure = False
             self.returns.missed(host, now, time - missing.last)
         if record is not None and record.state == records.JOINED:
@@ -204,7 +201,7 @@ class Absences:
 
     @property
     def wants_listing(self):
-        """Someone joined while the record was read, or is to be missed."""
+        """Whether a listing has to confirm that hosts are missing."""
         return bool(self._unconfirmed)
 
     def present(self):
@@ -212,30 +209,30 @@ class Absences:
         return list(self._present)
 
     def count_silent(self, since):
-        """Return how many fell silent since a time, in ZooKeeper's time.
+        """Return how many hosts fell silent since a time, in ZooKeeper's time.
 
-        Whose record wasn't read yet may have been stopped or killed.
+        Excludes those with unread records, which may tell of an end.
         """
         return sum(missing.read and missing.last > since
                    and missing.state not in records.ENDS
                    for missing in self._missing.values())
 
     def changes(self):
-        """Return what the parent is to know and wasn't told yet.
+        """Return the changes since the last call, for the parent.
 
-        :returns: {host: [state, last sign of life, sure] of who is missing,
-            [BACK, from, to] of who was, None of who is neither}
+        :returns: {host: [state, last sign of life, sure] if it is missing,
+            [BACK, start, end] if it has a gap, else None}
         """
         changes = {}
         for host in self._changed:
-            about = self._about(host)
-            if about != self._told.get(host):
-                changes[host] = about
+            state = self._state(host)
+            if state != self._posted.get(host):
+                changes[host] = state
         self._changed.clear()
-        self._told.update(changes)
+        self._posted.update(changes)
         return changes
 
-    def _about(self, host):
+    def _state(self, host):
         missing = self._missing.get(host)
         if missing is not None:
             return [missing.state, missing.last, missing.sure]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Two machines that report as one host: finds the other one, and says so."""
+"""Finds another machine that reports as the same host, and logs it."""
 
 import json
 import logging
@@ -10,30 +10,29 @@ from kazoo import exceptions as kazoo_exc
 from nova_servicegroup.keeper import group
 from nova_servicegroup.keeper import names
 
-#: bytes of a node's data that are looked at; ours has some 200
+#: bytes; larger data of a node is ignored. A member's has some 200
 MAX_DATA = 16384
-#: seconds per member of a group over which its members spread their search
-#: for others of their name: each search is a listing, of half a megabyte at
-#: 10,000 members
+#: seconds per member of a group over which its members spread their searches:
+#: each search is a listing, of half a megabyte at 10,000 members
 DUPLICATES_SPREAD = 0.03
 
 
 class Search:
-    """The part of a Member that searches for another one of its name."""
+    """The part of a Member that searches for duplicates of its host."""
 
     def _search(self):
-        """Tell when another machine reports as the same host.
+        """Log an error if another machine reports as the same host.
 
-        Comes a session's length after joining, when what a rebooted host had
-        left behind is gone. The other one is told by touching its node, and
-        searches for itself.
+        Runs a session timeout after joining, when stale nodes of a rebooted
+        host are gone. Writes the other machine's node, which makes it search,
+        too.
         """
         link = self._link
         try:
-            # Since 3.9.3 this needs the right to read, too.
+            # Since 3.9.3 this needs the permission to read.
             directory = link.get(link.client.exists_async(self.path))
             if directory is not None and not (self._spread or self._touched):
-                # Ten thousand that start together shall not list together.
+                # Members that start together must not list together.
                 self._spread = True
                 self._search_at = link.monotonic() + link.jitter(
                     0, DUPLICATES_SPREAD * directory.numChildren)
@@ -70,7 +69,7 @@ class Search:
 
 
 def nodes(link, path, host):
-    """Return (name, data, stat) for every node that stands for a host."""
+    """Return (name, data, stat) for each ephemeral node of a host."""
     found = []
     for name in link.get(link.client.get_children_async(path)):
         if names.host(name) == host:
@@ -85,9 +84,9 @@ def nodes(link, path, host):
 
 
 def parse(raw):
-    """Return the data of a node as a dict, {} for what isn't ours.
+    """Return the data of a node as a dict, {} if it is invalid.
 
-    Only what ours has: texts, integers and nulls.
+    Keeps only values of the types that members write: str, int and None.
     """
     try:
         data = json.loads(raw) if len(raw) <= MAX_DATA else {}

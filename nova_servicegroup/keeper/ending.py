@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a process is about to end, before anything else tells of it."""
+"""Detects that a process is about to end, before its pidfd is readable."""
 
 import os
 
-#: flag in /proc/PID/stat of a thread that ends
+#: flag in /proc/PID/stat of a thread that is ending
 _PF_EXITING = 0x4
 
 
 def is_ending(pid):
-    """Tell whether all threads of a process are about to end.
+    """Return whether all threads of a process are ending.
 
-    The kernel marks them before it frees the memory, which takes as long as
-    all the rest, and nothing brings them back.
+    The kernel sets the flag before it frees the memory, which takes as long
+    as all other steps, and never clears it.
     """
     if pid is None:
         return False
@@ -23,6 +23,6 @@ def is_ending(pid):
             if not int(flags) & _PF_EXITING:
                 return False
     except (OSError, ValueError, IndexError):
-        # Gone meanwhile, or hidden: the pidfd tells.
+        # It has ended, or /proc is hidden: the pidfd decides.
         return False
     return True

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The records of a group: read of those that are missed, and written."""
+"""Reads and writes the records of a group's missing members."""
 
 import functools
 import logging
@@ -14,17 +14,16 @@ from nova_servicegroup.keeper import record as records
 
 #: records that are read or written at a time
 READS, WRITES = 200, 20
-#: seconds between them when there are more: a hundred readers who miss half
-#: of 10,000 members shall not keep the servers from letting these come back,
-#: and leave some of the writing to each other
+#: seconds between these batches: a hundred readers that miss half of 10,000
+#: members must not block the members' return, and share the writing
 READ_PAUSE, WRITE_PAUSE = 0.5, 1
-#: of those that are missed in between so many are read at once: one that was
-#: killed among them is news
+#: records that are read without that pause when a host is missed: it may have
+#: been killed
 URGENT_READS, URGENT_PAUSE = 10, 0.05
 
 
 class GroupRecords:
-    """The part of a Group that has to do with the records of its members."""
+    """The part of a Group that handles the records of its members."""
 
     def _list_records(self):
         """Return the names of all records."""
@@ -46,24 +45,24 @@ class GroupRecords:
         return found
 
     def _read(self, most):
-        """Read the records of some of the missing."""
+        """Read records: of missing hosts, then of the look-back's."""
         now = self._link.monotonic()
         time = self._link.time(now)
         hosts = self._absences.unread(most)
-        requests = [(host, self._ask(host, functools.partial(
+        requests = [(host, self._request(host, functools.partial(
             self._link.submit, self._record_changed, host)))
             for host in hosts]
-        living = self._look_back.take(most - len(hosts))
-        requests += [(host, self._ask(host)) for host in living]
+        present = self._look_back.take(most - len(hosts))
+        requests += [(host, self._request(host)) for host in present]
         for number, (host, request) in enumerate(requests):
             record = None
             try:
                 record = records.parse(*self._link.get(request))
             except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
                 pass
-            self._absences.was_read(host, record, now, time)
+            self._absences.record_read(host, record, now, time)
             if number >= len(hosts):
-                self._look_back.was_read(record, time)
+                self._look_back.record_read(record, time)
         if requests and not self._look_back.is_complete:
             silent = self._absences.count_silent(time - lookback.RECENT)
             if silent:
@@ -75,7 +74,7 @@ class GroupRecords:
         if len(requests) >= READS:
             self._read_at = now + self._link.jitter(0.5, 1) * READ_PAUSE
 
-    def _ask(self, host, watch=None):
+    def _request(self, host, watch=None):
         return self._link.client.get_async(
             '%s/%s' % (self._records_path, host), watch=watch)
 
@@ -84,7 +83,7 @@ class GroupRecords:
             self._absences.record_changed(host)
 
     def _write_missed(self, now):
-        """Write down that some members are missed, if nobody else did."""
+        """Mark the records of some members as missed."""
         hosts = list(self._absences.unwritten)
         hosts = random.sample(hosts, min(WRITES, len(hosts)))
         requests = []
@@ -99,11 +98,11 @@ class GroupRecords:
             except (kazoo_exc.BadVersionError, kazoo_exc.NoNodeError):
                 self._absences.record_changed(host)
             except kazoo_exc.NoAuthError:
-                # What was seen here has to do.
+                # This reader goes by its own observation.
                 pass
             else:
                 if stat.czxid != record.created:
-                    # That was another one; its keeper mends it.
+                    # A new record of the same path; its keeper corrects it.
                     self._absences.record_changed(host)
         if requests:
             self._write_at = now + self._link.jitter(0.5, 1) * WRITE_PAUSE

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How the keeper connects to a server: without losing time on one."""
+"""Connects to servers with short timeouts, within the session timeout."""
 
 import errno
 import math
@@ -12,28 +12,28 @@ import time
 
 from kazoo.handlers import threading as kazoo_threading
 
-#: of the session timeout: how long one server may take to answer
+#: share of the session timeout in which a server has to answer
 SHARE = 1 / 6
-#: how often a server is called in that time
+#: attempts to connect to a server in that time
 CALLS = 3
 
 
 class Handler(kazoo_threading.SequentialThreadingHandler):
-    """kazoo's threads, but impatient.
+    """kazoo's handler for threads, with shorter timeouts.
 
-    kazoo waits for a server that is cut off for as long as the session lasts,
-    and the kernel repeats a call that was lost after a second, then after two.
-    Either can cost a session that another server, or another call, had saved.
+    kazoo waits for an unreachable server for a whole session timeout, and the
+    kernel repeats a lost SYN after one second, then after two. Either can cost
+    a session that another server, or another attempt, would have saved.
     """
 
     def __init__(self):
         super().__init__()
-        #: what is really waited of each pause between attempts to connect
+        #: factor for the pauses between attempts to connect
         self.share_of_pause = 1
         self._limit = None
-        # The number of a socket on which nothing was heard yet.
+        # The number of a socket from which nothing was received yet.
         self._unheard = None
-        self._impatient = False
+        self._short_wait = False
 
     def sleep_func(self, seconds):
         time.sleep(seconds * self.share_of_pause)
@@ -43,7 +43,7 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
 
         :param address: (IP address, port)
         :param timeout: the session timeout, seconds; blocks for its SHARE
-        :raises OSError: there is no connection
+        :raises OSError: the connection failed
         """
         limit = self._limit = timeout * SHARE
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -69,30 +69,30 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
                 sock.close()
 
     def select(self, rlist, wlist, xlist, timeout=None):
-        """Wait as kazoo does, but for a server's first word impatiently.
+        """Wait as kazoo does, but for a server's first answer less long.
 
-        Once, and not before any server was heard: many that connect at once
-        to servers that have too much to do must not begin again and again.
+        Not twice in a row, and not before any server has answered: clients
+        that connect to overloaded servers must not reconnect all the time.
         """
         first = [sock.fileno() for sock in rlist] == [self._unheard]
-        if first and self._impatient:
+        if first and self._short_wait:
             timeout = min(timeout, self._limit)
         ready = _poll(rlist, wlist, timeout)
         if first:
-            self._impatient = bool(ready[0])
+            self._short_wait = bool(ready[0])
             if ready[0]:
                 self._unheard = None
         return ready
 
 
 class Resolver:
-    """Looks names up for a client, and goes on with what it knows.
+    """Resolves host names; uses the known addresses if that takes too long.
 
-    kazoo asks for the addresses of all servers whenever it has tried them in
-    vain, and waits: a name service that is slow just then costs the session.
+    kazoo resolves all servers' names whenever it could reach none of them, and
+    blocks meanwhile: a slow name service would cost the session.
 
-    :param resolve: kazoo's own method
-    :param limit: seconds to wait for it once there are addresses
+    :param resolve: kazoo's method
+    :param limit: seconds to wait for it if there are known addresses
     """
 
     def __init__(self, resolve, limit):
@@ -102,7 +102,7 @@ class Resolver:
         self._thread = None
 
     def __call__(self):
-        """Return a list of (name, IP address, port), as kazoo does."""
+        """Return a list of (name, IP address, port), as kazoo's method."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
                 target=self._look_up, name='resolver', daemon=True)
@@ -117,8 +117,8 @@ class Resolver:
 def resolve_in_time(client, timeout):
     """Give a client a Resolver.
 
-    kazoo keeps the method to itself (2.8 to 2.11 have it). One without it
-    asks as it likes.
+    The method is private to kazoo (2.8 to 2.11 have it); a kazoo without it
+    is left as it is.
 
     :param timeout: of the session, seconds
     """
@@ -129,10 +129,10 @@ def resolve_in_time(client, timeout):
 
 
 def _poll(rlist, wlist, timeout):
-    """Do what select() does, with one system call and for any descriptor.
+    """Wait as select() does, with one system call and for any descriptor.
 
-    kazoo makes and closes an epoll for each packet, which takes longer than
-    anything else that a reader does with it.
+    kazoo creates and closes an epoll object for each packet, which takes
+    longer than all other processing of a packet.
     """
     poll = select.poll()
     for sock in rlist:

@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whose records to read to learn who came back before this reader looked.
+"""Which records to read to find hosts that returned before the connection.
 
-Whether a silent member may still come back depends on how many fell silent
-with it and are back. A reader that started since, or was cut off itself, finds
-these among the living, and only their records tell.
+Whether a silent member may still return depends on how many fell silent with
+it and have returned. A reader that connects later sees these hosts as present;
+only the gaps in their records show that they were missing.
 """
 
 import random
 
-#: seconds for which it is of interest that somebody came back
+#: seconds for which a return matters
 RECENT = 3600
-#: records that show whether one in twenty came back: they miss it once in
-#: 28,000 times
+#: records in the sample: if one host in twenty returned, the sample misses
+#: it once in 28,000 times
 SAMPLE = 200
-#: of all hosts: where more are silent, fewer that came back may decide
+#: share of silent hosts above which all records are read: fewer returns than
+#: the sample finds may decide then
 FEW = 0.01
 
 
 class LookBack:
-    """Reads a sample of the records; all if one of them or many are silent.
+    """Chooses a sample of the records, or all if one of them shows a return.
 
-    To read ten thousand records costs a server as much as to let a thousand
-    members join, and in most cases one host was lost and nobody else.
+    Chooses all, too, if many hosts are silent. Reading ten thousand records
+    costs a server as much as a thousand joins, and in most cases only one host
+    was lost.
 
-    One is for one connection: what happened before it was not seen.
+    Each connection has a LookBack of its own.
     """
 
     def __init__(self):
@@ -34,11 +36,15 @@ class LookBack:
 
     @property
     def is_complete(self):
-        """All records were chosen to be read."""
+        """Whether all records were chosen."""
         return self._begun and not self._rest
 
     def silent(self, count, hosts):
-        """Take how many hosts are silent, at least one, and who is there."""
+        """Choose records.
+
+        :param count: how many hosts are silent, at least one
+        :param hosts: the present hosts, a list; shuffled here
+        """
         if not self._begun:
             self._begun = True
             random.shuffle(hosts)
@@ -48,7 +54,7 @@ class LookBack:
 
     @property
     def going_on(self):
-        """There are records to read before anybody's silence is judged."""
+        """Whether chosen records are unread; no host becomes silent then."""
         return bool(self._due)
 
     def take(self, most):
@@ -56,8 +62,8 @@ class LookBack:
         chosen, self._due = self._due[:most], self._due[most:]
         return chosen
 
-    def was_read(self, record, time):
-        """Take a Record of one of them, None if there is none.
+    def record_read(self, record, time):
+        """Take the Record of a chosen host, None if there is none.
 
         :param time: now in ZooKeeper's time, seconds since 1970
         """

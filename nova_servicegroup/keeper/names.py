@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of znodes: which host a node stands for.
+"""Names of members' nodes.
 
-A member's node is called ``<host>@<token>``: the host percent-encoded, since
-it may hold anything, the token different in each incarnation. A host that is
-restarted never meets its own stale node, and several processes of one host
-stand side by side.
+A node's name is ``<host>@<token>``: the host percent-encoded, the token
+different in each incarnation. So a restarted process never collides with its
+own stale node, and one host may have several nodes.
 """
 
 import re
@@ -15,9 +14,9 @@ _NODE = re.compile(r'([A-Za-z0-9_.~%-]+)@([0-9a-f]{16})\Z')
 
 
 def quote(text):
-    """Return text as one path element that ZooKeeper takes."""
+    """Return text as one path element that ZooKeeper accepts."""
     quoted = parse.quote(text, safe='', errors='surrogatepass')
-    # An element of dots alone is refused (or worse, is the parent).
+    # ZooKeeper refuses elements of dots alone.
     return quoted.replace('.', '%2E') if not quoted.strip('.') else quoted
 
 
@@ -27,13 +26,13 @@ def node(host, token):
 
 
 def host(name):
-    """Return the host that a node stands for, None if it is none of ours."""
+    """Return the host of a node's name, None if it is no member's."""
     match = _NODE.match(name)
     return None if match is None else unquote(match[1])
 
 
 def unquote(quoted):
-    """Return the text of which ``quote`` makes this; None if there is none."""
+    """Return the text whose ``quote`` this is; None if there is none."""
     try:
         found = parse.unquote(quoted, errors='surrogatepass')
     except UnicodeDecodeError:

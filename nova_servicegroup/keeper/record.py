@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the record of a host says: which incarnation is meant, how it ended.
+"""The record of a host: its last incarnation, and how that ended.
 
-Each host of the group ``compute`` has one persistent node beside its
-ephemeral one, ``<prefix>/@last/compute/<host>``. The keeper of a member writes
+Each host of the group ``compute`` has one persistent node besides its
+ephemeral one, ``<prefix>/@last/compute/<host>``. A member's keeper writes
 that its member joined, was stopped, left, was killed or hangs; readers write
-only that it is missed, and the first one says since when. A member's node
-beats every record. Others may write records too, so they are read strictly:
-what isn't sound says nothing.
+only that it is missed, and the first write sets the time. A member's node
+overrides its record. Other clients may write records, too, so the parser is
+strict: an invalid record counts as none.
 
-Times are ZooKeeper's own, those of the node's changes. No host's clock has a
-part in them.
+Times are ZooKeeper's, those of the node's changes, and not those of a host.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import typing
 
 JOINED = 'joined'
 MISSED = 'missed'
-#: the process ended, and its own keeper says so
+#: the process ended; written by its own keeper
 ENDS = frozenset(['stopped', 'left', 'killed', 'hung'])
 STATES = ENDS | {JOINED, MISSED}
 
@@ -33,18 +32,18 @@ _LATEST = 2 ** 53
 
 
 class Record(typing.NamedTuple):
-    """A record as it was read.
+    """A record as read from ZooKeeper.
 
-    :param token: of the incarnation that it is about, as in its node's name
+    :param token: the incarnation's token, as in the name of its node
     :param state: one of STATES
     :param last: the last sign of life: when it ended or was first missed,
         seconds since 1970; for a joined one when that was written
-    :param gap: (when it was first missed, when it was back), seconds since
+    :param gap: (when it was first missed, when it returned), seconds since
         1970, of its last silence; None if there is none
     :param written: when the node was last changed, seconds since 1970
-    :param version: of the node, to write on condition of
-    :param created: zxid of the node's creation: versions of another node
-        of this path mean nothing
+    :param version: the node's version, for conditional writes
+    :param created: zxid of the node's creation: tells a new node of the same
+        path, whose versions start again
     """
 
     token: str
@@ -61,7 +60,7 @@ class Record(typing.NamedTuple):
 
 
 def parse(raw, stat):
-    """Return the Record of a node's data and stat; None if it is none."""
+    """Return the Record of a node's data and stat; None if it is invalid."""
     try:
         data = json.loads(raw) if len(raw) <= MAX_SIZE else None
     except (ValueError, RecursionError):
@@ -79,7 +78,7 @@ def parse(raw, stat):
     if gap is not None:
         if not isinstance(gap, list) or len(gap) != 2:
             return None
-        # Up to 0 they are relative to this very write.
+        # Times up to 0 are relative to this write.
         gap = [time + stat.mtime if _is_time(time, -_LATEST, 0) else time
                for time in gap]
     if not all(map(_is_time, [*(gap or ()), stat.mtime])):
@@ -97,9 +96,9 @@ def _is_time(value, least=0, most=_LATEST):
 def joined(token, before, silent=None):
     """Return the data of a record for a member that joins.
 
-    :param before: the Record that there was, or None
-    :param silent: seconds since when it could give no sign of life, for one
-        that has lost its session
+    :param before: the previous Record, or None
+    :param silent: seconds without a sign of life, for a member that has lost
+        its session
     """
     gap = _gap(before)
     if silent is not None:
@@ -119,7 +118,7 @@ def ended(token, state, age, before):
 
 
 def missed(before):
-    """Return the data for a member that is missed from now on."""
+    """Return the data for a member that is missed as of this write."""
     return _encode(before.token, MISSED, _gap(before))
 
 

@@ -1,50 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long those that are missing without proof have to come back."""
+"""How long missing hosts have to rejoin when nothing proves their end."""
 
-#: an answer that is due is due after so many rejoin times of connection in
-#: sum, however often the connection was lost meanwhile
+#: rejoin times of connection in sum after which a host is silent, however
+#: often the connection was lost meanwhile
 IN_SUM = 3
-#: A server that was cut off from its leader goes on answering its clients
-#: until it notices: after syncLimit x tickTime, 10 s with ZooKeeper's sample
-#: settings. Their sessions have expired by then, and they don't know it.
+#: A server that is cut off from its leader serves its clients until it
+#: notices: after syncLimit x tickTime, 10 s with ZooKeeper's sample settings.
+#: By then their sessions have expired, and they don't know it.
 SERVER_NOTICES = 10
 #: the smallest share of a group that may be the clients of one server
 SERVER_SHARE = 0.1
 
 
 class _Batch:
-    """Hosts that were missed at about the same time, and wait together."""
+    """Hosts that were missed at about the same time and wait together."""
 
     def __init__(self, now):
         self.began = self.restarted = now
         self.hosts = set()
         self.returned = set()
-        self.recent = set()     # of all of them, who was just missed
+        self.recent = set()     # those first missed within SERVER_NOTICES
 
 
 class Returns:
-    """Tells when those that are missing had the time to come back.
+    """The timers of missing hosts.
 
-    A member that lives and has lost its session makes another one within the
-    rejoin time, once it can. So who is missing is silent after that long of
-    unbroken connection, or three times as long in sum. Who returns shows that
-    those missed at about the same time may return, too, and who is missed
-    shows that more may be: either begins their time anew. Each host does so
-    once, and none after ``bound`` seconds, so nobody who flaps, restarts or
-    crashes prolongs anybody's death. Where those missed together may be the
-    clients of one server of the ensemble, they have the time in which such a
-    server notices that it is cut off from the others, too.
+    A living member that lost its session creates another one within the
+    rejoin time. So a missing host is silent after that long of unbroken
+    connection, or after three times as long in sum. When a host returns or is
+    missed, others of its batch may follow: their time starts again. Each host
+    restarts it once, and none after ``bound`` seconds, so hosts that flap or
+    crash do not delay the verdict on others. A batch that may be the clients
+    of one server also gets the time in which a server that is cut off from
+    the ensemble notices it.
 
     All times count only while there is a connection. ``now`` is monotonic.
 
     :param rejoin: the rejoin time, seconds
-    :param together: seconds from the first to the last that were missed at
-        about the same time: the session timeout
+    :param together: longest time between the first and the last host of a
+        batch, seconds: the session timeout
     :param bound: seconds after which nothing prolongs the time
     """
 
-    #: how many hosts of the group are not missing
+    #: how many hosts of the group have a node
     present = 0
 
     def __init__(self, rejoin, together, bound):
@@ -55,13 +54,13 @@ class Returns:
         self._batches = []      # the newest is the last
         self._counted = 0       # seconds of connection until the last loss
         self._connected_at = None
-        self._unbroken = 0      # of them, when the connection was made
+        self._unbroken = 0      # the same, when the connection was made
 
     def __contains__(self, host):
         return host in self._waiting
 
     def connected(self, now):
-        """A connection was made: everybody has a rejoin time from here."""
+        """Take a new connection: all have at least a rejoin time from now."""
         self.disconnected(now)
         self._connected_at = now
         self._unbroken = self._counted
@@ -76,9 +75,9 @@ class Returns:
         return self._counted + now - self._connected_at
 
     def missed(self, host, now, age=0):
-        """A host is missing from now on, and nothing tells why.
+        """Start the timer of a host that is missing without proof.
 
-        :param age: seconds since somebody first missed it
+        :param age: seconds since a reader first missed it
         """
         if host in self._waiting:
             return
@@ -96,7 +95,7 @@ class Returns:
         self._waiting[host] = newest
 
     def returned(self, host, now):
-        """A host is back."""
+        """Stop the timer of a host, and restart those of its batch."""
         batch = self._waiting.pop(host, None)
         if batch is not None:
             batch.hosts.discard(host)
@@ -107,14 +106,14 @@ class Returns:
             batch.returned.add(host)
 
     def forget(self, host):
-        """A host need not be waited for: how it ended is known."""
+        """Drop the timer of a host that need not be waited for."""
         batch = self._waiting.pop(host, None)
         if batch is not None:
             batch.hosts.discard(host)
             batch.recent.discard(host)
 
     def _due(self, batch):
-        """Return when a batch is due, in seconds of connection."""
+        """Return when the time of a batch is over, in connected seconds."""
         since = batch.restarted
         missed = len(batch.recent)
         if missed > 1 and missed >= SERVER_SHARE * (missed + self.present):
@@ -123,17 +122,17 @@ class Returns:
                    since + IN_SUM * self.rejoin)
 
     def due(self, now):
-        """Return when somebody's time is over, None for never."""
+        """Return when the first timer expires, None for never."""
         if self._connected_at is None:
             return None
         first = min((self._due(batch) for batch in self._batches
                      if batch.hosts), default=None)
         return None if first is None else now + first - self._clock(now)
 
-    def over(self, began):
-        """Return the hosts whose time was over at a time, and forget them.
+    def expired(self, began):
+        """Return the hosts whose timers have expired, and drop these timers.
 
-        :param began: when a listing began that they are not in
+        :param began: when a listing without them began
         """
         clock = self._clock(began)
         silent = [host for host, batch in self._waiting.items()

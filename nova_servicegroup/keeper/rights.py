@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What we may do in our directories, and what others may."""
+"""Checks the permissions on the directories that the keeper uses."""
 
 import logging
 import time
@@ -9,20 +9,20 @@ from kazoo import exceptions as kazoo_exc
 
 from nova_servicegroup.keeper import security
 
-#: seconds between attempts that came to nothing
+#: seconds between attempts without a result
 RETRY = 1.0
 
 
 class Rights:
-    """Tries our rights, and tells of what is wrong, once.
+    """Tests the keeper's permissions, and logs each problem once.
 
-    With an identity they are tried in every directory when it is first used;
-    without one, when something was refused. After a refusal they are tried
-    again until there is none.
+    With an identity, tests each directory on its first use; without one, when
+    ZooKeeper has refused a request. After a refusal, repeats the test until
+    it succeeds.
 
     :param ours: a Security
     :param get: waits for an AsyncResult and returns its value
-    :param log: ``log(level, text)`` tells the operator
+    :param log: ``log(level, text)`` logs in the parent
     """
 
     def __init__(self, ours, get, log, retry_interval,
@@ -32,13 +32,13 @@ class Rights:
         self._log = log
         self._retry_interval = retry_interval
         self._monotonic = monotonic
-        self._due = {}          # directory -> when to try, None: never
+        self._due = {}          # directory -> when to test, None: never
         self._refused = {}      # directory -> why
-        self._logged = set()    # reasons that were, and aren't all mended
+        self._logged = set()    # logged reasons, until nothing is refused
         self._open_logged = False
 
     def use(self, path):
-        """A directory is going to be used."""
+        """Add a directory."""
         self._due.setdefault(path, 0 if self._ours else None)
 
     def due(self):
@@ -47,7 +47,7 @@ class Rights:
                    default=None)
 
     def check(self, client):
-        """Try what is due; blocks and times out as ``get`` does."""
+        """Test the directories that are due; blocks as ``get`` does."""
         now = self._monotonic()
         for path, due in list(self._due.items()):
             if due is not None and now >= due:
@@ -55,11 +55,11 @@ class Rights:
                 try:
                     self._check(client, path)
                 except kazoo_exc.KazooException:
-                    # Nobody can tell; whatever is done next finds out why.
+                    # No result; the next request reports such an error.
                     pass
 
     def reason(self, path, error):
-        """Return the reason of an error; look into it if it is our rights."""
+        """Return the text of an error; a refusal makes the test due."""
         text = ('%s: %s' % (type(error).__name__, error)).rstrip(': ')
         if isinstance(error, (kazoo_exc.NoAuthError,
                               kazoo_exc.InvalidACLError)):
@@ -84,11 +84,11 @@ class Rights:
             self._log(logging.INFO, 'Permission on the ZooKeeper path %s is '
                       'granted again.' % path)
         if self._ours and not self._open_logged:
-            self._look_for_open(client, path)
+            self._warn_of_open(client, path)
         self._due[path] = None
 
-    def _look_for_open(self, client, path):
-        """Warn of a directory that was made without an identity."""
+    def _warn_of_open(self, client, path):
+        """Log a warning if a directory was created without an identity."""
         for directory in filter(None, (path.rpartition('/')[0], path)):
             try:
                 acl, _ = self._get(client.get_acls_async(directory))

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who we are to ZooKeeper, and what is left to others.
+"""Authentication, ACLs and TLS of the connection to ZooKeeper.
 
-The one place that makes a kazoo client, for the keeper and for the command
-that tightens what stands open. Texts name the option that is to be mended;
-none holds a secret.
+The only place that creates kazoo clients: for the keeper, and for the command
+that tightens ACLs. Texts name the option to correct; none holds a secret.
 """
 
 import errno
@@ -20,10 +19,10 @@ from kazoo import version as kazoo_version
 
 from nova_servicegroup.keeper import handler
 
-#: seconds; sessions of four seconds allow no longer pause than about a second
+#: seconds; a longer pause could cost a session with a timeout of four seconds
 RECONNECT_MAX_DELAY = 1.0
-#: of the session timeout: how long a server may take over the TLS handshake,
-#: which is long enough for one that all others come back to, too
+#: share of the session timeout in which a server has to complete the TLS
+#: handshake: enough for a server to which all clients reconnect
 HANDSHAKE_SHARE = 1 / 3
 
 TIGHTEN = 'nova-servicegroup zookeeper tighten'
@@ -46,23 +45,23 @@ _SASL = ('SASL authentication to ZooKeeper failed: check [zookeeper] username '
 
 #: X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH
 _OTHER_HOST = (62, 64)
-#: what is in the name of an alert about the client's certificate
+#: parts of the names of alerts about the client's certificate
 _REFUSALS = ('CERTIFICATE', 'UNKNOWN_CA', 'ACCESS_DENIED',
              'HANDSHAKE_FAILURE')
 
 
 class PackageMissing(Exception):
-    """What is configured can't work in this installation."""
+    """The configuration needs a package that is not installed."""
 
 
 class Security:
-    """An identity, the way to prove it, and the rights that follow from it.
+    """An identity, its credentials, and the ACL for what it creates.
 
     :param auth: None, or (scheme, credential): 'digest' or 'sasl' with
         'username:password', 'x509' with ''
     :param tls: None, or a dict of ca_file, cert_file, key_file, key_password
         (each may be None) and check_hostname
-    :param open_reading: others may read what we make
+    :param open_reading: everybody may read what the keeper creates
     """
 
     def __init__(self, auth=None, tls=None, open_reading=True):
@@ -70,18 +69,18 @@ class Security:
         self._username, _, self._password = credential.partition(':')
         self._tls = tls
         self._open_reading = open_reading
-        #: the rights on everything that is made
+        #: the ACL of all nodes that are created
         self.acl = [security.ACL(security.Permissions.ALL, self._identity())]
         if self._scheme is not None and open_reading:
             self.acl.append(_OPEN_TO_READ)
 
     def __bool__(self):
-        """Tell whether there is an identity."""
+        """Return whether there is an identity."""
         return self._scheme is not None
 
     @property
     def name(self):
-        """Who we are, for people."""
+        """The identity as a text for people."""
         return ('the subject of our certificate' if self._scheme == 'x509'
                 else '%s:%s' % (self._scheme, self._username))
 
@@ -89,9 +88,9 @@ class Security:
         if self._scheme is None:
             return security.ANYONE_ID_UNSAFE
         if self._scheme == 'x509':
-            # The servers replace this by what they know us as. Whoever has a
-            # password may have a certificate of his own beside it: then it
-            # has to be the identity itself.
+            # The servers replace this by all identities of the connection.
+            # With a password these may include a certificate's, so there the
+            # identity is named.
             return security.AUTH_IDS
         if self._scheme == 'digest':
             return security.Id('digest', security.make_digest_acl_credential(
@@ -99,14 +98,14 @@ class Security:
         return security.Id('sasl', self._username)
 
     def handler(self):
-        """Return a new handler for kazoo, which connects as we do."""
+        """Return a new handler for kazoo, with TLS if it is configured."""
         return (handler.Handler() if self._tls is None
                 else _TLSHandler(**self._tls))
 
     def client(self, hosts, timeout, client_id=None):
-        """Return a new client that hasn't been started.
+        """Return a new client that is not started.
 
-        It has ``granted_timeout`` once it was connected, in seconds.
+        Once connected it has ``granted_timeout``, in seconds.
 
         :param timeout: of the session, seconds
         :raises PackageMissing: a package is missing
@@ -128,7 +127,7 @@ class Security:
         sleep = how['handler'].sleep_func
         client = kazoo_client.KazooClient(
             hosts=hosts, timeout=timeout, client_id=client_id,
-            # kazoo's own grows to an hour.
+            # kazoo's default delay grows to an hour.
             connection_retry={'max_tries': -1, 'delay': 0.1, 'backoff': 2,
                               'max_delay': RECONNECT_MAX_DELAY,
                               'max_jitter': 0.4, 'sleep_func': sleep}, **how)
@@ -138,28 +137,28 @@ class Security:
 
     @staticmethod
     def cause(text):
-        """Return what to tell of a complaint of kazoo's, or None."""
+        """Return the cause that a log text of kazoo's names, or None."""
         if 'AUTH_FAILED' in text:
             return '%s (%s)' % (_SASL, text)
         if '[zookeeper]' in text:
-            # Ours: kazoo puts that before it.
+            # A text of this module, after kazoo's prefix.
             return text.removeprefix(
                 'Connection dropped: socket connection error: ')
         return None
 
-    # Rights
+    # Permissions
 
     def refusal(self, client, path, get):
-        """Try our rights on a directory, leaving no trace.
+        """Test the permissions on a directory without changing it.
 
-        Servers take any digest password at first, and any certificate that
-        they trust. Whether it is the right one shows when something is to
-        be written: so this does it, in a transaction that can't succeed.
+        Servers accept any digest password, and any certificate that they
+        trust. Only a write shows whether it is the right one: this sends one
+        in a transaction that can't succeed.
 
         :param get: waits for an AsyncResult and returns its value
-        :returns: (the directory that was tried: the one, or the nearest
-            above it that is there; why we may not work there, None if we may)
-        :raises KazooException: nobody can tell
+        :returns: (the directory that was tested: this one, or its nearest
+            existing parent; why it refuses the identity, None if it doesn't)
+        :raises KazooException: the test had no result
         """
         while True:
             name = path.rstrip('/') + '/probe-' + os.urandom(8).hex()
@@ -170,7 +169,7 @@ class Security:
             made, deleted, _ = get(attempt.commit_async())
             if not isinstance(made, kazoo_exc.NoNodeError) or path == '/':
                 break
-            # It will be made; by us, if we may.
+            # The directory is missing: test whether it can be created.
             path = path.rpartition('/')[0] or '/'
         why = None
         if kazoo_exc.NoAuthError in (type(made), type(deleted)):
@@ -199,35 +198,35 @@ class Security:
                 'for it.' % self._scheme)
 
     def open_to_others(self, acl):
-        """Tell whether a node's ACL lets people in who have no identity."""
+        """Return whether an ACL has more for clients without an identity."""
         allowed = security.Permissions.READ if self._open_reading else 0
         return any(entry.perms & ~allowed for entry in acl
                    if entry.id.scheme in ('world', 'ip'))
 
     def is_ours(self, acl):
-        """Tell whether this identity has all rights on a node."""
+        """Return whether this identity has all permissions in an ACL."""
         return self.acl[0] in self._known(acl)
 
     def is_as_wanted(self, acl):
-        """Tell whether a node's ACL is that of what we make."""
+        """Return whether an ACL is that of newly created nodes."""
         return self._known(acl) == set(self.acl)
 
     def _known(self, acl):
-        """Return an ACL as a set, with what the servers call us as we do."""
+        """Return an ACL as a set that compares with ``self.acl``."""
         return {security.ACL(entry.perms, security.AUTH_IDS)
-                # A subject stands there that we have no name for.
+                # The subject of a certificate is not known here.
                 if self._scheme == entry.id.scheme == 'x509' else entry
                 for entry in acl}
 
 
 class _TLSHandler(handler.Handler):
-    """Speaks TLS, and trusts no more than it is told to.
+    """A handler for TLS that trusts only the configured authorities.
 
     kazoo adds the system's authorities to those of ``ca``, and before 2.11
     it doesn't check host names.
     """
 
-    #: addresses of servers that have spoken TLS to this process
+    #: addresses of servers with which a TLS handshake has succeeded
     _spoke_tls = set()
 
     def __init__(self, ca_file, check_hostname, cert_file, key_file,
@@ -255,9 +254,9 @@ class _TLSHandler(handler.Handler):
             meaning = _HOSTNAME if e.verify_code in _OTHER_HOST else _CA
             raise _error('%s (%s)' % (meaning, e)) from e
         except ssl.SSLError as e:
-            _tell_refusal(e)
-            # A server that starts ends it, too. OpenSSL and Python have a
-            # dozen errors for that, and for one that speaks no TLS.
+            _check_refusal(e)
+            # A starting server ends the handshake, too. OpenSSL and Python
+            # have a dozen errors for that and for a server without TLS.
             if 'ALERT' in (e.reason or '') or address in self._spoke_tls:
                 raise
             raise _error('%s (%s)' % (_NO_TLS, e)) from e
@@ -284,7 +283,7 @@ class _TLSHandler(handler.Handler):
             try:
                 context.load_cert_chain(
                     self._cert_file, self._key_file,
-                    # A function, lest OpenSSL ask at the terminal.
+                    # A function, so that OpenSSL does not ask at a terminal.
                     password=lambda: self._key_password or '')
             except ssl.SSLError as e:
                 raise _error(
@@ -295,21 +294,21 @@ class _TLSHandler(handler.Handler):
 
 
 class _TLSSocket(ssl.SSLSocket):
-    """Tells that the server refuses our certificate.
+    """Detects that the server refuses the client's certificate.
 
-    With TLS 1.3 it does so after the handshake.
+    With TLS 1.3 that happens after the handshake.
     """
 
     def recv(self, *args):
         try:
             return super().recv(*args)
         except ssl.SSLError as e:
-            _tell_refusal(e)
+            _check_refusal(e)
             raise
 
 
-def _tell_refusal(error):
-    """Raise when the server refuses our certificate."""
+def _check_refusal(error):
+    """Raise an OSError if the server refuses the client's certificate."""
     reason = error.reason or ''
     if 'ALERT' in reason and any(part in reason for part in _REFUSALS):
         raise _error('%s (%s)' % (_OUR_CERTIFICATE, error)) from error
@@ -318,9 +317,9 @@ def _tell_refusal(error):
 def _note_granted_timeout(client):
     """Keep the timeout that a server grants, as ``client.granted_timeout``.
 
-    kazoo keeps it to itself; the method that connects returns two thirds of
-    it, in milliseconds, before anything is answered (2.7 to 2.11 do so). A
-    kazoo without that method tells us nothing.
+    kazoo has no public attribute for it. Its private method that connects
+    returns two thirds of it, in milliseconds, before any answer (2.7 to 2.11
+    do so). Without that method there is no such attribute.
     """
     connect = getattr(client._connection, '_connect', None)
     if connect is None:
@@ -335,5 +334,5 @@ def _note_granted_timeout(client):
 
 
 def _error(text):
-    # kazoo takes OSError for a failed connection, and prints its strerror.
+    # kazoo treats OSError as a failed connection, and logs its strerror.
     return OSError(errno.EPROTO, text)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The session with ZooKeeper: how it is made, proved, lost and found again."""
+"""The session with ZooKeeper: creation, handshake, loss and recovery."""
 
 import functools
 import logging
@@ -12,14 +12,14 @@ from kazoo.protocol import states
 
 from nova_servicegroup.keeper import watches
 
-#: seconds between attempts that are repeated because something was in the way
+#: seconds before a failed attempt is repeated
 RETRY = 0.2
-#: of the pauses between attempts to connect, for those who read a group
+#: factor for the pauses between attempts to connect, for readers of a group
 READERS_SHARE = 0.4
 
 
 class Session:
-    """The part of the Registrar that has to do with the session."""
+    """The part of the Registrar that handles the session."""
 
     def _connect(self):
         if self.client is not None:
@@ -36,12 +36,12 @@ class Session:
         client.start_async()
 
     def _reconnect_sooner(self):
-        """Let a reader be back before the members are, which are many more."""
+        """Let a reader reconnect before the more numerous members do."""
         if self._groups and self.client is not None:
             self.client.handler.share_of_pause = READERS_SHARE
 
     def _on_state(self, client, state):
-        # In kazoo's connection thread, which must not wait for anything.
+        # Called in kazoo's connection thread, which must not block.
         self.submit(self._state_changed, client, state, client.client_state,
                     client.client_id)
 
@@ -68,14 +68,14 @@ class Session:
             refused = keeper_state == states.KeeperState.AUTH_FAILED
             self._post_state('refused' if refused else 'expired')
             if keeper_state != states.KeeperState.EXPIRED_SESSION:
-                # kazoo has given up: after a refusal, or after it met bytes
-                # that it couldn't read.
+                # kazoo has given up, after a refusal or after bytes that it
+                # could not parse.
                 self._rebuild_at = self.monotonic() + self.retry_interval
 
     def _handshake(self):
-        """Believe in a session when it answers.
+        """Count as connected once ZooKeeper answers a request.
 
-        kazoo calls it connected before it has proved who we are.
+        kazoo reports CONNECTED before the authentication is confirmed.
         """
         try:
             self.get(self.client.exists_async('/'))
@@ -126,7 +126,7 @@ class Session:
 
 
 def _discard(client):
-    """Free a client that is of no use any more; may take seconds."""
+    """Close a client that is no longer used; may block for seconds."""
     try:
         client.stop()
         client.close()

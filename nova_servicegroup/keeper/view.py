@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How often a keeper lists a directory, and which nodes it looks at."""
+"""How often a keeper lists a directory, and which nodes' owners it checks."""
 
 import itertools
 
@@ -9,27 +9,27 @@ from nova_servicegroup.keeper import names
 #: seconds of pause after listing a directory, for each name in it: at 10,000
 #: members there are two listings a second in the worst case
 PAUSE_PER_NAME = 0.00005
-#: seconds for which a directory counts as large as it was
+#: seconds for which the largest number of names decides the pause
 LATELY = 60
-#: new nodes that are looked at before they are believed in
-LOOKS = 200
-#: nodes a second that are looked at when there were more: a hundred readers
-#: of 10,000 members shall not ask a million questions at once
-LOOKS_PER_SECOND = 20
+#: new nodes that are checked before they count as members
+CHECKS = 200
+#: checks per second of further nodes: a hundred readers of 10,000 members
+#: must not send a million requests at once
+CHECKS_PER_SECOND = 20
 
 
 class Pace:
-    """How long to wait between listings."""
+    """The pause between listings."""
 
     def __init__(self):
         self._most = 0
         self._until = None
 
     def pause(self, count, now):
-        """Return the seconds to wait after a listing of so many names.
+        """Return the pause after a listing of ``count`` names, in seconds.
 
-        When all members restart the directory is small for a while, and would
-        be listed all the more often.
+        Depends on the largest recent count: when all members restart, the
+        directory is small for a while, but not to be listed more often.
         """
         if self._until is None or count >= self._most or now >= self._until:
             self._most = count
@@ -38,55 +38,55 @@ class Pace:
 
 
 class OwnerCheck:
-    """Which names of a listing are to be looked at: who owns the node?
+    """Chooses the nodes whose owners to check.
 
-    A node that no session owns is somebody's leftover, a restored backup for
-    one, and would be "up" for ever. But each look is a request, and dearer
-    than a listing when there are thousands. So a few new names are looked at
-    at once, before they are believed in, and the rest of many bit by bit.
-    Where one leftover is found there are more: then it goes faster.
+    A node that no session owns, such as one from a restored backup, would be
+    up for ever. But each check is a request, and thousands cost more than a
+    listing. So a few new nodes are checked at once, before they count as
+    members, and further ones at a limited rate. A node without an owner makes
+    others likely: it lifts the limit.
     """
 
     def __init__(self):
         self.non_members = set()
         self._owned = set()
-        self._unsure = set()
-        self._looks = LOOKS
+        self._unchecked = set()
+        self._checks = CHECKS   # those allowed now
         self._counted_at = None
 
     def changed(self, joined, left):
-        """Take what has changed of a listing, two sets of names."""
-        odd = {name for name in joined if names.host(name) is None}
-        for some in (self._owned, self._unsure, self.non_members):
-            some -= left
-        self._unsure |= joined - odd
-        self.non_members |= odd
+        """Apply changes of a listing, two sets of names."""
+        invalid = {name for name in joined if names.host(name) is None}
+        for known in (self._owned, self._unchecked, self.non_members):
+            known -= left
+        self._unchecked |= joined - invalid
+        self.non_members |= invalid
 
     def next(self, now):
-        """Return the names to look at now, a list."""
-        self._earn(now)
-        chosen = list(itertools.islice(self._unsure, int(self._looks)))
-        self._looks -= len(chosen)
+        """Return the names to check now, a list."""
+        self._refill(now)
+        chosen = list(itertools.islice(self._unchecked, int(self._checks)))
+        self._checks -= len(chosen)
         return chosen
 
     def looked(self, owned, non_members):
-        """Take what was seen of names; those in neither set have gone."""
+        """Take the results; nodes in neither set no longer exist."""
         self._owned |= owned
         self.non_members |= non_members
-        self._unsure -= owned | non_members
+        self._unchecked -= owned | non_members
         if non_members:
-            self._looks = LOOKS
+            self._checks = CHECKS
 
     def due(self, now):
-        """Return when to ask for the next names, None for never."""
-        if not self._unsure:
+        """Return when to call ``next`` again, None for never."""
+        if not self._unchecked:
             return None
-        self._earn(now)
-        wanted = min(len(self._unsure), LOOKS_PER_SECOND)
-        return now + max(0, wanted - self._looks) / LOOKS_PER_SECOND
+        self._refill(now)
+        wanted = min(len(self._unchecked), CHECKS_PER_SECOND)
+        return now + max(0, wanted - self._checks) / CHECKS_PER_SECOND
 
-    def _earn(self, now):
+    def _refill(self, now):
         if self._counted_at is not None:
-            self._looks = min(LOOKS, self._looks + LOOKS_PER_SECOND * (
+            self._checks = min(CHECKS, self._checks + CHECKS_PER_SECOND * (
                 now - self._counted_at))
         self._counted_at = now

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Persistent recursive watches, which kazoo has no call for.
+"""Persistent recursive watches, which kazoo does not offer.
 
-One such watch tells of every node that is made or deleted in a directory,
-with some 90 bytes for each, however many there are. ZooKeeper has them since
-3.6 (AddWatch, operation 106). They end with the connection, and say nothing
-of what was missed, so whoever uses them adds them and lists again at each
-new connection. Beside one, no other watch on the same path works
-(ZOOKEEPER-4466).
+One such watch reports each node that is created or deleted in a directory
+with an event of some 90 bytes, however many nodes there are. ZooKeeper has
+them since 3.6 (AddWatch, operation 106). A watch ends with its connection and
+does not repeat events, so each new connection needs a new watch and a listing.
+No other watch on the same path works beside it (ZOOKEEPER-4466).
 """
 
 import functools
@@ -21,7 +20,7 @@ _RECURSIVE = 1
 
 
 class _AddWatch(typing.NamedTuple):
-    """A request as kazoo sends it, and its answer as kazoo reads it."""
+    """The request, with the interface of kazoo's own."""
 
     path: str
 
@@ -40,14 +39,14 @@ class _AddWatch(typing.NamedTuple):
 class Watches:
     """The persistent recursive watches of a client.
 
-    :param client: a KazooClient that wasn't started yet
+    :param client: a KazooClient that has not been started
     """
 
     def __init__(self, client):
         self._client = client
         self._callbacks = {}    # path of a directory -> callable
         connection = getattr(client, '_connection', None)
-        #: whether this kazoo is made as those that this was written for are
+        #: whether this version of kazoo has the internals that are used here
         self.supported = (
             hasattr(client, '_call')
             and hasattr(connection, '_read_watch_event')
@@ -57,18 +56,17 @@ class Watches:
                 self._event_read, connection._read_watch_event)
 
     def add_async(self, path, callback):
-        """Watch a directory from now on; it need not be there.
+        """Watch a directory, which need not exist.
 
-        :param callback: called with the type of each event and its path, in
-            the thread of kazoo's that reads, before the answer to any request
-            that was asked for later; must not block
-        :returns: the answer, as kazoo's asynchronous requests return it. A
-            server before 3.6 answers with an error
+        :param callback: called with the type and the path of each event, in
+            kazoo's reading thread, before the result of any later request is
+            set; must not block
+        :returns: an AsyncResult; a server before 3.6 returns an error
         """
         self._callbacks[path] = callback
-        answer = self._client.handler.async_result()
-        self._client._call(_AddWatch(path), answer)
-        return answer
+        result = self._client.handler.async_result()
+        self._client._call(_AddWatch(path), result)
+        return result
 
     def _event_read(self, read, data, offset):
         event = serialization.Watch.deserialize(data, offset)[0]
@@ -76,5 +74,5 @@ class Watches:
             callback = self._callbacks.get(path)
             if callback is not None:
                 callback(event.type, event.path)
-        # There may be another watch, of the node itself.
+        # kazoo handles its own watches.
         read(data, offset)

@@ -43,7 +43,7 @@ class Reader:
 
     def read(self, host, record, now=None):
         self.now = self.now if now is None else now
-        self.absences.was_read(host, record, self.now, AHEAD + self.now)
+        self.absences.record_read(host, record, self.now, AHEAD + self.now)
 
     def told(self, host):
         return self.all_told().get(host)

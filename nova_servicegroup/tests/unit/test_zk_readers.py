@@ -127,10 +127,10 @@ class Reader:
             self._recorded = True
             # And who is there may tell of a silence that is over.
             for host in self._absences.present():
-                self._absences.was_read(
+                self._absences.record_read(
                     host, ensemble.record(host), now, EPOCH + now)
         for host in self._absences.unread(SIZE):
-            self._absences.was_read(
+            self._absences.record_read(
                 host, ensemble.record(host), now, EPOCH + now)
         self._absences.listed(now)
         unwritten = self._absences.unwritten if self._writes else {}
