@@ -5,8 +5,8 @@
     zk_reader.py keeper|watch PORT PATH
 
 ``keeper`` is the package's own: MembershipMonitor with its keeper, which
-reads the record of each member that it misses. ``watch`` is a bare socket with a
-persistent recursive watch, which ZooKeeper has since 3.6 and kazoo doesn't
+reads the record of each member that it misses. ``watch`` is a bare socket with
+a persistent recursive watch, which ZooKeeper has since 3.6 and kazoo doesn't
 have: the minimal cost of such a reader. It reads no node, takes every name for
 a member, and ends with its connection.
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the commands have in common. Imports nothing of Nova."""
+"""Shared code of the commands. Imports nothing of Nova."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from stevedore import extension
 from nova_servicegroup.integration import dropin
 
 
-# It imports Nova where there is one, so it isn't imported for its names.
+# Not imported here, since it imports Nova if that is installed.
 _EXCEPTIONS = 'nova_servicegroup.exception'
 #: the option that names the servers of each driver's store
 _STORES = {'db': '[database] connection', 'mc': '[cache] memcache_servers',
@@ -21,19 +21,19 @@ _STORES = {'db': '[database] connection', 'mc': '[cache] memcache_servers',
 
 
 class CommandError(Exception):
-    """The command can't be done; the text says why, and what to do."""
+    """The command failed; the text says why, and what to do."""
 
 
 class _Common:
-    """Tells errors that nobody foresaw from those that say what to do."""
+    """Adds advice to unexpected errors."""
 
-    #: the exit code after an error, unless that is 1; and how it is told then
+    #: the exit code after an error, unless that is 1; and its message then
     error_code = None
     error_text = '%s\n'
 
     def get_epilog(self):
-        # cliff would search all installed packages for the one that a command
-        # is from, which takes a quarter of a second.
+        # cliff would search all installed packages for that of the command,
+        # which takes a quarter of a second.
         return self._epilog or ''
 
     def run(self, parsed_args):
@@ -67,13 +67,13 @@ class _Common:
                     type(e).__name__, e)) from e
 
     def deployment(self):
-        """Return the Deployment that the configuration tells of."""
+        """Return the Deployment of the configuration."""
         from nova_servicegroup.cmd import deployment
         options = self.app.options
         return deployment.Deployment(options.config_file, options.config_dir)
 
     def tell_failures(self, deployment):
-        """Say on stderr which cells did not answer; return whether any."""
+        """Write to stderr which cells did not answer; return if any."""
         for text in deployment.failures:
             self.app.stderr.write('error: %s\n' % text)
         return bool(deployment.failures)
@@ -94,7 +94,7 @@ def _says_what_to_do(error):
 
 
 def end(app, code, is_stuck):
-    """End the process if a thread of it hangs, which would hold its end.
+    """End the process at once if one of its threads hangs.
 
     :param code: the exit code
     """
@@ -105,7 +105,7 @@ def end(app, code, is_stuck):
 
 
 class Command(_Common, command.Command):
-    """A command that prints what it wants to; returns its exit code."""
+    """A command that prints its output itself; returns its exit code."""
 
 
 class _Formatted(_Common):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Questions to all cells of a deployment, for the commands."""
+"""Queries all cells of a deployment, for the commands."""
 
 from nova import context as nova_context
 from nova import objects
@@ -8,24 +8,24 @@ from oslo_db import exception as db_exc
 
 
 class CellsUnknown(Exception):
-    """Nobody can be asked; the text says why."""
+    """The cells can't be queried; the text says why."""
 
 
 def ask(context, question, *args):
-    """Ask every cell at once.
+    """Query all cells in parallel.
 
     Blocks for ``nova.context.CELL_TIMEOUT`` (60 s) at most.
 
     :param question: ``question(context, *args)``, run for each cell
     :returns: (list of (CellMapping, answer), list of texts about the cells
-        that gave none)
+        that did not answer)
     :raises CellsUnknown: the API database doesn't answer or knows no cell
     """
     def ask_one(cell_context):
         try:
             return question(cell_context, *args)
         except Exception as e:
-            # Returned, or Nova would log a traceback beside our line.
+            # Returned, as Nova would log a traceback for it.
             return e
 
     try:
@@ -64,5 +64,5 @@ def ask(context, question, *args):
 
 
 def first_line(error):
-    """Return what an exception says, in one line."""
+    """Return the text of an exception, in one line."""
     return str(error).strip().partition('\n')[0] or type(error).__name__

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The services that can be seen from here, and what is known of each.
+"""The services that this host can see, and their states.
 
-Where nova.conf has the API database, Nova tells which services there are.
-Elsewhere, on a compute, the zk driver's directories do: nothing of Nova is
-needed then.
+If nova.conf has the API database, Nova lists the services. Otherwise, on a
+compute, the zk driver's directories do, without Nova.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import drivers
 from nova_servicegroup import liveness
 
-# What is Nova's own, as it has it, for hosts where nothing else of it is.
+# Options of Nova with its defaults, for hosts without Nova.
 _NOVA_OPTS = [cfg.StrOpt('servicegroup_driver', default='db'),
               cfg.IntOpt('report_interval', default=10),
               cfg.IntOpt('service_down_time', default=60)]
@@ -30,8 +29,8 @@ _DATABASE_OPTS = [cfg.StrOpt('connection', secret=True)]
 class Service(typing.NamedTuple):
     """A service, and the verdict on it.
 
-    :param record: a nova.objects.Service, or a dict where there is no Nova
-    :param cell: name of its cell, None if that isn't known
+    :param record: a nova.objects.Service, or a dict without Nova
+    :param cell: name of its cell, None if unknown
     :param verdict: a liveness.Verdict
     :param seen_at: the last sign of life, aware UTC datetime or None
     """
@@ -63,7 +62,7 @@ class Service(typing.NamedTuple):
 
     @property
     def is_doubted_silence(self):
-        """It is silent, as others are, and nobody can tell if it is lost."""
+        """Whether it is unknown because it is silent together with others."""
         return (self.state is liveness.State.UNKNOWN
                 and self.verdict.silence is not None)
 
@@ -71,7 +70,7 @@ class Service(typing.NamedTuple):
 class Deployment:
     """A deployment, as one of its hosts sees it. Blocks.
 
-    :param config_files: nova.conf and others; Nova's own places by default
+    :param config_files: nova.conf and others; by default where Nova looks
     :param config_dirs: folders of configuration files
     :raises CommandError: the configuration can't be used here
     """
@@ -83,7 +82,7 @@ class Deployment:
                 '[DEFAULT] servicegroup_driver is %r, which is no driver: set '
                 'it to one of %s.' % (conf.servicegroup_driver,
                                       ', '.join(sorted(drivers.DRIVERS))))
-        #: whether Nova's databases tell which services there are
+        #: whether Nova's databases can list the services
         self.has_database = bool(conf.api_database.connection)
         if self.has_database:
             conf = _read_as_nova(arguments(config_files, config_dirs))
@@ -95,16 +94,16 @@ class Deployment:
                 'the zk driver is enough by itself, and [DEFAULT] '
                 'servicegroup_driver is %s.' % conf.servicegroup_driver)
         self.conf = conf
-        #: why some services could not be asked about, as texts
+        #: errors that hide some services, as texts
         self.failures = []
         self.api = api.API(conf=conf)
         self.driver = self.api._driver
 
     def require_database(self, why):
-        """Refuse to go on where Nova's database is not configured.
+        """Raise an error if Nova's database is not configured.
 
-        :param why: what it is needed for, the beginning of a sentence
-        :raises CommandError: with what to do
+        :param why: why it is needed, the start of a sentence
+        :raises CommandError: it is not configured
         """
         if not self.has_database:
             raise base.CommandError(
@@ -116,7 +115,7 @@ class Deployment:
         """Return [(record, name of its cell or None)], sorted.
 
         :param group: only those of this topic
-        :raises CommandError: nobody can tell
+        :raises CommandError: the services can't be listed
         """
         found = (self._records_of_nova() if self.has_database
                  else self._records_of_the_store(group))
@@ -160,12 +159,12 @@ class Deployment:
         return Service(record, cell, verdict, verdict.seen_at)
 
     def unforced(self, record, cell=None):
-        """Return the Service by the evidence alone, forced down or not."""
+        """Return the Service by its evidence, without forced_down."""
         verdict = self.driver.verdict(record)
         return Service(record, cell, verdict, verdict.seen_at)
 
     def find(self, host, binary=None):
-        """Return (record, cell) of the one service that is meant.
+        """Return (record, cell) of one service.
 
         :param binary: nova-compute by default, or the only one of the host
         :raises CommandError: there is none, or more than one
@@ -197,16 +196,16 @@ class Deployment:
 
 
 def arguments(config_files=(), config_dirs=()):
-    """Return the command line by which programs of Nova take these."""
+    """Return the command line options for programs of Nova."""
     return [part for option, paths in (('--config-file', config_files),
                                        ('--config-dir', config_dirs))
             for path in paths for part in (option, path)]
 
 
 def read(config_files=(), config_dirs=()):
-    """Return what this package needs of nova.conf, without any Nova.
+    """Return the options that this package needs of nova.conf, without Nova.
 
-    :raises CommandError: it can't be read, or a value in it can't be used
+    :raises CommandError: it can't be read, or a value in it is invalid
     """
     conf = cfg.ConfigOpts()
     conf.register_opts(_NOVA_OPTS)
@@ -228,18 +227,18 @@ def read(config_files=(), config_dirs=()):
 
 
 def _check_value(conf, group, opt):
-    """Refuse a value that its option doesn't take; oslo.config waits."""
+    """Refuse an invalid value now; oslo.config checks it only when read."""
     try:
         getattr(conf if group is None else conf[group.name], opt.dest)
     except ValueError as e:
         raise base.CommandError('[%s] %s in nova.conf cannot be used: %s.' % (
             'DEFAULT' if group is None else group.name, opt.name,
-            # The rest is said better here.
+            # Our text replaces the rest.
             str(e).rpartition(' is not valid: ')[2])) from e
 
 
 def _read_as_nova(options):
-    """Return Nova's own configuration, with this package in that Nova."""
+    """Return Nova's own configuration, with this package registered."""
     with progress.Progress('Starting Nova\'s libraries'):
         try:
             from nova import config

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup doctor``: what is wrong, why, and how to mend it."""
+"""``nova-servicegroup doctor``: checks an installation, and says what to
+do."""
 
 import collections
 import textwrap
@@ -13,12 +14,12 @@ from nova_servicegroup.cmd import progress
 #: seconds for all checks together, as long as monitoring programs wait
 TIMEOUT = 60
 _COLUMNS = ('Level', 'Check', 'What', 'Why', 'Fix')
-#: beside the words, on a terminal
+#: of the levels, on a terminal
 _COLOURS = {'OK': '32', 'WARNING': '33', 'CRITICAL': '31', 'UNKNOWN': '35'}
 
 
 class _Text(formatters.ListFormatter):
-    """Findings as people read them."""
+    """Findings as text for people."""
 
     def add_argument_group(self, parser):
         pass
@@ -35,15 +36,15 @@ class Doctor(base.ForPeople, base.Lister):
 
     Checks whether Nova uses this package, its configuration, its processes
     and units here, the databases, the store of the driver, and whether all
-    services report to it. Each finding says what is so, why it matters, and
+    services report to it. Each finding says what is wrong, why it matters, and
     the fix. It changes nothing, and ends within --timeout.
 
     On a controller all checks run. On a compute, where Nova's database is not
-    configured, those that need it are left out.
+    configured, those that need it are skipped.
 
-    Exit code, as monitoring plug-ins have it: 0 all is well; 1 there are
-    warnings; 2 something is critical; 3 nothing worse than that something
-    could not be checked.
+    Exit code, as of monitoring plug-ins: 0 no problem; 1 warnings; 2 something
+    is critical; 3 something could not be checked, and there is no other
+    problem.
     """
 
     text = _Text
@@ -96,20 +97,20 @@ class Doctor(base.ForPeople, base.Lister):
 
 
 def add_nova(parser):
-    """Let a parser take the Nova that is meant."""
+    """Add the options that select a Nova to a parser."""
     parser.add_argument('--nova', metavar='PATH',
                         help='the folder that holds nova/; by default that '
                              'which this Python imports')
     parser.add_argument('--python', metavar='PATH',
-                        help='the Python that runs this Nova; by default that '
-                             'which the place of the tree tells')
+                        help='the Python that runs this Nova; by default '
+                             'derived from the path of the tree')
     return parser
 
 
 def choose(checks, only, skip):
-    """Return those of the checks that are meant.
+    """Return the selected checks.
 
-    :raises CommandError: one of the names is none
+    :raises CommandError: there is no check of one of the names
     """
     names = [check.name for check in checks]
     unknown = sorted({*only, *skip} - set(names))
@@ -132,10 +133,10 @@ def summary(levels):
 
 
 def printed(rows, colour=False):
-    """Return findings as people read them, the worst first.
+    """Return findings as text for people, the worst first.
 
     :param rows: dicts by the names of the columns
-    :param colour: whether to use colours, beside the words
+    :param colour: whether to use colours, too
     """
     lines, seen_ok = [summary(row['Level'] for row in rows)], False
     for row in sorted(rows, key=lambda row: {

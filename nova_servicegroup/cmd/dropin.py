@@ -33,14 +33,15 @@ class _DropIn(base.Command):
         if self.checks:
             parser.add_argument(
                 '--python', metavar='PATH',
-                help='the Python that runs this Nova; by default that which '
-                     'the place of the tree tells')
+                help='the Python that runs this Nova; by default derived from '
+                     'the path of the tree')
         if self.can_try:
             parser.add_argument('--dry-run', action='store_true',
                                 help='print the unified diff, write nothing')
         if self.can_force:
             parser.add_argument('--force', action='store_true',
-                                help='even into a file that is not recognised')
+                                help='also change a file that is not '
+                                     'recognised')
         return parser
 
     def say(self, text, *values):
@@ -89,7 +90,7 @@ class Remove(_DropIn):
 
 
 class Status(_DropIn):
-    """Tell whether the drop-in is installed and has its effect.
+    """Show whether the drop-in is installed and in effect.
 
     Exit code: 0 installed, 3 not installed, 4 installed by another version,
     5 installed but without effect.
@@ -112,7 +113,7 @@ class Export(_DropIn):
     """Write the drop-in as a patch, for packages and images.
 
     quilt: for a tree that holds nova/, with a series file for quilt. kolla:
-    for the patches_path of kolla-build; it names the file by its place in the
+    for the patches_path of kolla-build, with the path of the file in the
     image.
     """
 
@@ -121,13 +122,13 @@ class Export(_DropIn):
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument('-o', '--output', metavar='DIR', required=True,
-                            help='where to write the patch and its series '
-                                 'file; made when it is missing')
+                            help='folder for the patch and its series file; '
+                                 'created if it is missing')
         parser.add_argument('--format', choices=('quilt', 'kolla'),
                             default='quilt', help='by default quilt')
         parser.add_argument('--image-path', metavar='PATH',
                             help='the folder that holds nova/ in the image, '
-                                 'for kolla; by default where it is here')
+                                 'for kolla; by default that of this host')
         return parser
 
     def take_action(self, parsed_args):

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which one of several watchers tells of changes: by the driver's own store.
+"""Elects the watcher that sends notifications, through the driver's store.
 
-Who has to tell must not need a service more than who sees it. tooz is not
-used: it can't do what ``[zookeeper]`` can be set to (SASL, names in
-certificates), needs another client for memcached, and doesn't notice that the
-connection that holds its lock in MySQL is gone.
+So sending needs no more services than watching. tooz is not used: it doesn't
+support all of ``[zookeeper]`` (SASL, names in certificates), needs another
+client for memcached, and doesn't detect the loss of the connection that holds
+its lock in MySQL.
 
-None of these gives more than nearly always one. While a watcher is lost or cut
-off, nobody may tell for ``gap`` seconds, or two may: see ``outbox``.
+No election guarantees exactly one sender. While a watcher is lost or cut off,
+there may be none for ``gap`` seconds, or two: see ``notify.Outbox``.
 """
 
 import abc
@@ -23,26 +23,26 @@ from nova_servicegroup.cmd import base
 
 LOG = logging.getLogger(__name__)
 
-#: seconds after which a watcher that gives no sign of life has lost its place
+#: seconds after which a silent watcher is no longer the leader
 LEASE = 10.0
 #: seconds that the store may take for an answer
 LIMIT = 2.0
 
 
 class Election(abc.ABC):
-    """One candidate. Not for several threads.
+    """One candidate. Not thread-safe.
 
-    ``gap``: seconds for which nobody may have been the one.
+    ``gap``: seconds for which there may have been no leader.
     """
 
     gap = LEASE
     _failed = False
 
     def leads(self):
-        """Return whether this one is the one now, and try to be it.
+        """Return whether this candidate is the leader; tries to become it.
 
-        To be called every second or so. Blocks for a few seconds at most;
-        False when the store can't be asked, which is logged once.
+        Call it about once a second. Blocks for a few seconds at most; returns
+        False, and logs that once, if the store can't be used.
         """
         try:
             leads = self._try()
@@ -58,17 +58,17 @@ class Election(abc.ABC):
 
     @abc.abstractmethod
     def _try(self):
-        """Return the same, or raise anything."""
+        """Return the same, or raise any exception."""
 
     def close(self):
-        """Give the place up, so that another has it at once.
+        """Resign, so that another candidate can lead at once.
 
         Blocks for a few seconds at most.
         """
 
 
 class Alone(Election):
-    """The only watcher there is: the operator says so."""
+    """For the only watcher, by decision of the operator."""
 
     gap = 0
 
@@ -79,7 +79,7 @@ class Alone(Election):
 def of(deployment):
     """Return the Election among the watchers of a deployment.
 
-    :raises CommandError: its store can't be used for one
+    :raises CommandError: its store can't be used for that
     """
     return {'zk': _by_zookeeper, 'mc': _by_memcached, 'db': _by_database}[
         deployment.driver.name](deployment.conf)
@@ -102,13 +102,13 @@ def _by_zookeeper(conf):
 
 
 class ZooKeeper(Election):
-    """Whoever has made the ephemeral node.
+    """The leader has created an ephemeral znode.
 
-    It goes with its session, within ``recv_timeout`` of its process.
+    The znode disappears within ``recv_timeout`` of the end of its process.
 
-    :param client: a KazooClient that wasn't started
-    :param acl: the rights on what is made
-    :param path: of the node
+    :param client: a KazooClient that isn't started
+    :param acl: ACL of the znode
+    :param path: path of the znode
     :param timeout: of the session, seconds
     """
 
@@ -154,11 +154,11 @@ def _by_memcached(conf):
 
 
 class Memcached(Election):
-    """Whoever renews a value on all servers that answer.
+    """The leader renews a value on all servers that answer.
 
-    Whose value has not changed for LEASE seconds, by the clock of whoever
-    looks at it, has lost it. Servers are asked in their order, up to the first
-    that another one has: so two that met halfway don't hold each other up.
+    A value that has not changed for LEASE seconds, by the clock of the reader,
+    is free. Servers are tried in order, up to the first one held by another
+    candidate, so that two candidates don't block each other.
 
     :param servers: list of memcached.servers.Server
     :param key: str
@@ -181,7 +181,7 @@ class Memcached(Election):
             try:
                 _, value, token = (server.gets(self._key, self._timeout)
                                    or (None, None, None))
-                # Of all, so that the time of each begins to run.
+                # Read from all servers, which starts the time of each value.
                 found.append((server, token,
                               self._is_of_another(server, value)))
             except servers.ServerLost as e:
@@ -243,12 +243,12 @@ _LOCK = "LEFT(CONCAT('nova-servicegroup ', DATABASE()), 64)"
 
 
 class Database(Election):
-    """Whose connection holds a named lock of MySQL or MariaDB.
+    """The leader's connection holds a named lock of MySQL or MariaDB.
 
-    No table is touched. The server drops the lock with the connection, and
-    the connection of a host that is gone after LEASE seconds. In a Galera
-    cluster each node has locks of its own: let the watchers reach the same
-    node, as a load balancer with one active node does.
+    It needs no table. The server releases the lock with the connection, and
+    closes the connection of a lost host after LEASE seconds. Each node of a
+    Galera cluster has its own locks: let the watchers reach the same node, for
+    example through a load balancer with one active node.
 
     :param engine: of SQLAlchemy
     """
@@ -278,7 +278,7 @@ class Database(Election):
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
-                # Not for others of the pool: it ends soon.
+                # Not returned to the pool: the server closes it soon.
                 connection.invalidate()
                 connection.close()
         except Exception as e:

@@ -16,7 +16,7 @@ _IS_GONE = {True: 'no: up', False: 'yes: down'}
 
 
 class _Text(formatters.SingleFormatter):
-    """Explanations as people read them."""
+    """Explanations as text for people."""
 
     def add_argument_group(self, parser):
         pass
@@ -31,10 +31,10 @@ class _Text(formatters.SingleFormatter):
 class Explain(base.ForPeople, base.ShowOne):
     """Explain why a service is up, down, or unknown.
 
-    Shows the last evidence and who saw it, which rule decided, what Nova is
-    told for each of its two questions by each outage_policy, and what would
-    change that. The verdict is made by the function that makes Nova's, from
-    what this host sees now.
+    Shows the last evidence and its source, the rule that decided, the answers
+    to Nova's two questions by each outage_policy, and what would change them.
+    The verdict comes from the same function as Nova's, with the evidence that
+    this host sees now.
     """
 
     text = _Text
@@ -56,7 +56,7 @@ class Explain(base.ForPeople, base.ShowOne):
 
 
 def describe(found, driver, record, cell):
-    """Return an Explanation as a dict of what JSON can express."""
+    """Return an Explanation as a dict of JSON values."""
     from nova_servicegroup.liveness import Question
     return {
         'host': record['host'], 'binary': record['binary'], 'cell': cell,
@@ -74,7 +74,7 @@ def describe(found, driver, record, cell):
 
 
 def _evidence(found, driver):
-    """Return sentences about what was seen, and by whom."""
+    """Return sentences about the evidence and its source."""
     member = found.member
     if member is None:
         return ['There is none: %s.' % found.verdict.reason.value]
@@ -97,7 +97,7 @@ def _evidence(found, driver):
 
 
 def _change(change, now):
-    """Return what would change the verdict, with the time until then."""
+    """Return the text of a Change, with the time until then."""
     if change.at is None:
         return change.text
     left = change.at - now
@@ -114,7 +114,7 @@ def _ago(seconds):
 
 
 def printed(shown):
-    """Return what ``describe`` returned as people read it."""
+    """Return the result of ``describe`` as text for people."""
     lines = ['%s (%s%s): %s, %s' % (
         shown['host'], shown['binary'],
         ' in %s' % shown['cell'] if shown['cell'] else '',

@@ -2,8 +2,8 @@
 
 """The metrics of a deployment, or of the processes of one host.
 
-Both are collectors of prometheus_client: it asks them from the threads of its
-server, while the command goes on looking at the services.
+Both are collectors of prometheus_client, which calls them from the threads of
+its server, while the command checks the services.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from nova_servicegroup.liveness import State
 from nova_servicegroup import metrics
 
 _PREFIX = 'nova_servicegroup_'
-#: seconds, the upper bounds of the time until an end or a loss was seen
+#: seconds, the upper bounds of the time until an end or a loss is detected
 BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300)
 
 
 class Deployment:
-    """What a Watcher sees, as metrics.
+    """The states that a Watcher sees, as metrics.
 
     ``look`` and ``collect`` may run in different threads.
 
     :param watched: a watcher.Watcher
-    :param driver: the drivers.base.Driver that it asks
+    :param driver: the drivers.base.Driver that it uses
     :param version: of this package, str
-    :param registry: a CollectorRegistry for what is counted here
-    :param per_host: whether to tell of each host, too
+    :param registry: a CollectorRegistry for the counters
+    :param per_host: whether to export the state of each host, too
     """
 
     def __init__(self, watched, driver, version, registry, per_host=False,
@@ -58,12 +58,12 @@ class Deployment:
         registry.register(self)
 
     def look(self):
-        """Look at all services; return what changed, as the Watcher does."""
+        """Check all services; return the changes, as the Watcher does."""
         began = self._monotonic()
         changes = self._watched.look()
         for change in changes:
             self._count(change)
-        # All at once: another thread reads it.
+        # In one assignment, as another thread reads it.
         self._seen = (list(self._watched.services.values()),
                       len(self._watched.failures),
                       self._monotonic() - began, time.time())
@@ -79,13 +79,13 @@ class Deployment:
         if (change.old is State.UP and seen_at is not None
                 and change.new in (State.ENDED, State.DOWN)
                 and change.reason is not Reason.FORCED_DOWN):
-            # Clocks of two machines may be in it.
+            # The times may be from the clocks of two machines.
             seconds = max(0, (change.at - seen_at).total_seconds())
             self._detection.labels(
                 change.service.group, change.new.value).observe(seconds)
 
     def collect(self):
-        """Return an iterator over the metrics, as prometheus_client wants."""
+        """Yield the metrics, for prometheus_client."""
         info = _gauge('info', 'The driver, and the version of this package.',
                       'driver', 'version')
         info.add_metric([self._driver.name, self._version], 1)
@@ -150,7 +150,7 @@ class Deployment:
 
 
 def code(reason):
-    """Return a Reason as a label has it; '' for None."""
+    """Return the label of a Reason; '' for None."""
     return reason.name.lower() if reason else ''
 
 
@@ -163,8 +163,8 @@ class Local:
     """The metrics that the services of this host write.
 
     :param directory: [servicegroup] metrics_dir
-    :param stale_after: seconds after which a file is of a process that is no
-        more
+    :param stale_after: age in seconds after which a file belongs to an ended
+        process
     """
 
     def __init__(self, directory, stale_after):
@@ -173,7 +173,7 @@ class Local:
         self._stale_after = stale_after
 
     def collect(self):
-        """Return the metrics of all files, those of one name together."""
+        """Return the metrics of all files, merged by name."""
         families = {}
         for path in sorted(glob.glob(self._pattern)):
             try:
@@ -182,7 +182,7 @@ class Local:
                 with open(path) as file:
                     found = list(parser.text_fd_to_metric_families(file))
             except (OSError, ValueError):
-                # It was removed, or somebody else wrote it.
+                # It was removed, or is not ours.
                 continue
             for family in found:
                 known = families.setdefault(family.name, family)

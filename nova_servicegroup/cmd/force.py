@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup force-down``: the operator's word on many hosts."""
+"""``nova-servicegroup force-down``: forces many hosts down, or undoes that."""
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
@@ -15,24 +15,25 @@ them would run them twice: fence these hosts (power them off) first.
 
 
 class ForceDown(base.Command):
-    """Tell Nova that hosts are down, or undo that.
+    """Force hosts down in Nova, or undo that.
 
-    The way out of a mass failure: --silent selects all computes about which
-    nobody can tell because they fell silent together. The command shows them,
-    asks, and sets Nova's own forced_down, as "openstack compute service set
-    --down" does for one host. A host that reports meanwhile is left alone.
+    Ends the doubt after a mass failure: --silent selects all computes that are
+    unknown because they fell silent together. The command lists them, asks for
+    confirmation, and sets Nova's own forced_down, as "openstack compute
+    service set --down" does for one host. It skips a host that reports
+    meanwhile.
 
     --undo removes forced_down, but, as in Nova's API, not from a host that was
     evacuated and whose nova-compute has not started since.
 
-    Exit code: 0 if it was done for all, or there was nothing to do; 1
-    otherwise, also if the answer is not "yes".
+    Exit code: 0 if all were changed, or there was nothing to do; 1 otherwise,
+    also if the answer is not "yes".
     """
 
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument('hosts', metavar='HOST', nargs='*',
-                            help='names of hosts, as Nova knows them')
+                            help='names of hosts in Nova')
         parser.add_argument('--silent', action='store_true',
                             help='all computes whose silence is doubted; with '
                                  'HOST only those among them')
@@ -40,7 +41,7 @@ class ForceDown(base.Command):
                             help='remove forced_down')
         parser.add_argument('--back', action='store_true',
                             help='with --undo: all computes that were forced '
-                                 'down and give signs of life again')
+                                 'down and report again')
         parser.add_argument('--yes', action='store_true',
                             help='do not ask')
         return parser
@@ -58,7 +59,7 @@ class ForceDown(base.Command):
                                                       parsed_args.undo)):
             self.app.stdout.write('Nothing was changed.\n')
             return 1
-        # Who waits for an answer may wait for long.
+        # The answer may have taken long.
         now = {(one.host, one.cell)
                for one in self._choose(deployment, parsed_args)}
         failed = False
@@ -86,7 +87,7 @@ class ForceDown(base.Command):
                     '--back' if parsed_args.undo else '--silent'))
 
     def _choose(self, deployment, parsed_args):
-        """Return a list of Service, forced_down left out of the verdict."""
+        """Return a list of Service, with verdicts without forced_down."""
         with progress.Progress('Asking about the computes'):
             found = [
                 deployment.unforced(record, cell)
@@ -132,7 +133,7 @@ class ForceDown(base.Command):
         return self.app.stdin.readline().strip().lower() == 'yes'
 
     def _set(self, service, forced_down):
-        """Write it; tell what came of it. Return whether it failed."""
+        """Write and report the change of one service; return if it failed."""
         from nova import exception as nova_exception
         from oslo_db import exception as db_exc
         record = service.record
@@ -156,7 +157,7 @@ class ForceDown(base.Command):
 
 
 def _awaits_restart(record):
-    """Return whether a host has not given up what was evacuated from it."""
+    """Return whether a host may still run instances evacuated from it."""
     from nova import objects
     return bool(objects.MigrationList.get_by_filters(record._context, {
         'source_compute': record.host, 'status': 'done',

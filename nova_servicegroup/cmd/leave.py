@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup leave``: take a member out that can't do it itself."""
+"""``nova-servicegroup leave``: removes a member that can't leave itself."""
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
 from nova_servicegroup import liveness
 
-#: attempts at a value that somebody else writes to at the same time
+#: attempts to write a value that another program writes at the same time
 _ATTEMPTS = 5
 
 
 class Leave(base.Command):
-    """Take a member out of its group, as if it had left: it is down at once.
+    """Remove a member from its group, as if it had left: it is down at once.
 
-    For a service that is gone for good, or whose host is known to be dead. It
-    writes to the store what the service itself writes when it leaves. For many
-    hosts, and by Nova's own means, use "force-down". The last sign of life
-    stays what it was, so the verdict on other members doesn't change. A
-    service that is alive is refused: stop it first. When it starts again it is
-    a member again.
+    For a service that was removed for good, or whose host is known to be dead.
+    The command writes the same to the store as a service that leaves. For many
+    hosts, and with Nova's own means, use "force-down". The last sign of life
+    doesn't change, so the verdicts on other members don't either. The command
+    refuses a living service: stop it first. When it starts again it is a
+    member again.
 
     With zk only members of the group compute leave a record.
     """
@@ -28,7 +28,7 @@ class Leave(base.Command):
         parser.add_argument('group', metavar='GROUP', choices=liveness.GROUPS,
                             help='compute, conductor or scheduler')
         parser.add_argument('host', metavar='HOST',
-                            help='name of the host, as Nova knows it')
+                            help='name of the host in Nova')
         return parser
 
     def take_action(self, parsed_args):
@@ -59,7 +59,7 @@ def _from_database(deployment, record):
     from nova_servicegroup.integration import report_count
     counter = report_count.Counter(record.report_count, None, 0, 0)
     record.report_count = counter.last(liveness.End.LEFT)
-    # Nova stamps it with the current time if it isn't told otherwise.
+    # Otherwise Nova would set the current time.
     record.last_seen_up = record.last_seen_up
     record.save()
 
@@ -83,7 +83,7 @@ def _from_memcached(deployment, record):
 
 
 def _leave_server(server, key, timeout):
-    """Write on one server that a member left; return if it had a heartbeat."""
+    """Write the leave to one server; return if it had a heartbeat."""
     from nova_servicegroup.memcached import wire
     for _ in range(_ATTEMPTS):
         found = server.gets(key, timeout)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ``nova-servicegroup`` command: its parts, and what they share.
+"""The ``nova-servicegroup`` command: its subcommands, options and logging.
 
-Commands are imported when they are called. None of those that put the package
-into a Nova imports anything of that Nova: they have to run in any environment
-that has one, whatever its state.
+Subcommands are imported when they are called. Those for the drop-in import
+nothing of Nova: they must run in any environment, whatever its state.
 """
 
 import importlib.metadata
@@ -21,8 +20,8 @@ from nova_servicegroup import version
 NAME = 'nova-servicegroup'
 _PACKAGE = 'nova_servicegroup.cmd.'
 
-# A table and not entry points: a checkout works without being installed anew,
-# and no environment has to be searched for them.
+# Not entry points: a checkout works without reinstallation, and no environment
+# is searched.
 COMMANDS = {
     'list': 'services:List',
     'show': 'services:Show',
@@ -45,7 +44,7 @@ COMMANDS = {
 
 
 class Commands(commandmanager.CommandManager):
-    """The commands by name, each imported when it is wanted."""
+    """The commands by name, each imported when it is used."""
 
     def __init__(self):
         super().__init__(None)
@@ -72,12 +71,12 @@ class Application(app.App):
                             argparse_kwargs=None):
         parser = super().build_option_parser(description, version, {
             'prog': self.NAME,
-            # "--no" of a command is no abbreviation of an option of ours.
+            # So that "--no" of a command doesn't match an option of ours.
             'allow_abbrev': False})
         parser.add_argument(
             '--config-file', metavar='PATH', action='append', default=[],
-            help='nova.conf; may be given several times; by default it is '
-                 'where Nova finds it')
+            help='nova.conf; may be given several times; by default where '
+                 'Nova looks for it')
         parser.add_argument(
             '--config-dir', metavar='DIR', action='append', default=[],
             help='a folder of configuration files; may be given several '
@@ -87,7 +86,7 @@ class Application(app.App):
     def configure_logging(self):
         """Send errors to stderr; -v shows more, -vv all.
 
-        Less than cliff does: what drivers log is for the logs of services.
+        Less than cliff does: messages of drivers are for the logs of services.
         """
         root = logging.getLogger()
         console = logging.StreamHandler(self.stderr)
@@ -108,8 +107,8 @@ class Application(app.App):
     def run(self, argv):
         """Run a command; return its exit code.
 
-        0: done. 1: it failed, stderr says why. 2: the command line is wrong.
-        Commands that use others say so in their help.
+        0: success. 1: failure, stderr says why. 2: wrong command line. The
+        help of a command lists others.
         """
         root = logging.getLogger()
         level = root.level
@@ -138,11 +137,11 @@ def parse(argv):
 def main(argv=None):
     """Run the command; return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    # Not for who runs a command; it is in the logs of Nova's services. Older
-    # oslo libraries import eventlet whether it is used or not.
+    # It is in the logs of Nova's services. Older oslo libraries import
+    # eventlet even if it isn't used.
     warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
     if argv[:1] == ['manage']:
-        # All that follows is nova-manage's, -v and --debug too.
+        # All further options are nova-manage's, including -v and --debug.
         from nova_servicegroup.cmd import passthrough
         return passthrough.run(argv[1:])
     return Application().run(argv)

@@ -44,12 +44,12 @@ _TOTAL_ROWS = {'total': '%-16s(total)%26s%8s%8s',
                'used_now': '%-16s(used_now)%23s%8s%8s',
                'used_max': '%-16s(used_max)%23s%8s%8s'}
 
-# Written by Nova's API processes for their version; nobody beats for them.
+# Nova's API processes write them for their version; they have no heartbeats.
 _NEVER_REPORT = ('nova-osapi_compute', 'nova-metadata')
 
 
 class _Failure(Exception):
-    """What ends a command with one line on stdout and this exit code."""
+    """Ends a command with one line on stdout and an exit code."""
 
     def __init__(self, text, code):
         super().__init__(text)
@@ -61,17 +61,17 @@ _ARGUMENT_HELP = {'host': 'Name of the host, as Nova knows it.',
 
 
 def _command(*names, required=True):
-    """Make a method a command: its errors are one line and an exit code.
+    """Make a method a command whose errors are one line and an exit code.
 
-    Nova's main() turns every exception into a traceback and 255, and so it
-    does with a missing argument that it finds itself.
+    Nova's main() turns every exception, and a missing argument, into a
+    traceback and exit code 255.
 
-    :param names: the arguments it takes, of host and service
-    :param required: they must be given
+    :param names: its arguments, of host and service
+    :param required: whether they are required
     """
     def decorate(method):
-        # Nova's parser passes by name what was given with its option, and
-        # by place what was given without.
+        # Nova's parser passes arguments with an option by name, and those
+        # without by position.
         @functools.wraps(method)
         def run(self, host=None, service=None):
             given = {'host': host, 'service': service}
@@ -131,7 +131,7 @@ class ServiceCommands:
                 'disabled' if row.disabled else 'enabled',
                 _SIGNS[verdict.state],
                 _as_text(_last_sign_of_life(servicegroup, row))))
-        # At the end: what drivers log goes to the same place in nova-manage.
+        # At the end, as nova-manage mixes logs of drivers into its output.
         for row in table:
             print(_SERVICE_ROW % row)
         for reason, count in doubts.items():
@@ -151,9 +151,9 @@ class ServiceCommands:
 
     @staticmethod
     def _set_disabled(host, binary, disabled):
-        # The row alone, as ever: the scheduler's ComputeFilter reads it.
-        # Nova's API also tells the compute by RPC, which a dead one that
-        # still counts as up would hold for a minute (ClusterLabs
+        # Only the row, as before Nova 13: the scheduler's ComputeFilter reads
+        # it. Nova's API also notifies the compute by RPC, which takes a minute
+        # for a dead one that still counts as up (ClusterLabs
         # fence-agents#303); the compute's periodic task does that part.
         rows = _find(objects.Service.get_by_host_and_binary, host, binary,
                      not_found='Could not find binary %s on host %s.' % (
@@ -166,7 +166,7 @@ class ServiceCommands:
 
     @_command('host')
     def describe_resource(self, host):
-        """Show what a host has and what its instances take, by project."""
+        """Show a host's resources and their use by instances, by project."""
         found = _find(
             _resources_of, host,
             not_found='Compute host %s could not be found.' % host)
@@ -195,9 +195,9 @@ class ServiceCommands:
 
 
 def _ask_cells(context, question, *args):
-    """Ask every cell at once; name those that don't answer on stderr.
+    """Query all cells in parallel; name those that don't answer on stderr.
 
-    :returns: (list of the answers, number of cells that gave none)
+    :returns: (list of the answers, number of cells that did not answer)
     """
     try:
         answers, silent = cells.ask(context, question, *args)
@@ -209,7 +209,7 @@ def _ask_cells(context, question, *args):
 
 
 def _find(question, *args, not_found):
-    """Return what the cells found, leaving out None."""
+    """Return the results of the cells, without None."""
     context = nova_context.get_admin_context()
     answers, silent_cells = _ask_cells(context, question, *args)
     found = [answer for answer in answers if answer is not None]
@@ -265,7 +265,7 @@ def _last_sign_of_life(servicegroup, row):
 
 
 def _as_text(moment):
-    """Return a time in UTC as the rows of the database always showed it."""
+    """Return a time in UTC in the format of the database rows."""
     if moment is None:
         return None
     if moment.tzinfo is not None:

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup metrics``: how a deployment is, for Prometheus."""
+"""``nova-servicegroup metrics``: exports a deployment's state to
+Prometheus."""
 
 import time
 
 from nova_servicegroup.cmd import base
 
 LISTEN = '127.0.0.1:9894'
-#: seconds between looks
+#: seconds between checks
 INTERVAL = 1.0
 
 
 class Metrics(base.Command):
-    """Tell Prometheus how many services are up, down, or in doubt.
+    """Export to Prometheus how many services are up, down, or in doubt.
 
-    Runs until it is interrupted: on a controller, where it looks at all
-    services again and again. One is enough for a deployment; several tell the
-    same. It has metrics of no single host, unless --per-host is given.
+    Runs on a controller until it is interrupted, and checks all services
+    repeatedly. One is enough for a deployment; several report the same. It has
+    no metrics of single hosts, unless --per-host is given.
 
-    With --local it tells what the services of this host have counted
-    themselves, in the folder of [servicegroup] metrics_dir. Where
-    node_exporter runs, its textfile collector reads that folder, and nobody
-    needs this.
+    With --local it exports the counters of the services of this host, from the
+    folder [servicegroup] metrics_dir. It is not needed if node_exporter runs,
+    whose textfile collector reads that folder.
 
     Needs prometheus_client: pip install nova-servicegroup[metrics].
     """
@@ -33,7 +33,7 @@ class Metrics(base.Command):
             '--listen', metavar='ADDRESS:PORT', type=_address,
             default=_address(LISTEN),
             help='where Prometheus reads them by HTTP, by default %s, which '
-                 'other machines cannot reach; an IPv6 address stands in '
+                 'other machines cannot reach; put an IPv6 address in '
                  'brackets' % LISTEN)
         where.add_argument(
             '--textfile', metavar='PATH',
@@ -41,14 +41,14 @@ class Metrics(base.Command):
                  'node_exporter; the name ends with .prom')
         parser.add_argument(
             '--interval', type=base.seconds, metavar='S', default=INTERVAL,
-            help='seconds between looks, by default %g' % INTERVAL)
+            help='seconds between checks, by default %g' % INTERVAL)
         what = parser.add_mutually_exclusive_group()
         what.add_argument('--per-host', action='store_true',
-                          help='tell the state of each host, too: a time '
+                          help='export the state of each host, too: a time '
                                'series for each')
         what.add_argument('--local', action='store_true',
-                          help='the heartbeats of the services of this host '
-                               'only')
+                          help='only the heartbeats of the services of this '
+                               'host')
         return parser
 
     def take_action(self, parsed_args):

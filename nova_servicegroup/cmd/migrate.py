@@ -11,14 +11,14 @@ _WORST = {OK: 0, 'not running': 1, 'missing': 2, 'cannot tell': 2}
 class Check(base.Lister):
     """Check that every service is in the store of the new driver.
 
-    Run it in a migration before services ask the new driver. It asks the
-    driver that [servicegroup] also_report names, or --to, about each service,
-    and compares with the driver in use. It lists the services that are not
-    there yet.
+    Run it in a migration before services use the new driver. It asks the
+    driver of [servicegroup] also_report, or of --to, about each service, and
+    compares the answers with those of the driver in use. It lists the missing
+    services.
 
-    Exit code, as of oslo.upgradecheck: 0 if all services are there; 1 if only
+    Exit code, as of oslo.upgradecheck: 0 if no service is missing; 1 if only
     services are missing that are down now, too; 2 if a service is up now and
-    would not be after the change, if the new store cannot be asked, or if a
+    would not be after the change, if the new store cannot be read, or if a
     cell does not answer.
     """
 
@@ -27,10 +27,10 @@ class Check(base.Lister):
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument('--to', metavar='DRIVER',
-                            help='db, mc or zk; by default what [servicegroup]'
-                                 ' also_report names')
+                            help='db, mc or zk; by default the one of '
+                                 '[servicegroup] also_report')
         parser.add_argument('--all', action='store_true',
-                            help='list those that are there, too')
+                            help='list all services')
         return parser
 
     def take_action(self, parsed_args):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tells of each change by a notification on the message bus.
+"""Sends a notification on the message bus for each change.
 
-What is sent is documented in doc/source/admin/notifications.rst. A field that
-is added makes VERSION 1.1; one that changes its meaning, 2.0.
+doc/source/admin/notifications.rst documents the format. A new field makes
+VERSION 1.1; a changed meaning, 2.0.
 """
 
 import collections
@@ -20,17 +20,16 @@ from nova_servicegroup.liveness import State
 
 VERSION = '1.0'
 EVENT_TYPE = 'servicegroup.transition'
-#: of the queue: a name of its own, since others read "notifications"
+#: not "notifications", which other programs read
 TOPIC = 'nova_servicegroup'
 
-#: reasons that say how a process ended, as its own keeper or last heartbeat
-#: does
+#: reasons that prove how a process ended
 _ENDS = (Reason.STOPPED, Reason.KILLED, Reason.HUNG)
 _OPERATOR = (Reason.FORCED_DOWN, Reason.LEFT)
 
 
 def evidence(change):
-    """Return what a Transition is founded on, as one word."""
+    """Return the kind of evidence of a Transition, one word."""
     if change.new is None or change.reason in _OPERATOR:
         return 'operator'
     if change.new is State.UP:
@@ -72,10 +71,9 @@ def _as_text(moment):
 
 
 class Sender:
-    """Sends payloads in their order, in a thread of its own.
+    """Sends payloads in order, in its own thread.
 
-    One that can't be sent is tried again for as long as it takes, while the
-    watcher goes on watching.
+    Tries each until it is sent; the watcher doesn't wait for that.
 
     :param conf: the configuration; its [oslo_messaging_notifications]
         transport_url, or its transport_url, names the message bus
@@ -104,11 +102,11 @@ class Sender:
                          daemon=True).start()
 
     def send(self, message):
-        """Send a payload, sooner or later; doesn't block."""
+        """Queue a payload; doesn't block."""
         self._queue.put(message)
 
     def wait(self, timeout):
-        """Return how many are not sent after so many seconds at most."""
+        """Wait until all are sent; return how many are not in time."""
         deadline = time.monotonic() + timeout
         while self._queue.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -121,16 +119,15 @@ class Sender:
 
 
 class Outbox:
-    """What is to be told, and by whom.
+    """Queues changes, and sends them if this watcher is the leader.
 
-    Each watcher keeps what it saw in the last seconds. One that takes another
-    one's place tells that, too, since the other may have been lost before it
-    did. So after a change of the watcher something may be told twice, and
-    nothing is left out.
+    Each watcher keeps the changes of the last seconds. A new leader sends
+    those, too, as the old one may have been lost before it did. So after a
+    change of the leader none is lost, and some may be sent twice.
 
     :param election: an election.Election
     :param send: called with each payload
-    :param margin: seconds by which two watchers may see a change apart
+    :param margin: seconds between the times when two watchers see a change
     """
 
     def __init__(self, election, send, margin=5, monotonic=time.monotonic):
@@ -139,17 +136,17 @@ class Outbox:
         self._keep = election.gap + margin
         self._monotonic = monotonic
         self._waiting = collections.deque()     # of (when it was seen, what)
-        #: whether this watcher is the one that tells
+        #: whether this watcher is the leader
         self.leads = False
 
     def tell(self, changes):
-        """Take in what changed, and send it if this is the one that tells.
+        """Queue changes; send them if this watcher is the leader.
 
         Blocks as the election does.
         """
         now = self._monotonic()
         self._waiting.extend((now, payload(change)) for change in changes)
-        # The place may be held while nothing happens.
+        # Also without changes, to stay the leader.
         self.leads = self._election.leads()
         if self.leads:
             while self._waiting:

@@ -2,8 +2,8 @@
 
 """``nova-servicegroup manage``: nova-manage with its service category.
 
-For trees that use the configuration hook, which comes too late to add to the
-categories of nova-manage itself.
+For trees that use the configuration hook, which is loaded too late to add a
+category to nova-manage.
 """
 
 import argparse
@@ -35,12 +35,12 @@ class Manage(base.Command):
     """
 
     def get_parser(self, prog_name):
-        # No character begins an option of ours: all are nova-manage's.
+        # No character starts an option of ours: all are nova-manage's.
         parser = argparse.ArgumentParser(
             prog=prog_name, description=self.get_description(),
             prefix_chars='\0', add_help=False)
         parser.add_argument('arguments', nargs=argparse.REMAINDER,
-                            help='as nova-manage takes them: service list')
+                            help='as for nova-manage: service list')
         return parser
 
     def take_action(self, parsed_args):

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tells that something goes on, when it takes long and somebody looks."""
+"""Shows progress on a terminal."""
 
 import sys
 import threading
 import time
 
-#: seconds after which whoever waits wants to know what for
+#: seconds until the line appears, and between its updates
 PATIENCE = 2.0
 _TURN = 0.5
 
 
 class Progress:
-    """A line on the terminal while something takes more than two seconds.
+    """A line on the terminal if an operation takes more than two seconds.
 
-    Silent when stderr is no terminal. It is gone when that something is done::
+    Silent if stderr is no terminal. It disappears when the operation ends::
 
         with Progress('Asking the cells'):
             ...
 
-    One inside of another shows nothing: two would overwrite each other.
+    A nested one shows nothing: two would overwrite each other.
 
-    :param text: what goes on
+    :param text: name of the operation
     :param stream: by default stderr
     """
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup list`` and ``show``: who is up."""
+"""``nova-servicegroup list`` and ``show``: the states of services."""
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup import liveness
@@ -12,14 +12,14 @@ class List(base.Lister):
     """List the services of Nova, and whether they are up.
 
     A state is "up"; "ended" if the process ended a short time ago, which
-    proves that its host lives; "down"; or "unknown" if nobody can tell, and
-    the reason says why. "nova-servicegroup explain HOST" tells more.
+    proves that its host is alive; "down"; or "unknown". "nova-servicegroup
+    explain HOST" explains it.
 
-    On a compute without Nova's database it lists the zk driver's directories;
-    which hosts are forced down is not known there.
+    On a compute without Nova's database it lists the zk driver's directories,
+    and doesn't know which hosts are forced down.
 
-    Exit code: 0, or 1 if a cell does not answer; its services are missing
-    then.
+    Exit code: 0, or 1 if a cell does not answer, whose services are then
+    missing.
     """
 
     def get_parser(self, prog_name):
@@ -28,21 +28,21 @@ class List(base.Lister):
         for option, what in (
                 ('--down', 'only those that are down'),
                 ('--ended', 'only those whose process ended a short time ago'),
-                ('--unknown', 'only those about which nobody can tell')):
+                ('--unknown', 'only those whose state is unknown')):
             parser.add_argument(option, action='append_const', dest='states',
                                 const=option[2:], default=[],
                                 help=what + '; may be combined')
         parser.add_argument('--long', action='store_true',
-                            help='show more columns, among them what Nova is '
-                                 'told')
+                            help='show more columns, including the answers to '
+                                 'Nova')
         return parser
 
     def take_action(self, parsed_args):
         deployment = self.deployment()
-        wanted = parsed_args.states
+        states = parsed_args.states
         services = [
             service for service in deployment.services(parsed_args.group)
-            if not wanted or service.state.value in wanted]
+            if not states or service.state.value in states]
         self.exit_code = int(self.tell_failures(deployment))
         columns = ['Binary', 'Host', 'State', 'Reason', 'Last Seen']
         if parsed_args.long:
@@ -65,10 +65,10 @@ class List(base.Lister):
 
 
 class Show(base.ShowOne):
-    """Show all that is known of a service.
+    """Show all data of a service.
 
-    What the store holds beside the last sign of life depends on the driver:
-    zk knows process, boot and version of each incarnation.
+    The data beside the last sign of life depends on the driver: zk has the
+    process, boot and version of each incarnation.
     """
 
     def get_parser(self, prog_name):
@@ -93,16 +93,16 @@ class Show(base.ShowOne):
 
 
 def add_group(parser):
-    """Let a parser take the one group that is meant."""
+    """Add the option for a group to a parser."""
     parser.add_argument('--group', metavar='GROUP', choices=liveness.GROUPS,
                         help='only this group: compute, conductor or '
                              'scheduler')
 
 
 def add_service(parser):
-    """Let a parser take a host and one of its services."""
+    """Add the arguments for a host and one of its services to a parser."""
     parser.add_argument('host', metavar='HOST',
-                        help='name of the host, as Nova knows it')
+                        help='name of the host in Nova')
     parser.add_argument('--service', metavar='BINARY',
                         help='which of its services; by default '
                              'nova-compute, or the only one')
@@ -110,13 +110,13 @@ def add_service(parser):
 
 
 def as_text(moment):
-    """Return a time in UTC as ISO 8601 has it; None for None."""
+    """Return a time in UTC in ISO 8601 format; None for None."""
     if moment is None:
         return None
     return moment.replace(tzinfo=None).isoformat(timespec='seconds') + 'Z'
 
 
 def status(record):
-    """Return enabled or disabled; None where Nova isn't asked."""
+    """Return enabled or disabled; None if unknown."""
     disabled = record.get('disabled', None)
     return None if disabled is None else 'disabled' if disabled else 'enabled'

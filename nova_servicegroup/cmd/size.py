@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup size``: what each driver will cost."""
+"""``nova-servicegroup size``: computes the cost of each driver."""
 
 import argparse
 
@@ -9,13 +9,12 @@ from nova_servicegroup.cmd import sizing
 
 
 class Size(base.Lister):
-    """Compute what each driver costs a deployment, and recommend one.
+    """Compute the cost of each driver for a deployment, and recommend one.
 
-    The figures are arithmetic: what was measured for one host or one
-    heartbeat, times their number. The command reads no configuration and no
-    store. It assumes that service_down_time is six times the interval, as in
-    Nova. The recommended driver, the reason and the settings are written to
-    stderr.
+    The figures are measurements of one host or one heartbeat, times their
+    number. The command reads no configuration and no store. It assumes that
+    service_down_time is six times the interval, as in Nova. The recommended
+    driver, the reason and the settings are written to stderr.
     """
 
     def get_parser(self, prog_name):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each driver will cost a deployment, by what was measured.
+"""Computes the cost of each driver for a deployment from measurements.
 
-Plain arithmetic: nothing in here reads a configuration or asks a store.
+Nothing in here reads a configuration or a store.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import typing
 
 
 class Coefficient(typing.NamedTuple):
-    """A figure that was measured.
+    """A measured figure.
 
     :param value: the figure
-    :param source: file of bench/results, and the keys that lead to it there
-    :param per: what the figure there is divided by
+    :param source: file of bench/results, and the keys of the figure in it
+    :param per: divisor of that figure
     """
 
     value: float
@@ -23,8 +23,8 @@ class Coefficient(typing.NamedTuple):
     per: float = 1
 
 
-#: All figures that the arithmetic begins with. They are those of two cores
-#: that did everything; a unit test compares them with their sources.
+#: All input figures. Two cores ran everything; a unit test compares them with
+#: their sources.
 MEASURED = {
     # A heartbeat of db, in MariaDB and in the conductor.
     'db_statements': Coefficient(7, ('store', 'db', 'db', 'statements')),
@@ -69,39 +69,39 @@ MEASURED = {
         'reader_memory_mb')),
     'zk_kill_ms': Coefficient(15, ('crash', 'zk', 'sigkill', 'p50_ms')),
 }
-#: members of one group whose names fit into an answer that Java clients take
+#: members of a group whose names fit into an answer that Java clients accept
 ZK_MOST_MEMBERS = 23800
 #: seconds; defaults of [zookeeper] recv_timeout and of view_refresh
 RECV_TIMEOUT, VIEW_REFRESH = 4.0, 1.0
-#: Nova's service_down_time by its report_interval
+#: Nova's service_down_time divided by its report_interval
 DOWN_BY_INTERVAL = 6
-#: bytes a second that all readers of memcached together may take, a tenth of
-#: a gigabit; CPU that renewing its view may take of a process
+#: limits: bytes a second for all readers of memcached together, a tenth of a
+#: gigabit; share of a process's CPU to renew its view
 MC_MOST_TRAFFIC, MC_MOST_CPU = 12.5e6, 0.02
-#: hosts below which another store isn't worth its care
+#: hosts below which another store isn't worth its maintenance
 FEW_HOSTS = 50
 
 
 class Cost(typing.NamedTuple):
-    """What one driver costs all of a deployment. Rates are per second.
+    """The cost of one driver for a whole deployment. Rates are per second.
 
-    :param heartbeats: signs of life that the store writes
+    :param heartbeats: heartbeats that the store writes
     :param requests: statements, commands or packets that the store handles
     :param traffic: bytes of heartbeats and pings, both ways
-    :param reading: bytes that all processes that ask take at rest
-    :param refresh: seconds; the view_refresh that keeps ``reading`` bearable,
-        None without such an option
-    :param connections: with all servers of the store together, those beyond
-        what Nova has anyway; as many open files there
+    :param reading: bytes to all processes that ask, at rest
+    :param refresh: seconds; the view_refresh that limits ``reading``, None
+        without such an option
+    :param connections: additional connections to all servers of the store
+        together; as many open files there
     :param store_cpu: cores of the store at rest; with db of the conductors
-    :param store_mb: memory of each server beyond what it has when empty, but
-        for zk: of the whole process
+    :param store_mb: additional memory of each server; for zk of the whole
+        process
     :param host_mb: memory on each compute
     :param reader_mb: memory of each process that asks, with its keeper
     :param killed_s: (from, to) until a killed nova-compute is no candidate
     :param lost_s: (from, to) until a host without power is down
     :param restart_s: for how long a restart of all hosts keeps the store
-        busy; None where heartbeats are spread
+        busy; None if heartbeats are spread
     """
 
     heartbeats: float
@@ -167,7 +167,7 @@ def _mc(hosts, interval, workers):
 def _zk(hosts, interval, workers):
     sessions = hosts + workers
     return Cost(
-        # Each reader looks at ZooKeeper's clock every two minutes.
+        # Each reader reads ZooKeeper's clock, by a write, every two minutes.
         heartbeats=workers / 120, requests=sessions * _m('zk_packets'),
         traffic=sessions * _m('zk_bytes'), reading=0, refresh=None,
         connections=sessions,
@@ -181,7 +181,7 @@ def _zk(hosts, interval, workers):
 
 
 def _line(name, count):
-    """Return what is on the line through two measured points."""
+    """Interpolate linearly between two measured points."""
     return max(0, _m(name + '_at_1000') + _slope(name) * (count - 1000))
 
 
@@ -190,9 +190,9 @@ def _slope(name):
 
 
 def view_refresh(hosts, workers):
-    """Return the least [servicegroup] view_refresh that we would set, s.
+    """Return the smallest [servicegroup] view_refresh to recommend, seconds.
 
-    All readers together take MC_MOST_TRAFFIC, and each MC_MOST_CPU of a core.
+    It keeps all readers within MC_MOST_TRAFFIC, and each within MC_MOST_CPU.
     """
     return max(VIEW_REFRESH,
                round(hosts * workers * _m('mc_poll_bytes') / MC_MOST_TRAFFIC),
@@ -200,7 +200,7 @@ def view_refresh(hosts, workers):
 
 
 class Choice(typing.NamedTuple):
-    """What we would pick.
+    """The recommended driver.
 
     :param driver: its name
     :param why: sentences

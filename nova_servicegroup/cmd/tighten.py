@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup zookeeper tighten``: close what stands open.
+"""``nova-servicegroup zookeeper tighten``: sets the ACLs of existing znodes.
 
-Services with an identity protect what they make, and leave alone what is
-there. This gives everything from ``[zookeeper] sg_prefix`` down the rights
-that they would give it.
+Services with an identity protect the znodes that they create, and don't change
+existing ones. This sets the same ACL on all znodes from ``[zookeeper]
+sg_prefix`` down.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _LETTERS = ((kazoo_security.Permissions.CREATE, 'c'),
 
 
 class TightenError(exception.ServiceGroupError):
-    """It can't be done, or had better not be; the text says why."""
+    """It is not possible, or not safe; the text says why."""
 
 
 class _Node:
@@ -45,16 +45,14 @@ class _Node:
 
 
 def run(config_files=(), config_dirs=(), dry_run=False, force=False):
-    """Tighten the rights as nova.conf wants them; print what was done.
+    """Set the ACLs according to nova.conf; print the changes. Idempotent.
 
-    Running it again does no harm, and nothing.
-
-    :param config_files: nova.conf and others; Nova's own places by default
+    :param config_files: nova.conf and others; by default where Nova looks
     :param config_dirs: folders of configuration files
-    :param dry_run: print what would be done
-    :param force: although members would be locked out
+    :param dry_run: only print the changes
+    :param force: even if members would be locked out
     :raises CommandError: the configuration can't be read
-    :raises ServiceGroupError: nothing, or not all of it, was done
+    :raises ServiceGroupError: nothing, or not all, was changed
     """
     conf = deployment.read(config_files, config_dirs)
     try:
@@ -72,7 +70,7 @@ def run(config_files=(), config_dirs=(), dry_run=False, force=False):
 
 @contextlib.contextmanager
 def connection(ours, hosts, timeout=LIMIT):
-    """Give a client that is connected and has proved who it is.
+    """Yield a client that is connected and authenticated.
 
     :param ours: a keeper.security.Security
     :param hosts: as ``evzookeeper.check_address`` returns it
@@ -93,7 +91,7 @@ def connection(ours, hosts, timeout=LIMIT):
 
 
 def tighten(client, ours, prefix, dry_run=False, force=False):
-    """Do it with a client that is connected; see ``run``."""
+    """Set the ACLs through a connected client; see ``run``."""
     where, why = ours.refusal(client, prefix, _get)
     if why is not None:
         raise TightenError('Permission denied on the ZooKeeper path %s: %s' % (
@@ -125,7 +123,7 @@ def tighten(client, ours, prefix, dry_run=False, force=False):
 
 
 class _Complaints(logging.Handler):
-    """Keeps what kazoo complained of: the last, or the one that tells."""
+    """Keeps the cause of an error from kazoo's log, else its last message."""
 
     def __init__(self, ours):
         super().__init__(logging.WARNING)
@@ -142,11 +140,11 @@ class _Complaints(logging.Handler):
 
 
 def _connected(ours, hosts, timeout):
-    """Return a client that has proved who it is."""
+    """Return a client that is connected and authenticated."""
     complaints = _Complaints(ours)
     kazoo_log = logging.getLogger('kazoo')
     kazoo_log.addHandler(complaints)
-    # Whatever the program shows otherwise.
+    # Independent of the log level of the program.
     kazoo_log.setLevel(logging.WARNING)
     kazoo_log.propagate = False
     try:
@@ -155,7 +153,7 @@ def _connected(ours, hosts, timeout):
         raise TightenError('%s.' % e) from e
     try:
         client.start(LIMIT)
-        # It calls itself connected before it is known who it is.
+        # kazoo reports the connection before the authentication.
         _get(client.exists_async('/'))
     except (kazoo_exc.KazooException,
             kazoo_threading.KazooTimeoutError) as e:
@@ -167,7 +165,7 @@ def _connected(ours, hosts, timeout):
 
 
 def _walk(client, path):
-    """Yield what there is, each directory before what is in it."""
+    """Yield all nodes, each directory before its children."""
     try:
         acl, stat = _get(client.get_acls_async(path))
         yield _Node(path, acl, stat)
@@ -191,7 +189,7 @@ def _get(request):
 
 
 def _text(acl):
-    """Return an ACL as zkCli.sh writes it, without hashes of passwords."""
+    """Return an ACL in the format of zkCli.sh, without password hashes."""
     return ', '.join('%s:%s:%s' % (
         entry.id.scheme, entry.id.id.partition(':')[0],
         ''.join(letter for right, letter in _LETTERS if entry.perms & right))

@@ -6,8 +6,7 @@ from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import doctor
 from nova_servicegroup.cmd import progress
 
-#: the checks of the doctor whose findings can stop an upgrade, and for whom
-#: an upgrade is what they are about
+#: the checks of the doctor whose findings can stop an upgrade
 CHECKS = ('nova', 'configuration', 'database', 'memcached',
           'zookeeper-servers', 'zookeeper-session', 'duplicate-hosts',
           'mixed-deployment', 'records')
@@ -17,13 +16,14 @@ TIMEOUT = 300
 class Check(base.Command):
     """Check whether services may be restarted with this version.
 
-    To be run with the new code, before Nova's services are restarted with it:
-    is each option one that this version takes, can its store be used, does
-    every service report to it, and is everybody's version known to it. The
-    checks are those of "nova-servicegroup doctor", which tells more.
+    Run it with the new code, before Nova's services are restarted with it. It
+    checks that this version accepts all options, that its store can be used,
+    that every service reports to it, and that it knows the versions of all
+    members. The checks are those of "nova-servicegroup doctor", which shows
+    more.
 
-    Exit code, as oslo.upgradecheck has it: 0 success; 1 warnings, the upgrade
-    may be done; 2 a failure, mend it first; 255 something nobody foresaw.
+    Exit code, as of oslo.upgradecheck: 0 success; 1 warnings, which allow the
+    upgrade; 2 a failure, fix it first; 255 an unexpected error.
     """
 
     error_code = 2
@@ -58,7 +58,7 @@ class Check(base.Command):
 
 
 def commands(findings):
-    """Return what oslo.upgradecheck runs, from what the doctor found.
+    """Return commands for oslo.upgradecheck from the doctor's findings.
 
     :param findings: list of doctor.Finding
     """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup watch``: a line for each change, or a live table."""
+"""``nova-servicegroup watch``: shows changes as lines, or as a live table."""
 
 import collections
 import datetime
@@ -29,18 +29,18 @@ _RECENT = 8
 
 
 class Watch(base.Command):
-    """Tell of each change of a service's state.
+    """Show each change of a service's state.
 
     In a pipe, or with --lines, one line for each: the time at which it was
     seen here (UTC), host, binary, old and new state, and the reason. On a
-    terminal a table of those that are not up, which is drawn anew, and the
-    last changes below it.
+    terminal a live table of the services that are not up, with the last
+    changes below it.
 
     With --until it waits for a state of one service and ends.
 
     With --notify it also sends a notification for each change through the
-    message bus. Run it on each controller: they agree, through the store of
-    the driver, which one of them sends.
+    message bus. Run it on each controller: they elect the sender through the
+    store of the driver.
 
     Exit code: 0 if the state of --until was reached, 124 if it was not within
     --timeout, 130 after an interrupt, 1 for errors.
@@ -57,12 +57,12 @@ class Watch(base.Command):
         parser.add_argument('--until', choices=_STATES,
                             help='end when HOST is in this state')
         parser.add_argument('--timeout', type=base.seconds, metavar='S',
-                            help='with --until: wait for so many seconds at '
-                                 'most')
+                            help='with --until: wait for at most this many '
+                                 'seconds')
         parser.add_argument('--interval', type=base.seconds, metavar='S',
-                            help='seconds between looks, by default %g, and '
+                            help='seconds between checks, by default %g, and '
                                  '%g with --until; Nova\'s database is read '
-                                 'once a second at most, less often when that '
+                                 'once a second at most, less often if that '
                                  'takes long' % (_INTERVAL, _INTERVAL_UNTIL))
         parser.add_argument('--lines', action='store_true',
                             help='lines on a terminal, too')
@@ -74,8 +74,8 @@ class Watch(base.Command):
                             help='with --notify: the topic, by default '
                                  'nova_servicegroup')
         parser.add_argument('--alone', action='store_true',
-                            help='with --notify: no other watcher sends, so '
-                                 'don\'t agree with any')
+                            help='with --notify: send without an election, as '
+                                 'there is no other watcher')
         return parser
 
     def take_action(self, parsed_args):
@@ -188,7 +188,7 @@ class Watch(base.Command):
     def _tell(self, change, as_json):
         self.app.stdout.write(
             (json.dumps(_fields(change)) if as_json else line(change)) + '\n')
-        # Who reads a pipe waits for each.
+        # The reader of a pipe waits for each line.
         self.app.stdout.flush()
 
     def _draw(self, watched, recent):
@@ -220,7 +220,7 @@ def line(change):
 
 
 def _age(moment, now):
-    """Return how long ago something was, in a few characters."""
+    """Return the age of a moment, in a few characters."""
     if moment is None:
         return 'never'
     seconds = max(0, (now - moment).total_seconds())
@@ -231,7 +231,7 @@ def _age(moment, now):
 
 
 def screen(found, recent, failures, now, width, height, colour):
-    """Return what the live table shows.
+    """Return the text of the live table.
 
     :param found: list of Service
     :param recent: list of Transition, the last ones
@@ -239,7 +239,7 @@ def screen(found, recent, failures, now, width, height, colour):
     :param now: aware datetime
     :param width: columns of the terminal
     :param height: its lines
-    :param colour: whether to use colours, beside the words
+    :param colour: whether to use colours, too
     """
     def paint(state, text):
         return '\033[%sm%s\033[0m' % (_COLOURS[state], text) if colour \
@@ -255,7 +255,7 @@ def screen(found, recent, failures, now, width, height, colour):
     others = sorted((one for one in found if one.state.value != 'up'),
                     key=lambda one: (-_STATES.index(one.state.value),
                                      one.host))
-    # The line of the cursor, and one that may say how many more there are.
+    # Two lines are for the cursor and for the number of further services.
     room = max(1, height - len(lines) - len(bottom) - 3)
     if others:
         lines.append('')

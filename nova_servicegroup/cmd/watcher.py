@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Looks at all services again and again, and tells what changed."""
+"""Checks all services repeatedly, and returns the changes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import typing
 
 from nova_servicegroup.cmd import base
 
-#: seconds for which a list of services, and what db reads of them, is used
+#: seconds for which a list of services is used, at least
 RELOAD = 1.0
-#: the list is read in one part of so many of the time: ten thousand take long
+#: reading the list takes at most one part in so many of the time
 SHARE = 5
 
 
 class Transition(typing.NamedTuple):
-    """A service whose state changed.
+    """A change of a service's state.
 
-    :param at: when that was seen here, aware UTC datetime
+    :param at: when it was seen here, aware UTC datetime
     :param host: name of the host, str
     :param binary: nova-compute, or another
     :param cell: name of its cell, or None
-    :param old: liveness.State; None for a service that was not there
-    :param new: liveness.State; None for one that was deleted
-    :param reason: the liveness.Reason of the new state, None without one
-    :param service: the deployment.Service as it is now; of one that was
-        deleted, as it was
+    :param old: liveness.State; None for a new service
+    :param new: liveness.State; None for a deleted one
+    :param reason: the liveness.Reason of the new state, or None
+    :param service: the current deployment.Service; for a deleted one the last
     """
 
     at: typing.Any
@@ -41,13 +40,13 @@ class Transition(typing.NamedTuple):
 
 
 class Watcher:
-    """The services of a deployment, and their states when it looked last.
+    """The services of a deployment, and their states at the last check.
 
-    Not for several threads.
+    Not thread-safe.
 
     :param deployment: a Deployment
     :param group: only the services of this group
-    :param is_wanted: ``is_wanted(record)`` tells whether to look at it
+    :param is_wanted: ``is_wanted(record)`` returns whether to check it
     """
 
     def __init__(self, deployment, group=None, is_wanted=lambda record: True,
@@ -61,9 +60,9 @@ class Watcher:
         self._records = None
         self._reload_at = float('-inf')
         self._listed_at = float('-inf')
-        #: (binary, host, cell) -> Service, as it was looked at last
+        #: (binary, host, cell) -> Service at the last check
         self.services = {}
-        #: why not all of them could be looked at, as texts
+        #: errors that hide some services, as texts
         self.failures = []
 
     @property
@@ -72,10 +71,10 @@ class Watcher:
         return self._monotonic() - self._listed_at
 
     def look(self):
-        """Look at all services; return what changed, a list of Transition.
+        """Check all services; return the changes, a list of Transition.
 
-        The first time nothing has. Blocks as the driver does; raises nothing
-        when Nova's database is away, see ``failures``.
+        The first call returns none. Blocks as the driver does; raises nothing
+        when Nova's database is unavailable, see ``failures``.
         """
         is_first = self._records is None
         self._reload()
@@ -117,7 +116,7 @@ class Watcher:
         if not self.failures:
             self._listed_at = self._monotonic()
         if self.failures and self._records:
-            # Who is in a cell that doesn't answer was not deleted.
+            # Services in a cell that doesn't answer were not deleted.
             known = {(record['binary'], record['host'], cell)
                      for record, cell in found}
             found += [(record, cell) for record, cell in self._records

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup zookeeper``: what the zk driver keeps in ZooKeeper."""
+"""``nova-servicegroup zookeeper``: manages the zk driver's znodes."""
 
 from nova_servicegroup.cmd import base
 
 
 class Tighten(base.Command):
-    """Let only the identity of the Nova services change what is in ZooKeeper.
+    """Let only the identity of the Nova services change the znodes.
 
-    Gives all znodes from [zookeeper] sg_prefix down the ACL that services with
-    the identity of nova.conf use. Run it when all services have that identity.
-    A second run finds nothing to do.
+    Sets the ACL of the identity in nova.conf on all znodes from [zookeeper]
+    sg_prefix down. Run it when all services have that identity. A second run
+    changes nothing.
     """
 
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument('--dry-run', action='store_true',
-                            help='print what would be done')
+                            help='only print the changes')
         parser.add_argument('--force', action='store_true',
-                            help='even if there are members that have '
-                                 'another identity or none')
+                            help='even if there are members with another '
+                                 'identity or none')
         return parser
 
     def take_action(self, parsed_args):
