@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Heartbeats in memcached: the bytes, the servers, and what a reader sees."""
+"""Heartbeats in memcached: the format, the servers, and a reader's view."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The memcached servers of a configuration, and where a key lives on them."""
+"""The configured memcached servers, and which of them store a key."""
 
 import contextlib
 import re
@@ -11,21 +11,19 @@ from nova_servicegroup.memcached.servers import IN_PROCESS
 
 
 class Servers(list):
-    """All servers of a configuration, and where a key lives on them.
+    """The configured servers, in order. Creating it opens no connection.
 
-    Made without connecting to any.
-
-    ``timeout``: seconds that a server may take for an answer.
-    ``dead_retry``: seconds for which a lost server isn't asked again.
-    ``prefix``: goes before every key.
+    ``timeout``: seconds to wait for an answer.
+    ``dead_retry``: seconds before a lost server is asked again.
+    ``prefix``: prefix of every key.
 
     :param conf: the configuration
-    :raises ConfigurationError: it can't work
+    :raises ConfigurationError: an option is invalid
     """
 
     def __init__(self, conf):
         if 'cache' not in conf:
-            # Nova has registered them; without Nova nobody has.
+            # Without Nova, the options are not registered yet.
             from oslo_cache import core
             core.configure(conf)
         super().__init__(self._open(address)
@@ -38,7 +36,7 @@ class Servers(list):
         self.prefix = _prefix(conf)
 
     def of(self, key):
-        """Return the indices of the servers that a key is written to."""
+        """Return the indices of the servers that store a key."""
         if self.replicate or len(self) == 1:
             return range(len(self))
         import memcache
@@ -64,7 +62,7 @@ def _addresses(conf):
     old = conf.memcached_servers or []
     new = []
     if _is_set(conf, 'memcache_servers', 'cache') or (
-            # oslo.cache's default, localhost, counts when caching is on.
+            # With caching on, oslo.cache's default, localhost, applies.
             not old and conf.cache.enabled and 'memcache' in
             conf.cache.backend):
         new = conf.cache.memcache_servers
@@ -84,11 +82,11 @@ def _addresses(conf):
             '[DEFAULT] memcached_servers = %s: "<None>", for a cache in each '
             'process, cannot be mixed with servers.' % ','.join(addresses))
     if addresses != [IN_PROCESS]:
-        _refuse_what_cannot_be_kept(conf)
+        _refuse_unsupported(conf)
     return addresses
 
 
-def _refuse_what_cannot_be_kept(conf):
+def _refuse_unsupported(conf):
     cache = conf.cache
     if cache.tls_enabled:
         raise exception.ConfigurationError(
@@ -96,9 +94,9 @@ def _refuse_what_cannot_be_kept(conf):
             'and nova-servicegroup does not fall back to plain text on its '
             'own. Set it to false and let memcached listen on a protected '
             'network, or on loopback behind a TLS tunnel such as stunnel.')
-    named = _first(cache, 'username', 'memcache_username')
+    username = _first(cache, 'username', 'memcache_username')
     if getattr(cache, 'memcache_sasl_enabled', False) or (
-            named and 'redis' not in cache.backend):
+            username and 'redis' not in cache.backend):
         raise exception.ConfigurationError(
             '[cache] memcache_sasl_enabled, username: python-memcached cannot '
             'authenticate by SASL. Set memcache_sasl_enabled to false, remove '
@@ -116,8 +114,8 @@ def _limits(conf):
             % timeout)
     if _is_set(conf, 'memcache_dead_retry', 'cache'):
         return timeout, conf.cache.memcache_dead_retry
-    # oslo.cache's default of 300 s suits a cache, where a miss costs little.
-    # Here it would make five minutes of every restart of memcached.
+    # oslo.cache's default, 300 s, suits a cache, where a miss is cheap. Here
+    # it would make every restart of memcached an outage of five minutes.
     return timeout, min(conf.cache.memcache_dead_retry, conf.report_interval)
 
 
@@ -131,7 +129,7 @@ def _prefix(conf):
 
 
 def _first(group, *names):
-    """Return the option that this oslo.cache has under one of the names."""
+    """Return the first option that this oslo.cache defines, or None."""
     for name in names:
         with contextlib.suppress(AttributeError):
             return getattr(group, name)
@@ -139,6 +137,6 @@ def _first(group, *names):
 
 
 def _is_set(conf, name, group):
-    """Tell whether somebody set an option, to whatever value."""
+    """Return whether an option is set, even to its default value."""
     where = conf.get_location(name, group).location
     return where.name not in ('opt_default', 'set_default')

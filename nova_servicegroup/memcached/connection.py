@@ -2,12 +2,11 @@
 
 """One connection to a memcached server, for one request at a time.
 
-python-memcached parses the addresses and connects. The requests themselves
-are written and their answers read here, on its connections, since it has
-traps that liveness can't live with: a dead server looks like a missing key, a
-value that can't be decoded shifts the answers to the next keys, returned keys
-aren't compared, and every value is inflated and unpickled before anybody has
-looked at it. pymemcache was tried and measured: see comparison.rst in the
+python-memcached parses the addresses and connects. This module writes the
+requests and reads the answers itself, because python-memcached reports a dead
+server as a missing key, returns values for the wrong keys after one that can't
+be decoded, doesn't compare returned keys, and inflates and unpickles every
+value unchecked. pymemcache was measured, too: see comparison.rst in the
 contributor's guide.
 """
 
@@ -20,7 +19,7 @@ from nova_servicegroup.memcached import wire
 
 
 class ServerLost(Exception):
-    """A server can't be reached, doesn't answer in time, or talks nonsense."""
+    """A server is unreachable, too slow, or violates the protocol."""
 
 
 class Connection:
@@ -28,9 +27,9 @@ class Connection:
 
     def __init__(self, address):
         import memcache
-        # A Client is a threading.local: it would connect anew in every
-        # thread, and in every green thread. The host inside is a plain
-        # object. We count dead time ourselves, on the monotonic clock.
+        # A Client is a threading.local: it would connect once per thread and
+        # green thread. Its host is a plain object. Dead time is kept in
+        # ServerStatus, on the monotonic clock.
         self._host = memcache.Client([address], dead_retry=0).servers[0]
         if (self._host.family != socket.AF_UNIX
                 and not 0 < self._host.port < 65536):
@@ -39,10 +38,10 @@ class Connection:
         self._lock = threading.Lock()
 
     def execute(self, timeout, exchange, timeouts=1):
-        """Make a request; return what ``exchange(request)`` returns.
+        """Return the result of ``exchange(request)`` for a new Request.
 
-        :param timeout: seconds that the server may be silent
-        :param timeouts: how many of these the whole answer may take
+        :param timeout: seconds to wait for the next data of the server
+        :param timeouts: multiple of ``timeout`` that limits the whole answer
         :raises ServerLost: the server failed
         """
         deadline = time.monotonic() + timeout
@@ -65,8 +64,8 @@ class Connection:
                 self._host.close_socket()
                 return attempt()
         except BaseException as e:
-            # Whatever happened, unread bytes must not become somebody's
-            # answer; a green thread may be killed here too.
+            # Unread bytes must not answer the next request, also when a green
+            # thread is killed here.
             self._host.close_socket()
             if not isinstance(e, (OSError, ValueError, IndexError)):
                 raise
@@ -77,24 +76,24 @@ class Connection:
 
 
 _VALUE = rb'VALUE ([^ ]+) ([0-9]{1,10}) ([0-9]{1,10})'
-#: the line before a value in the answer to each verb; "gets" adds the token
+#: the line before a value, by verb; the answer to "gets" adds the token
 _HEADERS = {'get': re.compile(_VALUE + rb'()'),
             'gets': re.compile(_VALUE + rb' ([0-9]{1,20})')}
 
 
 class Request:
-    """One request and its answer on the connection of a server.
+    """One request and its answer on a server's connection.
 
-    :raises OSError: from all methods, as from a socket
+    :raises OSError: by all methods: the request failed
     """
 
     def __init__(self, host, timeout, timeouts):
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._end = time.monotonic() + timeout * timeouts
-        # It would remember a failure on the wall clock, which may be set.
+        # Else, after the wall clock is set back, it would not connect.
         host.deaduntil = 0
-        host.socket_timeout = self._left()
+        host.socket_timeout = self._remaining()
         if not host.connect():
             raise OSError('cannot connect within %.1f s' %
                           host.socket_timeout)
@@ -102,14 +101,14 @@ class Request:
         self._unread = b''
         self._at = 0
 
-    def _left(self):
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+    def _remaining(self):
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
             raise TimeoutError('no answer in time')
-        return left
+        return seconds
 
     def command(self, request):
-        """Send a request; return the line that answers it."""
+        """Send a request and return its answer, one line."""
         self._send(request)
         answer = self._line()
         if self._at != len(self._unread):
@@ -117,7 +116,7 @@ class Request:
         return answer
 
     def get(self, verb, keys):
-        """Return dict of key to (flags, bytes), or (flags, bytes, token)."""
+        """Return a dict: key to (flags, bytes[, token]), as in ``Server``."""
         self._send(b'%s %s\r\n' % (verb.encode(), ' '.join(keys).encode()))
         header = _HEADERS[verb]
         wanted = {key.encode(): key for key in keys}
@@ -126,22 +125,22 @@ class Request:
             line = self._line()
             if line == b'END':
                 return found
-            value = header.fullmatch(line)
-            if value is None:
+            match = header.fullmatch(line)
+            if match is None:
                 raise OSError('it answers %.100r' % line)
-            key, flags, size, token = value.groups()
+            key, flags, size, token = match.groups()
             if key not in wanted:
                 raise OSError('it answers for the key %r' % key)
             data = self._take(int(size))
-            whole = (None, b'') if data is None else (int(flags), data)
-            found[wanted[key]] = whole + (int(token),) if token else whole
+            value = (None, b'') if data is None else (int(flags), data)
+            found[wanted[key]] = value + (int(token),) if token else value
 
     def _send(self, request):
-        self._socket.settimeout(self._left())
+        self._socket.settimeout(self._remaining())
         self._socket.sendall(request)
 
     def _receive(self):
-        self._socket.settimeout(self._left())
+        self._socket.settimeout(self._remaining())
         received = self._socket.recv(65536)
         if not received:
             raise OSError('it closed the connection')
@@ -161,7 +160,7 @@ class Request:
             self._receive()
 
     def _take(self, size):
-        """Return the next bytes; None, and drop them, when too many."""
+        """Return ``size`` bytes, or skip them and return None if too many."""
         if size > wire.MAX_SIZE:
             return self._skip(size + 2)
         while len(self._unread) - self._at < size + 2:

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is known of one member, and of one server."""
+"""The observed state of one member, and of one server."""
 
 import datetime
 
 from nova_servicegroup.liveness import End
 from nova_servicegroup.memcached import wire
 
-#: what a server holds that wasn't asked yet
+#: the value on a server that was not polled yet
 NOT_POLLED = object()
 
 
 class MemberState:
-    """What is known of one member.
+    """What this reader has observed of one member.
 
-    Times are this reader's monotonic clock but for ``stamp`` and ``moment``,
-    which are the writer's wall clock.
+    ``stamp`` and ``moment`` are times of the writer's wall clock, all others
+    of this reader's monotonic clock.
     """
 
     __slots__ = ('topic', 'host', 'key', 'held', 'queried_at', 'first_seen',
@@ -23,36 +23,36 @@ class MemberState:
                  'last', 'confirmed', 'gap', 'end', 'garbled_at', 'changes',
                  'up_until')
 
-    def __init__(self, topic, host, key, homes, now):
+    def __init__(self, topic, host, key, indices, now):
         self.topic = topic
         self.host = host
         self.key = key
-        self.held = dict.fromkeys(homes, NOT_POLLED)   # by server index
-        self.queried_at = now    # when somebody last asked about it
+        self.held = dict.fromkeys(indices, NOT_POLLED)  # by server index
+        self.queried_at = now    # when it was last queried
         self.listed = False      # it is in Nova's list of services
-        self.pending = True      # no server has been asked yet
-        self.warned = False      # about what the store holds of it
+        self.pending = True      # it was not polled yet
+        self.warned = False      # a problem with its value was logged
         self.stamp = None        # of the last heartbeat, seconds since 1970
-        self.moment = None       # the same, aware UTC; None for none
+        self.moment = None       # the same, aware UTC, or None
         self.offset = None       # this clock minus the writer's
-        self.first_seen = None   # when this reader saw its first heartbeat
+        self.first_seen = None   # when its first heartbeat was seen
         self.last = None         # when the last heartbeat was written
-        self.confirmed = False   # this reader saw a heartbeat come
-        self.gap = None          # the last liveness.Gap that the writer tells
-        self.end = None          # a liveness.End that the writer tells
-        self.garbled_at = None   # when what can't be read came
-        self.changes = 0         # of what was seen of it
-        self.up_until = 0        # "up" for certain before that
+        self.confirmed = False   # this reader saw a new heartbeat arrive
+        self.gap = None          # the last liveness.Gap, writer's clock
+        self.end = None          # its liveness.End, or None
+        self.garbled_at = None   # when an unreadable value was read
+        self.changes = 0         # number of observed changes
+        self.up_until = 0        # certainly up before this time
 
     def update(self, index, raw, status, now, wall, tolerance):
-        """Take in what a server holds now, which is not what it held.
+        """Process a changed value of one server.
 
-        :param raw: (flags, bytes), or None for nothing
+        :param raw: (flags, bytes), or None if the value is missing
         :param status: the ServerStatus of that server
         :param now: monotonic
         :param wall: this reader's wall clock, seconds since 1970
-        :param tolerance: seconds by which clocks may differ without a word
-        :returns: what is wrong with the value, str, or None
+        :param tolerance: seconds by which clocks may differ without a warning
+        :returns: a problem with the value, str, or None
         """
         before, self.held[index] = self.held[index], raw
         if raw is None:
@@ -67,51 +67,50 @@ class MemberState:
             self.offset = now - wall
             self.first_seen = now
         elif beat.stamp == self.stamp and beat.end in (None, self.end):
-            # Another server has it too, or another worker has left.
+            # A copy on another server, or another worker has left.
             self.gap = self.gap and beat.gap
             return None
         elif beat.stamp == self.stamp and beat.end is End.LEFT:
-            # The operator took it out, which is no sign of life of it.
+            # The operator removed it: this is not a sign of life.
             self.end = End.LEFT
             return None
         elif beat.stamp < self.stamp and (
                 before is NOT_POLLED or status.lost_at is not None):
-            # A server that was away brings back an old one.
+            # An old heartbeat, on a server that was not readable before.
             return None
         last = beat.stamp + self.offset
         ahead = min(last - now, beat.stamp - wall)
-        wrong = None
+        problem = None
         if ahead > tolerance:
-            wrong = ('was written %.1f s in the future: keep the clocks of '
-                     'all hosts in step; this is told once' % ahead)
+            problem = ('was written %.1f s in the future: keep the clocks of '
+                       'all hosts in step; this is told once' % ahead)
         if before is not NOT_POLLED:
             self.confirmed = True
             if not status.polled_at <= last <= now:
-                # It changed between two polls, whatever the writer's clock
-                # says.
+                # The writer's clock is off: it changed between two polls.
                 last, self.offset = now, now - beat.stamp
         elif self.confirmed:
-            if wrong:
-                return wrong
+            if problem:
+                return problem
             last = min(last, now)
         self.last, self.stamp = last, beat.stamp
         self.gap, self.end = beat.gap, beat.end
-        if beat.moment is not None and (self.confirmed or not wrong):
-            # Nothing was written later than it was seen.
+        if beat.moment is not None and (self.confirmed or not problem):
+            # A heartbeat is not written after it was seen.
             self.moment = min(beat.moment, datetime.datetime.fromtimestamp(
                 wall, datetime.timezone.utc))
-        return wrong
+        return problem
 
 
 class ServerStatus:
     """Whether a server answers this reader. Times are monotonic.
 
-    ``polled_at``: when it last answered for all, None if it never did.
-    ``lost_at``: since when it doesn't, None while it does.
+    ``polled_at``: when it last answered for all members, or None.
+    ``lost_at``: since when it doesn't answer, or None.
     ``retry_at``: when it is asked again.
-    ``watched_from``: since when no answer and no value of it was missed.
-    ``cut_off``: (start, end) of the last time in which heartbeats may have
-    come to it that this reader could not see.
+    ``watched_from``: since when no poll failed and no value vanished.
+    ``cut_off``: (start, end) of the last time in which this reader may have
+    missed heartbeats on it, or None.
     """
 
     __slots__ = ('polled_at', 'lost_at', 'retry_at', 'watched_from', 'cut_off')

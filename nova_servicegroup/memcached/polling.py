@@ -2,9 +2,9 @@
 
 """Reads the heartbeats of all members from the memcached servers.
 
-One thread at a time asks the servers, for all members at once and not more
-often than every ``[servicegroup] view_refresh`` seconds; the others go on
-with what is known. Its time is bounded by the servers' timeout.
+One thread at a time polls the servers for all members, at most once every
+``[servicegroup] view_refresh`` seconds; other threads use the last result. The
+servers' timeout limits a poll.
 """
 
 import collections
@@ -20,22 +20,22 @@ from nova_servicegroup.memcached import wire
 
 LOG = logging.getLogger(__name__)
 
-#: part of the time that may go into listing Nova's services over again, for
-#: members never seen: a listing of ten thousand takes about a second
+#: share of the time for repeated listings of Nova's services, for new members:
+#: a listing of ten thousand takes about a second
 LISTING_SHARE = 0.02
-#: members nobody has asked about for so many service_down_times are dropped
+#: members without a query for so many service_down_times are dropped
 FORGET_AFTER = 10
-#: seconds that whoever asks about new members waits for a listing, together:
-#: one cell whose database is away holds a listing for a minute
+#: seconds that queries for new members wait for the same listing: a cell whose
+#: database is unreachable delays it by a minute
 LISTING_WAIT = 2.0
-#: seconds that one thread waits for another one's first read, at most
+#: seconds that a thread waits for another thread's first read, at most
 FIRST_READ = 30
 #: part of service_down_time after which a silent member is late
 LATE = 2 / 3
 
 
 class Poller:
-    """The members that this process was asked about. Safe from any thread.
+    """Polls the members that this process has queried. Thread-safe.
 
     :param servers: a configured.Servers
     :param settings: a conf.Settings
@@ -46,7 +46,7 @@ class Poller:
     def __init__(self, servers, settings, monotonic, utcnow):
         self.members = {}        # (topic, host) -> MemberState
         self.due = float('-inf')
-        self.listed = False      # Nova's services were, once
+        self.listed = False      # Nova's services were listed once
         self._servers = servers
         self._settings = settings
         self._monotonic = monotonic
@@ -54,25 +54,25 @@ class Poller:
         self._status = [observation.ServerStatus() for _ in servers]
         self._lost_servers = 0
         self._polling = threading.Lock()
-        self._began = float('inf')         # when the one who polls did
+        self._began = float('inf')         # start of the current poll
         self._polls = 0
-        self._cached = {}                  # what holds for one poll
+        self._cached = {}                  # valid until the next poll
         self._warned_of_clocks = False
         self._listing_lock = threading.Lock()
         self._listing = None               # the thread that lists
-        self._listing_until = 0            # who waits for it goes on then
+        self._listing_until = 0            # end of the wait for it
         self._list_after = float('-inf')
         self._dropped_at = monotonic()
 
     @property
     def age(self):
-        """Seconds since all members were asked for; math.inf if never."""
+        """Seconds since all members were polled; math.inf if never."""
         polled = [status.polled_at for status in self._status
                   if status.polled_at is not None]
         return self._monotonic() - max(polled) if polled else math.inf
 
     def report(self):
-        """Return how each server is, as a text by its name."""
+        """Return a dict: name of each server to its state, a text."""
         now = self._monotonic()
         return {
             server.name: 'lost since %.0f s' % (now - status.lost_at)
@@ -81,30 +81,30 @@ class Poller:
             for server, status in zip(self._servers, self._status)}
 
     def expect(self, members):
-        """Take in who will be asked about soon.
+        """Add members that will be queried soon.
 
         :param members: iterable of (topic, host, whether it is deleted)
         """
-        # A host may have been deleted once and be there again.
+        # Deleted ones first: the same host may exist again.
         for topic, host, deleted in sorted(members, key=lambda m: not m[2]):
             if topic and host:
                 self._add((topic, host)).listed = not deleted
 
     def _refresh(self, state=None):
-        """Poll the servers, unless that was done a moment ago."""
+        """Poll the servers if that is due, or for pending members."""
         now, polls = self._monotonic(), self._polls
         if not self._polling.acquire(blocking=False):
             if (state is None or not state.pending) and (
                     self._began < self.due + self._servers.timeout + 1):
-                # It was fresh when somebody else set out to renew it.
+                # The state was fresh when the other thread's poll began.
                 return
             if not self._polling.acquire(timeout=FIRST_READ):
                 return
         self._began = now
         try:
-            # Who waited for somebody's poll need not poll again.
+            # Not again after waiting for another thread's poll.
             if self._monotonic() >= self.due and polls == self._polls:
-                self._drop_unasked(now)
+                self._drop_unqueried(now)
                 self._poll(list(self.members.values()))
                 self.due = self._monotonic() + self._view_refresh
             elif state is None or state.pending:
@@ -114,11 +114,11 @@ class Poller:
             self._polling.release()
 
     def _poll_pending(self):
-        """Ask for those only that no server was asked for yet."""
+        """Poll only the members that were not polled yet."""
         states = list(self.members.values())
         pending = [state for state in states if state.pending]
         if pending and any(s.lost_at is not None for s in self._status):
-            # Who finds a server well again finds it so for all.
+            # A server that recovers must be polled for all members.
             self._poll(states)
         elif pending:
             self._poll(pending, renewed=False)
@@ -138,7 +138,7 @@ class Poller:
         return state
 
     def _list(self, list_members):
-        """Take in who else will be asked about, to ask for all at once."""
+        """List Nova's services, so that one poll reads all members."""
         with self._listing_lock:
             listing = self._listing
             if listing is None:
@@ -150,7 +150,7 @@ class Poller:
                 try:
                     listing.start()
                 except RuntimeError:
-                    # No more threads. Each member costs a request then.
+                    # No more threads: each new member costs a request.
                     self._listing = None
                     return
         listing.join(max(0, self._listing_until - time.monotonic()))
@@ -161,31 +161,30 @@ class Poller:
             self.expect(list_members())
             self.listed = True
         except Exception:
-            # Then each member costs a request the first time it is asked
-            # about, and is there.
+            # Each member costs a request at its first query.
             LOG.debug('Cannot list the services of Nova', exc_info=True)
         end = self._monotonic()
         self._list_after = start + (end - start) / LISTING_SHARE
         self._listing = None
 
-    def _drop_unasked(self, now):
+    def _drop_unqueried(self, now):
         if now < self._dropped_at + self._settings.service_down_time:
             return
         self._dropped_at = now
-        # Before the last poll: nobody may have asked about anything since.
+        # Relative to the last poll: the process may have been idle since.
         oldest = self.due - FORGET_AFTER * self._settings.service_down_time
         for member, state in list(self.members.items()):
             if state.queried_at < oldest:
                 del self.members[member]
 
     def _poll(self, states, renewed=True):
-        """Ask every server for its part of the members, the well ones first.
+        """Poll every server for its members; lost servers last.
 
-        All of them together have the timeout of one: as much each, and what
-        the first ones leave is for the others. A server that hangs doesn't
-        keep a new reader from those that answer.
+        All servers together get the timeout of one, in equal parts; unused
+        time is for the next ones. So a server that hangs doesn't keep a new
+        reader from those that answer.
 
-        :param renewed: these are all members
+        :param renewed: ``states`` are all members
         """
         timeout = self._servers.timeout
         deadline = time.monotonic() + timeout
@@ -198,9 +197,9 @@ class Poller:
             (i for i in by_server if now >= self._status[i].retry_at),
             key=lambda i: (self._status[i].lost_at is not None, i))
         for done, index in enumerate(order):
-            left = (deadline - time.monotonic()) / (len(order) - done)
+            share = (deadline - time.monotonic()) / (len(order) - done)
             self._poll_one(index, by_server[index],
-                           max(left, timeout / len(order)), renewed)
+                           max(share, timeout / len(order)), renewed)
         for state in states:
             state.pending = False
         self._polls += 1
@@ -222,16 +221,16 @@ class Poller:
             if raw == state.held[index]:
                 continue
             if raw is None and state.held[index] is not observation.NOT_POLLED:
-                # Flushed, restarted or evicted; others may be missing, too.
+                # Flushed, restarted or evicted: others may be missing, too.
                 vanished = True
-            wrong = state.update(index, raw, status, now, wall, down_time)
-            # In this order: see observe.
+            problem = state.update(index, raw, status, now, wall, down_time)
+            # In this order: View.observe compares ``changes``.
             state.changes += 1
             state.up_until = 0
-            if wrong and (state.garbled_at is not None
-                          or not self._warned_of_clocks):
+            if problem and (state.garbled_at is not None
+                            or not self._warned_of_clocks):
                 self._warned_of_clocks |= state.garbled_at is None
-                self._warn(state, server, wrong)
+                self._warn(state, server, problem)
             elif raw is not None:
                 state.warned = False
         if status.lost_at is not None:
@@ -267,7 +266,7 @@ class Poller:
                          'retry': self._servers.dead_retry})
 
     @staticmethod
-    def _warn(state, server, wrong):
+    def _warn(state, server, problem):
         if not state.warned:
             state.warned = True
             LOG.warning('What the memcached server %(server)s holds under the '
@@ -275,4 +274,4 @@ class Poller:
                         '%(wrong)s.',
                         {'server': server.name, 'key': state.key,
                          'topic': state.topic, 'host': state.host,
-                         'wrong': wrong})
+                         'wrong': problem})

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where a heartbeat is stored: a memcached server, or what stands for one."""
+"""The stores of heartbeats: memcached servers and their substitutes."""
 
 import threading
 
@@ -11,25 +11,25 @@ from nova_servicegroup.memcached import wire
 IN_PROCESS = '<None>'
 
 STORED = b'STORED'
-#: answers that say that somebody else was faster
+#: answers that mean that another writer was faster
 CONFLICTS = frozenset([b'EXISTS', b'NOT_STORED', b'NOT_FOUND'])
 
 
 class ServerRefused(Exception):
-    """A server answered, and didn't do what it was asked for."""
+    """A server answered, but refused the request."""
 
 
 class Server:
-    """One memcached, and the connections to it, made when they are needed.
+    """One memcached server and its connections, opened on first use.
 
-    All methods may be called from any thread: one speaks, the others wait.
-    They wait for ``timeout`` seconds at most, but for a ``get`` that goes on
-    receiving: that may take ten times as long. It has a connection of its
-    own, so that no heartbeat waits for it.
+    All methods may be called from any thread; a connection serves one request
+    at a time. They block for ``timeout`` seconds at most, except a ``get``
+    that keeps receiving: it may take ten times as long. It has its own
+    connection, so that no heartbeat waits for it.
 
-    :param address: as python-memcached takes it: ``host:port``,
+    :param address: in python-memcached's format: ``host:port``,
         ``inet6:[host]:port`` or ``unix:path``
-    :raises ValueError: it is none of these
+    :raises ValueError: invalid address
     """
 
     def __init__(self, address):
@@ -38,13 +38,13 @@ class Server:
         self._writing = connection.Connection(address)
 
     def get(self, keys, timeout):
-        """Return what is stored under some of the keys, in one round trip.
+        """Return the values of the keys, in one round trip.
 
-        :returns: dict of key to (flags, bytes); a missing key is missing.
-            Of a value that is too long: (None, b'').
-        :raises ServerLost: nobody can tell
+        :returns: dict of key to (flags, bytes), without the missing keys;
+            (None, b'') for a value that is too long
+        :raises ServerLost: the server failed
         """
-        # Ten thousand heartbeats take their time on a busy machine.
+        # Ten thousand heartbeats take long on a busy machine.
         return self._reading.execute(
             timeout, lambda request: request.get('get', keys), timeouts=10)
 
@@ -54,12 +54,12 @@ class Server:
             timeout, lambda request: request.get('gets', [key])).get(key)
 
     def put(self, key, data, token, timeout):
-        """Store a value for ever, unless another writer was faster.
+        """Store a value without expiry, unless another writer was faster.
 
-        :param token: from ``gets``; None when there was nothing
-        :returns: True, or False when another writer was faster
-        :raises ServerRefused: not stored
-        :raises ServerLost: perhaps stored, perhaps not
+        :param token: from ``gets``; None if there was no value
+        :returns: True, or False if another writer was faster
+        :raises ServerRefused: it was not stored
+        :raises ServerLost: it may have been stored
         """
         verb, end = ('add', '') if token is None else ('cas', ' %d' % token)
         line = '%s %s %d 0 %d%s\r\n' % (
@@ -75,7 +75,7 @@ class Server:
 
 
 class InProcess:
-    """A cache of one process, in the place of a server."""
+    """A substitute for a server: a cache in this process."""
 
     name = IN_PROCESS
 
@@ -101,10 +101,10 @@ class InProcess:
 
 
 class InvalidServer:
-    """In the place of a server whose address cannot be used: always lost.
+    """A substitute for a server with an invalid address: always lost.
 
-    It keeps its place in the list, so that every key stays where the nodes
-    with a correct list have it.
+    It keeps its place in the list, so that each key has the same server as on
+    nodes with a correct list.
     """
 
     def __init__(self, address, error):

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one process knows of the heartbeats in memcached: the ``View``.
+"""The ``View``: what one process knows of the heartbeats in memcached.
 
-Each member has a ``MemberState``: what the servers hold of it, and the newest
-heartbeat among that. When it was written is taken from this reader's monotonic
-clock if it saw the value change, and from the writer's wall clock otherwise.
+Each member has a ``MemberState``: its values on the servers, and the newest
+heartbeat among these. Its time is from this reader's monotonic clock if this
+reader saw the value change, otherwise from the writer's wall clock.
 
-A missing value is no death: memcached may have been flushed or restarted. So
-the last heartbeat that was seen counts, also when it is gone from there, and
-somebody who was never seen is down only when a server has answered for
-``service_down_time`` since.
+A missing value doesn't mean a lost host: memcached may have been flushed or
+restarted. So the last observed heartbeat still counts, and a member that was
+never seen is down only after a server has answered for ``service_down_time``.
 """
 
 import typing
@@ -31,11 +30,11 @@ LOG = logging.getLogger(__name__)
 
 
 class Clocks(typing.NamedTuple):
-    """How other hosts' clocks differ from this one's, in seconds.
+    """The differences of other hosts' clocks from this one, in seconds.
 
-    :param low: the lowest difference that is known, 0 at most
-    :param high: the highest one, 0 at least
-    :param plausible: a heartbeat was written just now, as far as is known
+    :param low: the lowest known difference, 0 at most
+    :param high: the highest known difference, 0 at least
+    :param plausible: at least one heartbeat looks recent
     """
 
     low: float
@@ -43,23 +42,23 @@ class Clocks(typing.NamedTuple):
     plausible: bool
 
     def may_hide(self, age, down_time):
-        """Return whether a heartbeat may be in time for all that is known.
+        """Return whether a wrong clock may hide that a heartbeat is recent.
 
-        :param age: by this reader's clock, seconds
+        :param age: of the heartbeat by this reader's clock, seconds
         """
         return (not self.plausible or age < 0
                 or self.low - down_time <= age <= self.high + down_time)
 
 
 class View(polling.Poller):
-    """What may be said of the members, from what was read of them.
+    """The evidence of the members, from the polled values.
 
     :param servers: a configured.Servers
     :param settings: a conf.Settings
     :param monotonic: clock for ages, seconds as float
     :param utcnow: wall clock, naive UTC datetime
-    :param guarded: the topic that is never called dead as a whole
-    :param doubted: true while a group is in doubt; for who has this view only
+    :param guarded: the topic whose absent members are doubted if few report
+    :param doubted: true while a group is in doubt; only kept for the driver
     """
 
     def __init__(self, servers, settings, monotonic, utcnow, guarded=None,
@@ -67,19 +66,18 @@ class View(polling.Poller):
         super().__init__(servers, settings, monotonic, utcnow)
         self.doubted = doubted
         self._guarded = guarded
-        self._few_logged = False       # that few members report
+        self._few_logged = False       # logged that few members report
 
     def member(self, member, list_members):
-        """Return the MemberState of a member, younger than ``view_refresh``.
+        """Return the MemberState of a member, at most ``view_refresh`` old.
 
-        Blocks for a request when it isn't, and for a listing of Nova's
-        services (LISTING_WAIT at most) when the member was never asked about;
-        never when another thread is at it already and something recent is
-        known.
+        Blocks for a poll if it is older, and for a listing of Nova's services
+        (LISTING_WAIT at most) if the member is new. Doesn't block if another
+        thread is polling and the state is recent.
 
         :param member: (topic, host)
         :param list_members: returns (topic, host, whether it is deleted) of
-            all services; called in a thread of its own. None: don't list
+            all services; called in its own thread. None: don't list
         """
         state = self.members.get(member)
         if state is None:
@@ -89,14 +87,14 @@ class View(polling.Poller):
         if state.pending or self._monotonic() >= self.due:
             state.queried_at = self._monotonic()
             self._refresh(state)
-        # When it was asked for: about, and for less than a clock reading.
+        # About the time of this query; saves a clock reading.
         state.queried_at = self.due
         return state
 
     def group(self, topic, list_members):
-        """Return the liveness.Group of a topic; blocks as ``member`` does.
+        """Return the liveness.Group of a topic, with deleted services.
 
-        Deleted services are among them.
+        Blocks as ``member`` does.
 
         :raises ServiceGroupUnavailable: Nova's services were never listed
         """
@@ -108,7 +106,7 @@ class View(polling.Poller):
         members, path_seen = [], None
         for state in list(self.members.values()):
             if self._is_lost(state) and not self._all_lost:
-                # This reader can't tell whether it is silent.
+                # This reader doesn't know whether it is silent.
                 continue
             member = self.observe(state)
             if state.topic == topic:
@@ -116,19 +114,19 @@ class View(polling.Poller):
             elif member.last is not None and (
                     member.gap is None
                     or member.last - member.gap.end >= down_time):
-                # Who is just back doesn't show that others had the time to.
+                # A member just back doesn't prove that others had the time to.
                 path_seen = max(member.last, path_seen or member.last)
         return liveness.Group(members, down_time * LATE, path_seen)
 
     def renew(self, list_members):
-        """Take in all of Nova's services; blocks as ``member`` does."""
+        """List Nova's services and poll; blocks as ``member`` does."""
         self._list(list_members)
         self._refresh()
 
     def now(self):
-        """Return the time of the evidence: it stands while no server answers.
+        """Return the time of the evidence; it stops while no server answers.
 
-        So what was known when the last one was lost goes on being true.
+        So the state at the loss of the last server stays valid.
         """
         if self._all_lost:
             return max((status.polled_at for status in self._status
@@ -146,11 +144,11 @@ class View(polling.Poller):
             self._status[index].lost_at is not None for index in state.held)
 
     def observe(self, state):
-        """Return the liveness.Member of a state as the last poll has it.
+        """Return the liveness.Member of a state, as of the last poll.
 
-        Never blocks. While none of its servers can be read, a member is what
-        it was at their last answer for ``service_down_time`` seconds, and in
-        doubt after that.
+        Never blocks. If none of a member's servers can be read, its last
+        state stays valid for ``service_down_time`` seconds, then it is
+        doubted.
         """
         changes = state.changes
         down_time = self._settings.service_down_time
@@ -173,16 +171,15 @@ class View(polling.Poller):
             watched = now - state.first_seen >= down_time
         alive = abs(now - last) <= down_time
         if watched and not state.confirmed and last > state.first_seen:
-            # Nothing was written later than it was seen.
+            # A heartbeat is not written after it was seen.
             last, alive = state.first_seen, False
         reason = Reason.HEARTBEAT if alive else Reason.SILENT
         if alive and state.end is None:
             if doubt is None:
-                # Whatever becomes of the server; a change is seen by
-                # _poll_one.
+                # Even if the server is lost; _poll_one resets it on changes.
                 state.up_until = min(last, now) + down_time
                 if state.changes != changes:
-                    # Another thread has seen something else meanwhile.
+                    # Another thread has seen a change meanwhile.
                     state.up_until = 0
         elif doubt is not None or alive or state.end is End.LEFT:
             pass
@@ -196,7 +193,7 @@ class View(polling.Poller):
                       state.end, gap, doubt, reason, state.moment)
 
     def _absence(self, state, now):
-        """Return (Reason to be down, Reason to doubt that or None).
+        """Return (the Reason for DOWN, the Reason for doubt or None).
 
         :param state: of a member without any heartbeat
         """
@@ -204,7 +201,7 @@ class View(polling.Poller):
             return Reason.UNREADABLE, (
                 Reason.UNREADABLE if self._garbled(state, now) else None)
         down_time = self._settings.service_down_time
-        # Somebody alive would have written to it meanwhile.
+        # A live member would have reported to such a server by now.
         lost = self._is_lost(state)
         absence_confirmed = any(
             now - status.watched_from > down_time
@@ -217,15 +214,15 @@ class View(polling.Poller):
         return Reason.NEVER, Reason.UNSEEN
 
     def _garbled(self, state, now):
-        """Return whether somebody writes what can't be read."""
+        """Return whether an unreadable value was read recently."""
         return state.garbled_at is not None and (
             now - state.garbled_at <= self._settings.service_down_time)
 
     def _may_return(self, state, now):
         """Return whether a silent member had no time to report.
 
-        That is so when this reader was cut off from all of the member's
-        servers, and it was alive until then.
+        True shortly after this reader was cut off from all of its servers, if
+        it was alive until then.
         """
         down_time = self._settings.service_down_time
         return all(
@@ -234,10 +231,10 @@ class View(polling.Poller):
             for cut_off in (self._status[i].cut_off for i in state.held))
 
     def _most_report(self, topic):
-        """Return whether at least half of Nova's list for a topic report.
+        """Return whether at least half of a topic's services have reported.
 
-        If not, it is more likely that this reader looks at another memcached
-        than they write to.
+        If not, this reader probably reads another memcached than they write
+        to.
         """
         return self._once_a_poll(topic, lambda: self._count_reporting(topic))
 
@@ -248,7 +245,7 @@ class View(polling.Poller):
         listed = [s for s in states if s.topic == topic and s.listed]
         reporting = sum(state.last is not None for state in listed)
         if len(listed) == 1:
-            # Then others show whether memcached is the right one.
+            # Other groups show whether this is the right memcached.
             reporting = any(state.last is not None for state in states)
         most = 2 * reporting >= len(listed)
         if not most and not self._few_logged:

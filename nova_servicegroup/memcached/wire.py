@@ -1,36 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The bytes of a heartbeat, as Nova's in-tree driver has them.
+"""The format of a heartbeat: that of Nova's in-tree driver.
 
-Seen on the wire (Nova 34, oslo.cache 4.3, dogpile.cache 1.5, python-memcached
-1.62; the back ends ``dogpile.cache.memcached`` and
+Observed on the wire (Nova 34, oslo.cache 4.3, dogpile.cache 1.5,
+python-memcached 1.62; the back ends ``dogpile.cache.memcached`` and
 ``oslo_cache.memcache_pool``):
 
 * the key is the SHA-1 of ``<topic>:<host>``, in hexadecimal;
 * the flags are 1, for pickled;
 * the value is dogpile's ``CachedValue(payload, metadata)`` pickled by
-  protocol 0. The payload is the moment of the beat as a naive datetime in
-  UTC; the metadata are ``ct``, the same moment as seconds since 1970, and
+  protocol 0. The payload is the time of the heartbeat as a naive datetime in
+  UTC; the metadata are ``ct``, the same time as seconds since 1970, and
   ``v``, dogpile's version of the format.
 
-Added by this package among the metadata, and passed over by in-tree readers:
+This package adds metadata, which in-tree readers ignore:
 
-* ``workers`` says when each process behind the key reported last;
-* ``gap`` holds start and end of the last time in which nothing was stored
-  for too long;
-* ``end`` is ``stopped`` when the service was stopped gracefully. In-tree
-  readers take this for a heartbeat, so a restart looks to them as ever.
+* ``workers``: the last heartbeat of each process behind the key;
+* ``gap``: start and end of the last time without heartbeats, if too long;
+* ``end``: ``stopped`` after a graceful stop. In-tree readers take this for an
+  ordinary heartbeat.
 
-A later release may write more behind these: fields whose values are None,
-numbers, text in Latin-1 without backslashes (and no text twice: pickle would
-refer to the first one), or tuples of these. They are passed over.
+A later release may append fields whose values are None, numbers, text in
+Latin-1 without backslashes (and no text twice: pickle would refer to the first
+one), or tuples of these. Readers ignore them.
 
-A member that was taken out has the payload None, which in-tree readers take
-for no heartbeat. Nothing is stored with an expiry: the last sign of life of a
-dead host is what readers judge by.
+The payload of a removed member is None, which in-tree readers take for no
+heartbeat. Values don't expire: readers judge a lost host by its last sign of
+life.
 
-Nothing in here blocks or keeps state; all of it may be called from any
-thread.
+Nothing in here blocks or keeps state; all functions are thread-safe.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ FLAG_COMPRESSED = 8
 
 #: bytes; a heartbeat has some 300, and 50 more for each further worker
 MAX_SIZE = 16384
-#: workers of one service on one host that are told apart
+#: maximum number of workers of one service on one host
 MAX_WORKERS = 200
 
 EPOCH = datetime.datetime(1970, 1, 1)
@@ -64,17 +62,17 @@ _STOPPED = 'stopped'
 
 
 class Unreadable(ValueError):
-    """A value that no writer of heartbeats made."""
+    """A value that is not a heartbeat."""
 
 
 class Beat(typing.NamedTuple):
-    """A heartbeat that was read.
+    """A decoded heartbeat.
 
-    ``stamp``: when it was written by the writer's clock, seconds since 1970.
-    ``moment``: the same as an aware UTC datetime; None for "it left".
-    ``workers``: stamps of the last beat of each process, by token.
-    ``gap``: a liveness.Gap by the writer's clock, None if there was none.
-    ``end``: a liveness.End when it is the last one, STOPPED or LEFT.
+    ``stamp``: its time by the writer's clock, seconds since 1970.
+    ``moment``: the same as an aware UTC datetime; None for LEFT.
+    ``workers``: stamps of each process's last heartbeat, by token.
+    ``gap``: a liveness.Gap by the writer's clock, or None.
+    ``end``: a liveness.End if it is the last one, STOPPED or LEFT, or None.
     """
 
     stamp: float
@@ -87,11 +85,11 @@ class Beat(typing.NamedTuple):
 def key(topic, host, prefix=''):
     """Return the key of a service's heartbeat.
 
-    Hashed, so that any host name will do: memcached takes no spaces and no
-    control characters in a key and 250 bytes at most.
+    Hashed, so that any host name works: a key in memcached has no spaces, no
+    control characters and 250 bytes at most.
     """
     name = '%s:%s' % (topic, host)
-    # As oslo.cache has it: what UTF-8 can't express becomes &#number;.
+    # As in oslo.cache: a character that UTF-8 lacks becomes &#number;.
     data = name.encode('utf-8', errors='xmlcharrefreplace')
     return prefix + hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
@@ -102,11 +100,11 @@ def stamp_of(moment):
 
 
 def encode(stamp, moment, workers, gap=None, stopped=False):
-    """Return the value to store, to be stored with ``FLAG_PICKLED``.
+    """Return the value to store, with the flags ``FLAG_PICKLED``.
 
-    :param moment: naive UTC datetime of the beat, None for "it left"
-    :param gap: a liveness.Gap, None if there was none
-    :param stopped: the service was stopped gracefully at that moment
+    :param moment: naive UTC datetime of the heartbeat, None for LEFT
+    :param gap: a liveness.Gap, or None
+    :param stopped: the service was stopped gracefully at that time
     """
     newest = sorted(workers.items(), key=lambda item: item[1])[-MAX_WORKERS:]
     metadata = {'ct': stamp, 'v': dogpile_region.value_version,
@@ -119,12 +117,12 @@ def encode(stamp, moment, workers, gap=None, stopped=False):
 
 
 def decode(flags, data):
-    """Return the Beat that a stored value holds.
+    """Return the Beat of a stored value.
 
-    Nothing is unpickled: the value is compared with a pattern.
+    Unpickles nothing: compares the value with a pattern.
 
-    :param flags: as stored, or None when the value is too long to be read
-    :raises Unreadable: it is none, for whatever reason
+    :param flags: as stored, or None if the value is too long to be read
+    :raises Unreadable: it is not a heartbeat
     """
     if flags is None or len(data) > MAX_SIZE:
         raise Unreadable('it has more than %d bytes' % MAX_SIZE)
@@ -146,7 +144,7 @@ def decode(flags, data):
 def _inflate(data):
     inflater = zlib.decompressobj()
     try:
-        # Bounded: 200 KB may be 200 MiB inflated.
+        # With a limit: 200 KB may be 200 MiB inflated.
         data = inflater.decompress(data, MAX_SIZE)
     except zlib.error as e:
         raise Unreadable('it cannot be inflated: %s' % e) from e
@@ -179,7 +177,7 @@ def _pattern():
     """
     number = rb'F(-?[0-9.e+]{1,32})\n'
     memo = rb'p[0-9]{1,4}\n'
-    # What a later release may add. An unpickler must take it, too.
+    # Fields of later releases. An unpickler must accept them, too.
     plain = (
         rb'(?:N|I-?[0-9]{1,100}\n|L-?[0-9]{1,100}L\n'
         rb'|F(?:-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,3})?'
@@ -210,7 +208,7 @@ _WORKER = re.compile(rb'V([0-9a-f-]+)\np[0-9]+\nF([^\n]+)\ns')
 
 
 def _beat(state, written, workers, start, end, stopped):
-    """Return the Beat of what the pattern has found."""
+    """Return the Beat of the groups that the pattern matched."""
     moment, stamp = None, _seconds(written)
     if state is not None:
         moment = _moment(state.decode('raw_unicode_escape').encode('latin1'))
