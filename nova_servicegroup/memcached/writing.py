@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes heartbeats, of which several processes may share one key."""
+"""Writes heartbeats; several processes may share one key."""
 
 import os
 import time
@@ -17,11 +17,11 @@ LOG = logging.getLogger(__name__)
 
 
 class NotStored(Exception):
-    """No memcached server took the heartbeat."""
+    """No memcached server stored the heartbeat."""
 
 
 class Writer:
-    """What one process writes. May be called from any thread.
+    """Writes the heartbeats of one process. Thread-safe.
 
     :param servers: a configured.Servers
     :param settings: a conf.Settings
@@ -34,55 +34,54 @@ class Writer:
         self._settings = settings
         self._monotonic = monotonic
         self._utcnow = utcnow
-        # What tells this process from others that report for its host.
+        # Identifies this process among those of the same service and host.
         self._token = '%x-%s' % (os.getpid(), uuid.uuid4().hex[:8])
-        # (when a heartbeat was stored last, the Gap with it), by server, key
+        # (time of the last stored heartbeat, its Gap), by server and key
         self._stored = {}
-        # The servers that took no heartbeat the last time, by name.
+        # Names of the servers that failed at the last heartbeat.
         self._failed = set()
 
     def beat(self, member, limit):
-        """Store a beat, on one server at least, and have that confirmed.
+        """Store a heartbeat on at least one server.
 
         :param member: (topic, host)
         :param limit: seconds for all servers together
-        :raises NotStored: no server has it
+        :raises NotStored: every server failed
         """
         moment = self._utcnow()
-        self._tell(self._on_each_server(
+        self._log_failures(self._on_each_server(
             member, limit, lambda server, key, timeout: self._beat(
                 server, key, timeout, moment)))
 
     def leave(self, member, end, limit):
-        """Take this process's part of the heartbeat back.
+        """Remove this process from the heartbeat of its service.
 
-        Other workers of the service on this host keep theirs. The last one
-        writes how the service ended, which readers can tell from a flushed
-        memcached.
+        Other workers of the service on this host stay. The last one writes how
+        the service ended: a missing value would look like a flushed memcached.
 
         :param end: a liveness.End
-        :raises NotStored: no server did it
+        :raises NotStored: every server failed
         """
         self._on_each_server(
             member, limit, lambda server, key, timeout: self._leave(
                 server, key, timeout, end))
 
     def _on_each_server(self, member, limit, action):
-        """Do something for a member on each of its servers.
+        """Run ``action`` for a member on each of its servers.
 
-        :returns: the exceptions of those servers that failed, by name
+        :returns: the exceptions of the servers that failed, by server name
         """
         key = wire.key(*member, self._servers.prefix)
-        homes = [self._servers[index] for index in self._servers.of(key)]
-        timeout = min(self._servers.timeout, limit / len(homes) / 2)
+        selected = [self._servers[index] for index in self._servers.of(key)]
+        timeout = min(self._servers.timeout, limit / len(selected) / 2)
         failed = {}
-        for server in homes:
+        for server in selected:
             try:
                 action(server, key, timeout)
             except (servers.ServerLost, servers.ServerRefused,
                     NotStored) as e:
                 failed[server.name] = e
-        if len(failed) == len(homes):
+        if len(failed) == len(selected):
             raise NotStored('; '.join(str(e) for e in failed.values()))
         return failed
 
@@ -102,7 +101,7 @@ class Writer:
     def _gap(self, server, key, beat, stamp):
         """Return the Gap to write with a heartbeat, or None.
 
-        :param beat: the Beat that is stored now, None if there is none
+        :param beat: the stored Beat, or None
         """
         if beat is not None:
             gap = beat.gap
@@ -152,8 +151,8 @@ class Writer:
             worker: stamp for worker, stamp in beat.workers.items()
             if abs(now - stamp) <= self._settings.service_down_time}, token
 
-    def _tell(self, failed):
-        """Log once each when a server of several takes no beats, and again."""
+    def _log_failures(self, failed):
+        """Log once when one of several servers fails, and its recovery."""
         for name, error in failed.items():
             if name not in self._failed:
                 LOG.warning('The memcached server %(name)s takes no '
@@ -165,7 +164,7 @@ class Writer:
 
 
 def _until(timeout):
-    """Give turns to who has to try again when another worker was faster."""
+    """Yield until the timeout, for retries after another worker's write."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         yield
