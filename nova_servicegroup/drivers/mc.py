@@ -2,29 +2,29 @@
 
 """Heartbeats in memcached.
 
-Every ``report_interval`` seconds a service writes the time of day under its
-key, on every memcached server or on one (``[servicegroup] mc_replicate``).
-Key and value are what Nova's in-tree driver writes and reads, so a deployment
-may mix the two. A reader keeps a copy of all heartbeats that it was asked
-about, and renews it in one request, at most every ``view_refresh`` seconds.
+Every ``report_interval`` seconds a service writes the current time under its
+key, on every memcached server or on one (``[servicegroup] mc_replicate``). Key
+and value have the format of Nova's in-tree driver, so a deployment may mix the
+two. A reader keeps a copy of all queried heartbeats and refreshes it with one
+request per server, at most every ``view_refresh`` seconds.
 
 For the operator:
 
-* A dead service is noticed ``service_down_time - report_interval`` to
-  ``service_down_time`` seconds, and a ``view_refresh``, after its death. One
-  that is stopped gracefully gets no new instances at once, and is down after
-  ``restart_grace``.
-* Heartbeats are kept for ever, so that every reader, one that started this
-  second as well, judges the silence of many hosts alike.
-* The clocks of the hosts may differ, once a reader has seen a service beat.
-  A reader that has just started, or is asked once an hour, has to compare its
-  own clock with the writer's: keep them in step.
-* A memcached that is lost for less than ``service_down_time`` changes no
-  answer; lost for longer, nobody can tell. One that was flushed or restarted
-  changes no answer of readers that were there before; those that start after
-  it can't tell who is down for ``service_down_time``.
-* Whoever can write to memcached can keep a dead service up. Nothing that is
-  stored there is executed, but let only Nova's hosts reach it.
+* A dead service is detected ``service_down_time - report_interval`` to
+  ``service_down_time`` seconds, and a ``view_refresh``, after its death. A
+  service that is stopped gracefully gets no new instances from then on; it is
+  down after ``restart_grace``.
+* Heartbeats don't expire, so that all readers, new ones too, judge the silence
+  of many hosts alike.
+* The clocks of the hosts may differ if a reader has seen a service's value
+  change. A reader that has just started, or gets a query once an hour,
+  compares its own clock with the writer's: synchronize them.
+* An outage of memcached shorter than ``service_down_time`` changes no answer;
+  a longer one makes the states unknown. A flush or restart changes no answer
+  of running readers; readers that start later don't know for
+  ``service_down_time`` which services are down.
+* A client that can write to memcached can keep a dead service up. Stored
+  values are never executed, but let only Nova's hosts reach memcached.
 """
 
 import math
@@ -69,7 +69,7 @@ class MemcachedDriver(common.Driver):
         if kwargs.get('inventory'):
             self.list_members = self._members_of_inventory
         self._view_key = (self.name, 'view', id(self.conf))
-        # Refuses a configuration that can't work.
+        # Raises ConfigurationError for invalid options.
         self._servers
 
     @property
@@ -133,7 +133,7 @@ class MemcachedDriver(common.Driver):
         member = known.observe(state)
         if (member.last is None and not known.listed
                 and state.topic == liveness.GUARDED):
-            # Who else reports decides about it.
+            # The verdict depends on which other members report.
             known.renew(self.list_members)
             member = known.observe(state)
         return member
@@ -147,9 +147,9 @@ class MemcachedDriver(common.Driver):
     list_members = staticmethod(service_records.members)
 
     def recorded_time(self, record):
-        """Return the later one of the last beat and the record's change.
+        """Return the time of the last heartbeat or the record's last change.
 
-        Aware, in UTC; None when there is neither.
+        The later one, aware, in UTC; None if there is neither.
         """
         recorded = records.changed_at(record)
         try:
@@ -203,8 +203,8 @@ class MemcachedDriver(common.Driver):
 
     @staticmethod
     def _has_no_database():
-        # A nova-compute asks about few members, and has to get all services
-        # through a conductor: it does so only when one seems to be lost.
+        # A nova-compute queries few members, and lists services through a
+        # conductor: only when a member seems to be lost.
         nova_objects = sys.modules.get('nova.objects.base')
         return nova_objects and nova_objects.NovaObject.indirection_api
 
