@@ -103,7 +103,7 @@ def test_what_has_to_fit_into_a_timeout():
     """A ping's period, its way to the leader, and the follower's patience."""
     parts = [TIMEOUT / 3, TICK / 2, ZOO_CFG['syncLimit'] * TICK]
     parts.append(TIMEOUT - sum(parts))
-    table = PAGE[PAGE.index('What has to fit into a session timeout'):
+    table = PAGE[PAGE.index('What must fit into a session timeout'):
                  PAGE.index('*Measured*, on 900 members')]
     assert [float(told) for told in re.findall(r'([\d.]+) s$', table,
                                                re.MULTILINE)
