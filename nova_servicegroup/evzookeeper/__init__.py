@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A session with ZooKeeper, for native threads and for eventlet alike.
+"""A session with ZooKeeper, for native threads and for eventlet.
 
-The interface of the evzookeeper library, for Python 3. That one bridged the
-threads of a C library to green threads; this one bridges to a child process,
-the keeper, which holds the session with kazoo. So the session survives a busy
-or blocked process, its memberships end within milliseconds when the process
-is killed, and neither kazoo nor eventlet is imported here.
+The interface of the evzookeeper library, for Python 3. That library bridged
+the threads of a C library to green threads; this one bridges to a child
+process, the keeper, which holds the session with kazoo. So the session
+survives a busy or blocked process, its memberships end within milliseconds
+when the process is killed, and this package imports neither kazoo nor
+eventlet.
 """
 
 from nova_servicegroup.evzookeeper.address import check_address

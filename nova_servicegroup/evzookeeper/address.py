@@ -22,11 +22,11 @@ def _is_name_or_ip(host):
 
 
 def check_address(address):
-    """Return an address as the keeper takes it.
+    """Return an address in the form that the keeper needs.
 
-    :param address: ``host:port,host:port/chroot``; the port may be left out
-        (2181) and so may the chroot; IPv6 addresses stand in brackets
-    :raises BadAddress: with what is wrong
+    :param address: ``host:port,host:port/chroot``; port (default 2181) and
+        chroot are optional; IPv6 addresses are in brackets
+    :raises BadAddress: the text names the problem
     """
     hosts, slash, chroot = (address or '').strip().partition('/')
     if not hosts:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the parent's side raises."""
+"""The exceptions of the session's interface."""
 
 
 class ZooKeeperException(Exception):
-    """The root of them. The text says what is wrong and where to look."""
+    """Base class. The text names the problem and what to check."""
 
 
 class BadAddress(ZooKeeperException, ValueError):
-    """The address can't be one of a ZooKeeper ensemble."""
+    """The address of the ensemble is invalid."""
 
 
 class KeeperUnavailable(ZooKeeperException):

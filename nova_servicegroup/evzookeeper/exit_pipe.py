@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A pipe that breaks the moment its process is killed.
+"""A pipe that shows within 2 ms that its process was killed.
 
-Before anybody hears of the end of a process the kernel frees its memory,
-which takes 15 ms for a nova-compute. Its threads end at once, though, and a
-thread may have a table of files of its own. So one thread holds the writing
-end of a pipe in such a table, where no child inherits it either, and does
-nothing else. Whoever has the reading end sees the kill within 2 ms.
+The kernel frees the memory of a process before it reports its end; for a
+nova-compute that takes 15 ms. Its threads end at once, though, and a thread
+can have its own file table. So one idle thread holds the writing end of a pipe
+in such a table, where no child inherits it either.
 """
 
 import contextlib
@@ -25,13 +24,13 @@ _made = None    # (process id, reading end)
 
 
 def reading_end():
-    """Return the descriptor to watch for a hang-up; the same at every call.
+    """Return the descriptor to poll for a hang-up, the same at every call.
 
-    From any thread, native or green; the first call blocks for a thread's
-    start. Where a thread can't have its own files, as in some containers, the
-    pipe breaks when the process closes its files.
+    May be called from any thread, native or green; the first call blocks
+    while a thread starts. Where a thread can't have its own file table, as in
+    some containers, the hang-up comes when the process closes its files.
 
-    :raises OSError: there is no descriptor left
+    :raises OSError: no descriptor is left
     """
     global _made
     with _lock:
@@ -48,7 +47,7 @@ def _make():
         native.Thread(target=_hold, args=(writer, held, tried), daemon=True,
                       name='exit_pipe').start()
     except RuntimeError:
-        # No more threads. This process goes on holding the writing end.
+        # No thread is left. The process itself holds the writing end.
         return reader
     tried.wait(_START_LIMIT)
     if held.is_set():
@@ -57,7 +56,7 @@ def _make():
 
 
 def _native_threading():
-    # A green thread ends when its process does, not before.
+    # A green thread has no file table of its own.
     eventlet = sys.modules.get('eventlet')
     if eventlet is not None and eventlet.patcher.is_monkey_patched('thread'):
         return eventlet.patcher.original('threading')
@@ -65,13 +64,13 @@ def _native_threading():
 
 
 def _hold(writer, held, tried):
-    # A handler of signals would meet the wrong files here.
+    # A signal handler must not run with this file table.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     libc = ctypes.CDLL(None)
     if libc.unshare(_CLONE_FILES) == 0:
         for name in os.listdir('/proc/thread-self/fd'):
             if int(name) != writer:
-                # One of them was only open to list them.
+                # The listing's own descriptor is closed already.
                 with contextlib.suppress(OSError):
                     os.close(int(name))
         held.set()
@@ -80,7 +79,7 @@ def _hold(writer, held, tried):
         libc.pause()
 
 
-def _forget_in_child():
+def _reset_in_child():
     global _lock, _made
     _lock = threading.Lock()
     if _made is not None:
@@ -88,4 +87,4 @@ def _forget_in_child():
         _made = None
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)

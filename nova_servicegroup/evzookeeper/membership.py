@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Members of a group, and those who watch them."""
+"""Memberships in groups, and monitors of groups."""
 
 import datetime
 import logging
@@ -17,24 +17,23 @@ LOG = logging.getLogger(__name__)
 
 
 class Membership:
-    """This process is a member of a group, by an ephemeral node.
+    """The membership of this process in a group, by an ephemeral node.
 
-    Joins when it is made, and stays a member: through a lost session, another
-    keeper, a wiped ensemble. Only ``leave`` ends it, and the end of the
-    process.
+    The constructor joins. The membership outlasts a lost session, the end of
+    a keeper and a wiped ensemble; it ends with ``leave`` or the process.
 
     :param session: a ZKSession
-    :param basepath: path of the group's directory; made when it is missing
+    :param basepath: path of the group's directory; created if it is missing
     :param name: name of the member, such as the host's
     :param data: dict of JSON values for the node
     :param async_mode: don't wait for the node
-    :param pulse_timeout: take the node away when ``refresh`` wasn't called
-        for so many seconds: the process hangs. None: never
+    :param pulse_timeout: seconds without a call of ``refresh`` after which
+        the process counts as hung and the keeper deletes the node; None: never
     :param timeout: seconds to wait for the node
-    :param records: path of a directory in which a record says how the member
-        ended; None: nothing says so
-    :raises ZooKeeperException: unless ``async_mode``, it hasn't joined in
-        time; it goes on trying until ``leave``
+    :param records: path of the directory for the record of how the member
+        ended; None: no record
+    :raises ZooKeeperException: unless ``async_mode``, there is no node within
+        ``timeout``; the keeper retries until ``leave``
     """
 
     def __init__(self, session, basepath, name, data=None, async_mode=False,
@@ -54,7 +53,7 @@ class Membership:
         self.rejoin(timeout=None if async_mode else timeout)
 
     def rejoin(self, timeout=5.0):
-        """Be a member again after ``leave``; raises as the constructor."""
+        """Join again after ``leave``; raises as the constructor."""
         if self._number is None:
             self._refreshed_at = time.monotonic()
             self._number = self._session.add_member(self)
@@ -64,12 +63,12 @@ class Membership:
                     self._name, self._path, timeout, self._why()))
 
     def refresh(self, quiet=True, timeout=2.0):
-        """Give a sign of life; tell whether the node is there.
+        """Send a pulse; return whether the node exists.
 
-        Doesn't wait for ZooKeeper, only for the keeper.
+        Waits for the keeper only, not for ZooKeeper.
 
         :param quiet: don't raise
-        :raises ZooKeeperException: the node isn't there
+        :raises ZooKeeperException: the node doesn't exist
         """
         try:
             if self._number is None:
@@ -90,13 +89,13 @@ class Membership:
         return True
 
     def leave(self, timeout=1.5, how='left'):
-        """Take the node away; tell whether it was seen to go in time.
+        """Delete the node; return whether that was confirmed in time.
 
-        Even when not, it goes as soon as ZooKeeper can be told, and with the
-        process at the latest.
+        If not, the keeper deletes it as soon as ZooKeeper answers; at the
+        latest it ends with the process.
 
-        :param how: what the record says then: 'left', or 'stopped' for a
-            process that is about to end
+        :param how: the state to record: 'left', or 'stopped' for a process
+            that is about to end
         """
         number, self._number = self._number, None
         if number is None:
@@ -118,13 +117,13 @@ class Membership:
         """Name of the node, None while there is none."""
         return self._node
 
-    # What the session calls.
+    # Called by the session.
 
     def description(self):
         return {'path': self._path, 'records': self._records,
                 'host': self._name, 'data': self._data,
                 'pulse_timeout': self._pulse_timeout, 'node': self._last_node,
-                # Who hangs doesn't gain time by another keeper.
+                # A new keeper gives a hung process no more time.
                 'silent': time.monotonic() - self._refreshed_at}
 
     def node_is(self, node, reason):
@@ -159,17 +158,17 @@ class Absence(typing.NamedTuple):
 
 
 class MembershipMonitor:
-    """The members of a group as seen from here, kept up to date.
+    """This process's view of a group.
 
     :param session: a ZKSession
     :param basepath: path of the group's directory
-    :param records: path of the directory of its records, None without
-    :param bound: seconds after which those who come back no longer prolong
-        the time that others have to
+    :param records: path of the directory of its records, or None
+    :param bound: seconds after which returning members no longer prolong the
+        time that others have to rejoin
     :param cb_func: called with the names of all members (None when the view
-        went stale) after each change, in a thread of the session; must not
+        becomes stale) after each change, in a thread of the session; must not
         block
-    :raises ValueError: the session has a monitor of this group already
+    :raises ValueError: the session already has a monitor of this group
     """
 
     def __init__(self, session, basepath, cb_func=None, utcnow=None,
@@ -181,67 +180,66 @@ class MembershipMonitor:
         self._callback = cb_func
         self._utcnow = utcnow or _utcnow
         self._monotonic = monotonic
-        #: host -> {node: since when it was seen, aware UTC datetime}
+        #: host -> {node: when it was first seen, aware UTC datetime}
         self.members = {}
-        #: host -> Absence of those that have no node
+        #: host -> Absence, if it has no node
         self.absences = {}
-        #: host -> (from, to) of those that are back: when they were missing,
-        #: in ZooKeeper's time
+        #: host -> (start, end) of the last absence of a returned host, in
+        #: ZooKeeper's time
         self.gaps = {}
-        #: when the directory of the records was made, in ZooKeeper's time
+        #: creation of the records' directory, in ZooKeeper's time
         self.founded = None
-        #: whether ``members`` is what ZooKeeper holds
+        #: whether ``members`` matches ZooKeeper
         self.fresh = False
-        #: monotonic time since when it isn't; None before the first listing
+        #: monotonic time since when it doesn't; None before the first listing
         self.stale_since = None
         self.reason = 'it has not been listed yet'
         self._listed = threading.Event()
-        self._made_at = time.monotonic()
+        self._created_at = time.monotonic()
         session.add_monitor(self)
 
     def wait(self, timeout):
-        """Wait for the first listing; tell whether there was one.
+        """Wait for the first listing; return whether there was one.
 
-        :param timeout: seconds, counted from when the monitor was made: who
-            asks later doesn't wait at all
+        :param timeout: seconds since the monitor was created; later calls do
+            not block
         """
         return self._listed.wait(max(0, timeout - self.age))
 
     @property
     def age(self):
-        """Seconds since the monitor was made."""
-        return time.monotonic() - self._made_at
+        """Seconds since the monitor was created."""
+        return time.monotonic() - self._created_at
 
     def get_all(self):
-        """Return the names of the members, from memory, as a set.
+        """Return the names of the members as a set, without blocking.
 
-        None before the first listing and while the view is stale: that
-        doesn't mean that anybody left.
+        Returns None before the first listing and while the view is stale.
         """
         return set(self.members) if self.fresh else None
 
     def get_member_details(self, name, timeout=5.0):
-        """Ask ZooKeeper for the nodes that stand for a member.
+        """Read the nodes of a member from ZooKeeper.
 
-        Two machines that report under one name are both there.
+        Two machines that report as one host have a node each.
 
-        :returns: list of (node, data, about) with data as it was joined with
-            and about a dict of the node's ``owner`` (session id) and
-            ``created_ms``; [] for no member
-        :raises ZooKeeperException: nobody can tell
+        :returns: list of (node, data, about): data as passed to Membership,
+            about a dict of the node's ``owner`` (session id) and
+            ``created_ms``; [] if there is no such member
+        :raises ZooKeeperException: the nodes can't be read
         """
         return [tuple(entry) for entry in self._session.ask(
             'details', timeout, path=self.path, host=name)]
 
     def close(self):
-        """Look no longer. The keeper goes on until the session is closed."""
+        """Stop updating. The keeper watches until the session is closed."""
         self._session.remove_monitor(self)
         self.unreadable('closed')
 
-    # What the session calls, always from one thread.
+    # Called by the session, always in one thread.
 
     def description(self):
-        """Return what a new keeper is told. It tells all absences anew."""
+        """Return the request for a new keeper, which sends all absences."""
         self.absences, self.gaps = {}, {}
         return {'path': self.path, 'records': self._records,
                 'bound': self._bound,
@@ -249,24 +247,24 @@ class MembershipMonitor:
                           for node in nodes]}
 
     def seen(self, joined, left, absences, founded):
-        for told in absences.values():
-            _check_absence(told)
-        # Readers take no lock. So that they find a host in one place at
-        # least, it is put where it is now before it is taken from the other.
+        for state in absences.values():
+            _check_absence(state)
+        # Readers take no lock. A host is added to one dict before it is
+        # removed from the other, so they always find it.
         now = self._utcnow()
-        news = joined or left or not self.fresh
+        changed = joined or left or not self.fresh
         for node in joined:
             host = names.host(node)
             if host is not None:
                 self.members[host] = {**self.members.get(host, {}), node: now}
-        for quoted, told in absences.items():
+        for quoted, state in absences.items():
             host = names.unquote(quoted)
-            if told is None or told[0] == BACK:
+            if state is None or state[0] == BACK:
                 self.absences.pop(host, None)
             else:
-                self.absences[host] = Absence(*told)
-            if told is not None and told[0] == BACK:
-                self.gaps[host] = tuple(told[1:])
+                self.absences[host] = Absence(*state)
+            if state is not None and state[0] == BACK:
+                self.gaps[host] = tuple(state[1:])
             else:
                 self.gaps.pop(host, None)
         for node in left:
@@ -282,17 +280,17 @@ class MembershipMonitor:
         self.fresh = True
         self.stale_since = None
         self._listed.set()
-        if news:
-            self._tell()
+        if changed:
+            self._call_back()
 
     def unreadable(self, reason):
         self.reason = reason
         was_fresh, self.fresh = self.fresh, False
         if was_fresh:
             self.stale_since = self._monotonic()
-            self._tell()
+            self._call_back()
 
-    def _tell(self):
+    def _call_back(self):
         if self._callback is not None:
             try:
                 self._callback(self.get_all())
@@ -301,14 +299,14 @@ class MembershipMonitor:
                               self.path)
 
 
-def _check_absence(told):
-    """Refuse what keeper.absences can't have told of a host."""
-    if told is None:
+def _check_absence(state):
+    """Raise ProtocolError if a host's entry in ``absences`` is invalid."""
+    if state is None:
         return
     kinds = (str, (int, float), (int, float, bool))
-    if not (isinstance(told, list) and len(told) == 3
-            and all(map(isinstance, told, kinds))):
-        raise protocol.ProtocolError('the absence %.100r' % (told,))
+    if not (isinstance(state, list) and len(state) == 3
+            and all(map(isinstance, state, kinds))):
+        raise protocol.ProtocolError('the absence %.100r' % (state,))
 
 
 def _utcnow():

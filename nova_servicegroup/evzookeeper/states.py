@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The states of a session, and what each leaves to be believed.
+"""The states of a session, and what holds in each.
 
-A session starts as CONNECTING and becomes CONNECTED. From there it goes to
-SUSPENDED and back, or by way of EXPIRED to CONNECTED with another session.
-NO_KEEPER may come at any time and is followed by the state that the next
-keeper tells; REFUSED is tried again every ``retry_interval``. CLOSED is the
-last one.
+A session starts as CONNECTING and becomes CONNECTED. From there it changes to
+SUSPENDED and back, or through EXPIRED to CONNECTED with a new session.
+NO_KEEPER is possible at any time; the next keeper reports the state after it.
+After REFUSED the keeper retries every ``retry_interval``. CLOSED is final.
 """
 
-#: no server has answered yet: nothing is known
+#: no server has answered yet; nothing is known
 CONNECTING = 'connecting'
-#: memberships are in ZooKeeper, and views are what it holds
+#: memberships have their nodes, and views match ZooKeeper
 CONNECTED = 'connected'
-#: the connection is away; the session may still live. Memberships stay for
-#: the rest of its timeout, views are what they were when it was lost.
+#: the connection is lost; the session may still exist. Nodes remain for the
+#: rest of its timeout; views stay as they were at the loss.
 SUSPENDED = 'suspended'
-#: the session has run out, and its nodes are gone; another one is being made
-#: and joins them anew
+#: the session has expired, and its nodes are deleted; the keeper creates
+#: another session and joins again
 EXPIRED = 'expired'
-#: ZooKeeper didn't take our identity; the reason says what to change
+#: ZooKeeper refused the identity; the reason says what to change
 REFUSED = 'refused'
-#: there is no keeper process; the session lives for the rest of its timeout,
-#: for the next keeper to take over
+#: there is no keeper process; the session exists for the rest of its timeout,
+#: and the next keeper takes it over
 NO_KEEPER = 'no keeper'
-#: somebody closed it; nothing works any more
+#: ``close`` was called; no method works any more
 CLOSED = 'closed'

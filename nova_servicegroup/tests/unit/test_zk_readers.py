@@ -105,7 +105,7 @@ class Reader:
         self.driver = zk.ZooKeeperDriver(
             conf=conf, monotonic=lambda: ensemble.now, store=session)
         # What is found on the first look, nobody waits for here.
-        monitor._made_at = float('-inf')
+        monitor._created_at = float('-inf')
         shared = {('view', 'compute'): monitor}
         self.driver.shared = lambda kind, make: (
             shared[kind] if kind in shared else shared.setdefault(
