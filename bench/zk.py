@@ -215,7 +215,7 @@ def changes(server, fleet, readers, members, deaths, resting):
     seconds, *used = meter.stop()
     # A keeper that has yet to check who owns the nodes checks so many a
     # second: that of a member that joins instead of another one's.
-    seconds -= deaths / view.LOOKS_PER_SECOND
+    seconds -= deaths / view.CHECKS_PER_SECOND
     times, unseen = [], 0
     for reader in readers:
         gone = reader.ask('gone')['gone']

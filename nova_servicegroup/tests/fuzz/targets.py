@@ -994,7 +994,7 @@ class _Driver(zk.ZooKeeperDriver):
             membership.MembershipMonitor(self._session, self._path(group),
                                          records=RECORDS)))
         # Not to wait for a listing that may never come.
-        found._made_at = float('-inf')
+        found._created_at = float('-inf')
         return found
 
 
