@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The drivers by the names that ``servicegroup_driver`` takes.
+"""The drivers, by their names in ``servicegroup_driver``.
 
-Dotted names: a driver's module is imported when it is chosen, since some of
-them import what must not be imported before Nova has chosen its concurrency.
+Dotted names: a driver's module is imported when it is selected, since it may
+import modules that must wait until Nova has chosen its concurrency.
 """
 
 DRIVERS = {

@@ -2,10 +2,10 @@
 
 """The contract of a driver.
 
-A driver says where signs of life are written (``publish``, ``withdraw``) and
-what it finds there (``observe``, ``load_group``). When it is written, what
-happens when that fails, and what Nova is told is the same for all drivers and
-in ``common``, which drivers derive from.
+A driver writes signs of life to its store (``publish``, ``withdraw``) and
+reads evidence from it (``observe``, ``load_group``). The times of heartbeats,
+the handling of failures and the answers to Nova are the same for all drivers:
+see ``common``, from which drivers derive.
 """
 
 import abc
@@ -15,7 +15,7 @@ import typing
 
 
 class Promise(enum.Enum):
-    """What a driver may promise. The contract suite holds it to its word."""
+    """A capability of a driver. The conformance suite checks it."""
 
     SEES_LEAVE = 'A member that leaves is down for every reader at once.'
     SEES_STOP = 'A service that is stopped gets no new instances at once.'
@@ -28,10 +28,10 @@ class Promise(enum.Enum):
 
 
 class Failure(typing.NamedTuple):
-    """How a failed beat is told to the operator.
+    """How a failed heartbeat is logged.
 
-    ``persistent``: it won't heal by itself, so it is logged even when it
-    follows another failure.
+    ``persistent``: it doesn't end by itself, so it is logged even after
+    another failure.
     """
 
     level: int
@@ -41,7 +41,7 @@ class Failure(typing.NamedTuple):
 
 
 class Driver(abc.ABC):
-    """A way to say "I am alive" and to see who said so."""
+    """Reports the members of this process and reads those of all."""
 
     #: set of Promise
     promises = frozenset()
@@ -50,11 +50,11 @@ class Driver(abc.ABC):
     @property
     @abc.abstractmethod
     def name(self):
-        """The value of ``servicegroup_driver`` that chooses this driver."""
+        """The value of ``servicegroup_driver`` that selects this driver."""
 
     @abc.abstractmethod
     def publish(self, heartbeat):
-        """Write the evidence that this member lives; raise if it isn't stored.
+        """Write a sign of life of this member; raise if it isn't stored.
 
         Blocks for less than ``heartbeat.interval`` seconds.
 
@@ -64,29 +64,29 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def withdraw(self, heartbeat, end, timeout):
-        """Write that this process ends, within so many seconds. May raise.
+        """Write that this process ends, in ``timeout`` seconds. May raise.
 
-        :param end: liveness.End.STOPPED when the service stops, LEFT when the
-            operator takes the member out
+        :param end: liveness.End.STOPPED if the service stops, LEFT if the
+            operator removes the member
         """
 
     @abc.abstractmethod
     def observe(self, record):
         """Return the liveness.Member of a service record.
 
-        Logs nothing of the living and, but for a bounded first read, never
-        blocks.
+        Logs nothing about a member that is alive. Never blocks, except for a
+        bounded first read.
 
-        :raises ServiceGroupUnavailable: the store can't be asked
+        :raises ServiceGroupUnavailable: the store can't be read
         """
 
     @abc.abstractmethod
     def load_group(self, record):
-        """Return the liveness.Group that the service of a record is in.
+        """Return the liveness.Group of a service record.
 
-        Called when the service seems to be lost, once a second at most.
+        Called if the service seems to be lost, once a second at most.
 
-        :raises ServiceGroupUnavailable: the store can't be asked
+        :raises ServiceGroupUnavailable: the store can't be read
         """
 
     @abc.abstractmethod
@@ -95,29 +95,29 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def recorded_time(self, record):
-        """Return when the service was last known to be well, or None."""
+        """Return the time of the last sign of life, or None."""
 
     def witness(self, member):
-        """Return who saw the last evidence of a liveness.Member, for people.
+        """Return the source of a liveness.Member's evidence, as a text.
 
         Does no I/O.
         """
         return 'the %s driver' % self.name
 
     def details(self, record):
-        """Return what else the store holds of a service, for people.
+        """Return other data of a service in the store, for people.
 
         May block for a few seconds.
 
-        :returns: dict, names to values that JSON can express
+        :returns: dict, names to values for JSON
         """
         return {}
 
     def view_age(self, group):
-        """Return how old what this process knows of a group is, seconds.
+        """Return the age of this process's view of a group, in seconds.
 
-        math.inf if it knows nothing yet; None for a driver that knows nothing
-        but what Nova's records say. Does no I/O and takes no lock.
+        math.inf if the view is not filled yet; None for a driver without
+        views. Does no I/O and takes no lock.
         """
         return None
 
@@ -127,16 +127,16 @@ class Driver(abc.ABC):
                        'Unexpected error while reporting service status', True)
 
     def surely_up(self, record):
-        """Return whether it is plain to see that the verdict is UP.
+        """Return True only if the verdict is certainly UP.
 
-        The short way of a thousand questions in a row. False says nothing: it
-        sends whoever asks the long way, and has to be said of everybody while
-        a group is in doubt, since the long way finds the end of that. Never
-        blocks, logs or raises.
+        The fast path for a thousand queries in a row. After False, the caller
+        asks for the verdict. Must be False for all while a group is doubted,
+        since a verdict finds the end of the doubt. Never blocks, logs or
+        raises.
         """
         return False
 
     @staticmethod
     def cell_of(record):
-        """Return what tells apart the cells of a store that each cell has."""
+        """Return the cell of a record, if each cell has its own store."""
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all drivers have in common: when they report, and what is answered.
+"""The base class of the drivers: heartbeats, verdicts and answers.
 
-A driver delivers evidence. What it means, and what Nova is told, is decided
-once for all of them: by ``liveness``, from here.
+A driver delivers evidence; ``liveness``, called from here, turns it into
+verdicts and answers.
 """
 
 import functools
@@ -28,27 +28,27 @@ LOG = logging.getLogger(__name__)
 
 
 class Driver(base.Driver):
-    """What a driver derives from; it adds the methods of ``base.Driver``.
+    """Base of the drivers, which implement the methods of ``base.Driver``.
 
-    Making one opens nothing, starts nothing and logs nothing. All methods
-    may be called from any thread or green thread.
+    Creating one opens no connection, starts no thread and logs nothing. All
+    methods may be called from any thread or green thread.
 
     :param conf: the configuration, by default Nova's
     :param monotonic: clock for ages, seconds as float
     :param utcnow: wall clock, naive UTC datetime
-    :param jitter: ``jitter(low, high)`` gives a float between, seconds
-    :param inventory: ``inventory(group)`` gives Nova's service records
-    :param store: the client of the store, where the driver has one
+    :param jitter: ``jitter(low, high)`` returns a float between, seconds
+    :param inventory: ``inventory(group)`` returns Nova's service records
+    :param store: the client of the store, if the driver has one
     """
 
     def __init__(self, *args, conf=None, monotonic=None, utcnow=None,
                  jitter=None, inventory=None, store=None, **kwargs):
         self.conf = cfg.CONF if conf is None else conf
         self.settings = sg_conf.settings(self.conf)
-        # Looked up now and not at import: eventlet may have patched since.
+        # Not at import: eventlet may have patched it since.
         self.monotonic = monotonic or time.monotonic
         self.utcnow = utcnow or timeutils.utcnow
-        # The same clock in seconds since 1970, at a fifth of the time.
+        # The same clock in seconds since 1970, in a fifth of the time.
         self.wall = functools.partial(
             timeutils.utcnow_ts, microsecond=True) if utcnow is None else (
                 lambda: utcnow().replace(tzinfo=records.UTC).timestamp())
@@ -84,7 +84,7 @@ class Driver(base.Driver):
         :param guarded: doubt it if much of its group is silent, too
         """
         topic = record.get('topic', None)
-        # Nobody evacuates the others (conductors, schedulers).
+        # Conductors and schedulers are not evacuated.
         guarded = guarded and topic == liveness.GUARDED
         rules = self.settings.rules
         key = None
@@ -102,7 +102,7 @@ class Driver(base.Driver):
                 self.observe(record), group if guarded else None, self.now(),
                 rules)
         except exception.InvalidMember:
-            # A record that nobody reports for.
+            # A record of a service that never reports.
             verdict = liveness.Verdict(liveness.State.DOWN,
                                        liveness.Reason.NEVER)
         except exception.ServiceGroupUnavailable as e:
@@ -127,7 +127,7 @@ class Driver(base.Driver):
             self.groups.review((liveness.GUARDED, self.cell_of(record)), load,
                                self.now(), self.settings.rules)
         except exception.ServiceGroupUnavailable:
-            # Then it hasn't ended.
+            # The doubt goes on.
             pass
 
     def answer(self, record, question, policy=None):
@@ -140,35 +140,38 @@ class Driver(base.Driver):
         policy = policy or self.settings.outage_policy
         if (question is liveness.Question.MAY_PLACE and policy == 'safe'
                 and base.Promise.PLACES_IN_DOUBT not in self.promises):
-            # Who is silent is no candidate, whatever the others do.
+            # A silent host is no candidate, in a mass failure either.
             verdict = self.verdict(record, guarded=False)
             return verdict.state is liveness.State.UP
         return liveness.answer(self.verdict(record), question, policy)
 
     def is_up(self, record):
-        """Return whether Nova may not act as if the host were gone."""
+        """Return False if Nova may act as if the host were lost."""
         return self.surely_up(record) or self.answer(
             record, liveness.Question.IS_GONE)
 
     def updated_time(self, record):
-        """Return what agrees with ``is_up``; see ``API.get_updated_time``."""
+        """Return a time that agrees with ``is_up``.
+
+        See ``API.get_updated_time``.
+        """
         if self.surely_up(record):
             return self.recorded_time(record)
         verdict = self.verdict(record)
         if verdict.state is not liveness.State.UP and liveness.answer(
                 verdict, liveness.Question.IS_GONE,
                 self.settings.outage_policy):
-            # Tools that judge by age (InstanceHA) must see what Nova is told.
+            # Tools that judge by age (InstanceHA) must agree with Nova.
             return records.as_aware(self.utcnow().replace(microsecond=0))
         return self.recorded_time(record)
 
     def report(self):
-        """Return what this process knows, for people.
+        """Return a report of this process's state, for people.
 
-        Does no I/O, takes no lock and logs nothing: it may be called in the
-        middle of anything. Drivers add to it.
+        Does no I/O, takes no lock and logs nothing, so it may be called at any
+        time. Drivers add to it.
 
-        :returns: dict, names to texts, or to dicts of such
+        :returns: dict, names to texts, or to dicts of texts
         """
         groups = self.find('groups')
         return {
@@ -190,7 +193,7 @@ class Driver(base.Driver):
         return per_process.get((self.name, kind, id(self.conf)), make)
 
     def find(self, kind):
-        """Return the same if it was made already, else None."""
+        """Return the shared object of a kind, or None if there is none yet."""
         return per_process.find((self.name, kind, id(self.conf)))
 
     @property

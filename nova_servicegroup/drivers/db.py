@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Heartbeats in Nova's own services table.
+"""Heartbeats in Nova's services table.
 
 Every ``report_interval`` seconds a service saves its record with a higher
-``report_count``; Nova's database layer then stamps ``last_seen_up``. A service
-is up while that stamp, or its creation, is at most ``service_down_time``
-seconds away. Nova's in-tree driver reads what is written here, and the other
-way round, so a deployment may mix the two.
+``report_count``; Nova's database layer then sets ``last_seen_up``. A service
+is up while that time, or its creation, is at most ``service_down_time``
+seconds away. This driver and Nova's in-tree driver read each other's
+heartbeats, so a deployment may mix the two.
 
 For the operator:
 
 * A dead host is down ``service_down_time - report_interval`` to
   ``service_down_time`` seconds after its death. A service that is stopped
-  gracefully gets no new instances at once; it is down after ``restart_grace``.
-* nova-compute reports through RabbitMQ and a conductor. When many computes
-  are silent at once it is more likely that one of these failed, so they are
-  not called down: see ``[servicegroup] mass_failure_threshold``. That is
-  judged from the table, for each cell. ``report_count`` carries what readers
-  need for it, see the module of that name; computes that run Nova's in-tree
-  driver don't write it, so those that come back late after an outage may be
-  down for a while.
-* The stamp is made by the conductor's clock and read by the clocks of API and
-  scheduler: keep those in step. The compute's own clock matters only when it
-  starts.
+  gracefully gets no new instances from then on; it is down after
+  ``restart_grace``.
+* nova-compute reports through RabbitMQ and a conductor. If many computes are
+  silent at once, one of these has probably failed, so the computes are
+  unknown, not down: see ``[servicegroup] mass_failure_threshold``. Each cell
+  is judged from its own table. ``report_count`` carries the data for it, see
+  the module of that name. Nova's in-tree driver doesn't write these, so its
+  computes may be down for a while if they come back late after an outage.
+* The conductor's clock sets the time; the clocks of API and scheduler are
+  compared with it: synchronize these. The compute's own clock matters only at
+  its start.
 * Every service costs a message and an UPDATE per interval.
 """
 
@@ -72,9 +72,8 @@ class DbDriver(common.Driver):
     @staticmethod
     def _save(record, count, timeout):
         _bound_rpc(record, timeout)
-        # Nova's database layer stamps last_seen_up only when this grows
-        # (Nova commit b9bae02af2), so that enabling a dead host doesn't
-        # bring it back to life.
+        # Nova's database layer sets last_seen_up only if this grows (Nova
+        # commit b9bae02af2): enabling a dead host must not make it up.
         record.report_count = count
         record.save()
 
@@ -100,7 +99,7 @@ class DbDriver(common.Driver):
                     and not report_count.is_last(count)
                     and not self.groups.doubted)
         except Exception:
-            # A record without all columns, a time in another form.
+            # A column is missing, or a time has another form.
             return False
 
     def observe(self, record):
@@ -143,7 +142,7 @@ class DbDriver(common.Driver):
     list_heartbeats = staticmethod(service_records.heartbeats)
 
     def recorded_time(self, record):
-        # As the record has it, like in-tree.
+        # As in the record, like in-tree.
         return record['updated_at']
 
     def witness(self, member):
@@ -186,7 +185,7 @@ class DbDriver(common.Driver):
 
 
 def _count_of(record):
-    """Return a record's report_count, None for one that was read without."""
+    """Return a record's report_count, None if it was not read."""
     try:
         return record.get('report_count', None)
     except Exception:
@@ -194,19 +193,18 @@ def _count_of(record):
 
 
 def _kind_of(error):
-    """Return the name of an exception's class, of the remote one by RPC."""
+    """Return the name of an exception's class, or of the remote one's."""
     if isinstance(error, messaging.RemoteError):
         return error.exc_type or 'RemoteError'
-    # oslo.messaging gives a rebuilt exception the name <class>_Remote.
+    # oslo.messaging names a rebuilt exception <class>_Remote.
     return type(error).__name__.removesuffix('_Remote')
 
 
 def _is_of_the_bus(error):
-    """Return whether the message never came to a conductor, or no answer."""
+    """Return whether no conductor got or answered the message."""
     if isinstance(error, messaging.RemoteError):
         return False
-    # oslo.messaging lets what its library raises through where it makes a
-    # new connection.
+    # oslo.messaging passes on its library's exceptions while it connects.
     return (isinstance(error, messaging.MessagingException)
             or type(error).__module__.partition('.')[0] in ('kombu', 'amqp'))
 
@@ -214,9 +212,9 @@ def _is_of_the_bus(error):
 class _BoundedConductor:
     """Nova's conductor API with a time limit on saving an object.
 
-    Unbounded, one lost reply holds the heartbeat for rpc_response_timeout,
-    60 s: as long as service_down_time (bug 1368989; Nova had the bound and
-    lost it in 6285d6a511).
+    Without it, one lost reply blocks the heartbeat for rpc_response_timeout,
+    60 s: as long as service_down_time (bug 1368989; Nova had a limit and lost
+    it in 6285d6a511).
     """
 
     def __init__(self, conductor, timeout):
@@ -228,10 +226,10 @@ class _BoundedConductor:
         return getattr(self._conductor, name)
 
     def object_action(self, context, objinst, objmethod, args, kwargs):
-        # The next heartbeat is the retry: the timeout doesn't count while a
-        # connection is made, and each attempt at a hung broker takes 5 s. But
-        # only a retry makes kombu drop a connection that is broken and looks
-        # as if it were there; without one every heartbeat fails on it.
+        # No retry: the timeout doesn't apply while oslo.messaging connects,
+        # and each attempt at a hung broker takes 5 s. But after a failure one
+        # retry: only a retry makes kombu drop a connection that is broken
+        # unnoticed; else every heartbeat fails on it.
         client = self._conductor.client.prepare(
             timeout=self.timeout, retry=int(self._failed))
         self._failed = True
@@ -242,7 +240,7 @@ class _BoundedConductor:
 
 
 def _bound_rpc(record, timeout):
-    """Let this record's RPCs end in time."""
+    """Limit the time of this record's RPCs."""
     conductor = record.indirection_api
     if isinstance(conductor, _BoundedConductor):
         conductor.timeout = timeout

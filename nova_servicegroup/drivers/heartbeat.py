@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The heartbeat: when a service reports, and what happens when it can't."""
+"""The heartbeat: reports a member periodically, and logs failures."""
 
 import threading
 import time
@@ -12,15 +12,15 @@ from nova_servicegroup import metrics
 
 LOG = logging.getLogger(__name__)
 
-#: seconds that a service may take to leave, with all of its drivers together
+#: seconds that a service may take to leave, for all of its drivers together
 LEAVE_TIMEOUT = 2.0
 
 
 class Heartbeat:
-    """One member of one group, and the heartbeat that keeps it one.
+    """The heartbeat of one member of one group.
 
-    ``beat`` runs in the service's timer and may meet ``leave`` in another
-    thread: whoever comes last, the evidence is gone after a leave.
+    ``beat`` runs in the service's timer, ``leave`` possibly in another thread.
+    In any order, the evidence is withdrawn after a leave.
     """
 
     def __init__(self, driver, member, group, service):
@@ -38,33 +38,32 @@ class Heartbeat:
         self._lost_at = None
         self._persistent_logged = False
         self._metrics = metrics.of_process(driver.conf, service.binary)
-        # With also_report a service has one for each driver. They are kept
-        # on the service: Nova's would ask its manager for an attribute that
-        # it hasn't.
+        # With also_report a service has one heartbeat per driver. By vars():
+        # Nova's service looks up missing attributes in its manager.
         self._all = vars(service).setdefault('servicegroup_heartbeats', [])
 
     def start(self):
-        """Publish at once and again every interval, as long as it serves."""
+        """Publish now, and every interval until the service stops."""
         self._all[:] = [one for one in self._all if not one._left] + [self]
         self.beat()
-        pulse = self.service.tg.add_timer_args(
+        timer = self.service.tg.add_timer_args(
             self.interval, self.beat,
-            # A thousand services that start together shall not beat together.
+            # Spreads the heartbeats of services that start together.
             initial_delay=self.driver.jitter(0, self.interval),
             # An exception would end the timer for good (Nova 49b0d1741c).
             stop_on_exception=False)
-        self._leave_when_stopped(pulse)
+        self._leave_when_stopped(timer)
 
-    def _leave_when_stopped(self, pulse):
-        # The timer's stop is the one hook that runs in the process that
-        # joined, and only there, with and without workers, in both modes.
-        stop = pulse.stop
+    def _leave_when_stopped(self, timer):
+        # Only the timer's stop runs in exactly the process that joined, with
+        # and without workers, in green and native threads.
+        stop = timer.stop
 
         def stop_and_leave(*args, **kwargs):
             stop(*args, **kwargs)
             self.leave(liveness.End.STOPPED if self._leaves_on_stop else None)
 
-        pulse.stop = stop_and_leave
+        timer.stop = stop_and_leave
 
     def beat(self):
         """Publish once. Raises nothing; logs a loss and its end once each."""
@@ -88,7 +87,7 @@ class Heartbeat:
 
     @property
     def state(self):
-        """Return whether it reports, in words."""
+        """Whether it reports, as a text."""
         if self._lost_at is None:
             return 'reports every %s s' % self.interval
         return 'cannot report since %.0f s' % (
@@ -129,7 +128,7 @@ class Heartbeat:
         """
         if not self._leaving.acquire(blocking=False):
             return
-        # First: a heartbeat in flight writes it again when it lands.
+        # Before the wait: a beat that ends later withdraws by itself.
         self._end = end
         self._left = True
         self._idle.wait(self._leave_timeout / 2)

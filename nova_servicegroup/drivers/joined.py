@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether most of Nova's services have ever joined the store that is asked.
+"""Finds out whether most of Nova's services have ever joined the store.
 
-A host that the store has never heard of is down, unless most of its group are
-such: then a deployment is about to change its driver, or this reader asks
-other servers, or another prefix, than the others report to.
+A host that never joined is down, unless most of its group never joined: then
+the deployment is changing its driver, or this reader uses other servers or
+another prefix than the members.
 """
 
 import threading
@@ -14,18 +14,18 @@ from oslo_log import log as logging
 
 LOG = logging.getLogger(__name__)
 
-#: seconds for which an answer is used again
+#: seconds for which a result is cached
 REFRESH = 1.0
-#: part of the time that may go into listing Nova's services again
+#: share of the time for repeated listings of Nova's services
 LISTING_SHARE = 0.02
-#: seconds after which they are listed again at the latest
+#: seconds between two listings, at most
 LISTING_PAUSE = 60.0
 
 
 class Joined:
-    """The services of one group, for one process. Safe from any thread.
+    """Counts which services of one group have joined. Thread-safe.
 
-    :param where: what is asked, for messages
+    :param where: the store, for messages
     """
 
     def __init__(self, where, monotonic=time.monotonic):
@@ -40,10 +40,10 @@ class Joined:
     def most(self, list_services, is_known):
         """Return whether at least half of Nova's services have joined.
 
-        False while they can't be listed. Blocks for a listing now and then.
+        False if they were never listed. Blocks for a listing now and then.
 
         :param list_services: returns Nova's service records of the group
-        :param is_known: ``is_known(host)``: the store has heard of it
+        :param is_known: ``is_known(host)``: whether the host has ever joined
         """
         self._list(list_services)
         now = self._monotonic()
@@ -51,7 +51,7 @@ class Joined:
             joined = sum(map(is_known, self._hosts))
             self._most = 2 * joined >= len(self._hosts)
             self._until = now + REFRESH
-            self._tell(joined)
+            self._log(joined)
         return self._most
 
     def _list(self, list_services):
@@ -65,15 +65,15 @@ class Joined:
             try:
                 self._hosts = {service['host'] for service in list_services()}
             except Exception:
-                # A database or a conductor that is away: no reason for Nova's
-                # question to fail.
+                # An outage of the database or a conductor: Nova's query must
+                # not fail.
                 LOG.debug('Cannot list the services of Nova', exc_info=True)
             took = self._monotonic() - now
             self._list_after = now + min(took / LISTING_SHARE, LISTING_PAUSE)
         finally:
             self._listing.release()
 
-    def _tell(self, joined):
+    def _log(self, joined):
         if self._most:
             self._logged = False
         elif not self._logged:
