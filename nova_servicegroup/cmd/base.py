@@ -142,6 +142,21 @@ class ForPeople:
         return found
 
 
+def add_nova(parser, with_python=True):
+    """Add the options that select a Nova to a parser; return the parser.
+
+    :param with_python: also the one for the Python that runs it
+    """
+    parser.add_argument('--nova', metavar='PATH',
+                        help='the folder that holds nova/; by default that '
+                             'which this Python imports')
+    if with_python:
+        parser.add_argument('--python', metavar='PATH',
+                            help='the Python that runs this Nova; by default '
+                                 'derived from the path of the tree')
+    return parser
+
+
 def seconds(text):
     """Return a positive number of seconds, for argparse."""
     value = float(text)

@@ -13,6 +13,8 @@ from nova_servicegroup.cmd import progress
 
 #: seconds for all checks together, as long as monitoring programs wait
 TIMEOUT = 60
+#: of levels, the worst first
+_ORDER = ('CRITICAL', 'WARNING', 'UNKNOWN', 'OK')
 _COLUMNS = ('Level', 'Check', 'What', 'Why', 'Fix')
 #: of the levels, on a terminal
 _COLOURS = {'OK': '32', 'WARNING': '33', 'CRITICAL': '31', 'UNKNOWN': '35'}
@@ -65,7 +67,7 @@ class Doctor(base.ForPeople, base.Lister):
                             default=TIMEOUT,
                             help='seconds for all checks together, by '
                                  'default %d' % TIMEOUT)
-        return add_nova(parser)
+        return base.add_nova(parser)
 
     def run(self, parsed_args):
         code = super().run(parsed_args)
@@ -96,17 +98,6 @@ class Doctor(base.ForPeople, base.Lister):
                            found.why, found.fix) for found in findings]
 
 
-def add_nova(parser):
-    """Add the options that select a Nova to a parser."""
-    parser.add_argument('--nova', metavar='PATH',
-                        help='the folder that holds nova/; by default that '
-                             'which this Python imports')
-    parser.add_argument('--python', metavar='PATH',
-                        help='the Python that runs this Nova; by default '
-                             'derived from the path of the tree')
-    return parser
-
-
 def choose(checks, only, skip):
     """Return the selected checks.
 
@@ -124,11 +115,9 @@ def choose(checks, only, skip):
 def summary(levels):
     """Return the line that monitoring programs show."""
     counts = collections.Counter(levels)
-    worst = next((level for level in ('CRITICAL', 'WARNING', 'UNKNOWN')
-                  if counts[level]), 'OK')
-    return 'SERVICEGROUP %s - %s' % (worst, ', '.join(
-        '%d %s' % (counts[level], level.lower()) for level in (
-            'CRITICAL', 'WARNING', 'UNKNOWN', 'OK') if counts[level])
+    found = [level for level in _ORDER if counts[level]]
+    return 'SERVICEGROUP %s - %s' % (found[0] if found else 'OK', ', '.join(
+        '%d %s' % (counts[level], level.lower()) for level in found)
         or 'nothing was checked')
 
 
@@ -139,8 +128,7 @@ def printed(rows, colour=False):
     :param colour: whether to use colours, too
     """
     lines, seen_ok = [summary(row['Level'] for row in rows)], False
-    for row in sorted(rows, key=lambda row: {
-            'CRITICAL': 0, 'WARNING': 1, 'UNKNOWN': 2}.get(row['Level'], 3)):
+    for row in sorted(rows, key=lambda row: _ORDER.index(row['Level'])):
         level = row['Level']
         head = '%-8s ' % level
         if level != 'OK' or not seen_ok:

@@ -25,16 +25,7 @@ class _DropIn(base.Command):
     can_force = False
 
     def get_parser(self, prog_name):
-        parser = super().get_parser(prog_name)
-        parser.add_argument(
-            '--nova', metavar='PATH',
-            help='the folder that holds nova/; by default that which this '
-                 'Python imports')
-        if self.checks:
-            parser.add_argument(
-                '--python', metavar='PATH',
-                help='the Python that runs this Nova; by default derived from '
-                     'the path of the tree')
+        parser = base.add_nova(super().get_parser(prog_name), self.checks)
         if self.can_try:
             parser.add_argument('--dry-run', action='store_true',
                                 help='print the unified diff, write nothing')

@@ -87,14 +87,12 @@ def of(deployment):
 
 def _by_zookeeper(conf):
     from nova_servicegroup import conf as sg_conf
-    from nova_servicegroup import evzookeeper
     from nova_servicegroup.keeper import security
     options = conf.zookeeper
     ours = security.Security(**sg_conf.zk.security(conf))
     timeout = options.recv_timeout / 1000
     try:
-        client = ours.client(evzookeeper.check_address(options.address),
-                             timeout)
+        client = ours.client(sg_conf.zk.hosts(conf), timeout)
     except security.PackageMissing as e:
         raise base.CommandError('%s.' % e) from e
     return ZooKeeper(client, ours.acl, options.sg_prefix + '/@notify',

@@ -107,7 +107,6 @@ def _from_zookeeper(deployment, record):
 
     from nova_servicegroup.cmd import tighten
     from nova_servicegroup import conf as sg_conf
-    from nova_servicegroup import evzookeeper
     from nova_servicegroup.keeper import record as records
     from nova_servicegroup.keeper import security
     driver, conf = deployment.driver, deployment.conf
@@ -120,7 +119,7 @@ def _from_zookeeper(deployment, record):
     last = driver.observe(record).last
     with tighten.connection(
             security.Security(**sg_conf.zk.security(conf)),
-            evzookeeper.check_address(conf.zookeeper.address)) as client:
+            sg_conf.zk.hosts(conf)) as client:
         try:
             before = records.parse(
                 *client.get_async(path).get(timeout=tighten.LIMIT))

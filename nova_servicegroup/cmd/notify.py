@@ -15,6 +15,7 @@ import time
 import oslo_messaging as messaging
 
 from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import services
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 
@@ -47,7 +48,7 @@ def payload(change):
     silence = service.verdict.silence
     return {
         'version': VERSION,
-        'at': _as_text(change.at),
+        'at': services.as_text(change.at, 'milliseconds'),
         'host': change.host,
         'service': change.binary,
         'group': service.group,
@@ -57,17 +58,12 @@ def payload(change):
         'evidence': evidence(change),
         'reason': change.reason and change.reason.name.lower(),
         'reason_text': change.reason and change.reason.value,
-        'last_seen': _as_text(service.seen_at),
+        'last_seen': services.as_text(service.seen_at, 'milliseconds'),
         'silence': silence and {
             'base': silence.base, 'silent': silence.silent,
             'returned': silence.returned},
         'disabled': service.record.get('disabled', None),
         'forced_down': service.record.get('forced_down', None)}
-
-
-def _as_text(moment):
-    return moment and moment.replace(tzinfo=None).isoformat(
-        timespec='milliseconds') + 'Z'
 
 
 class Sender:

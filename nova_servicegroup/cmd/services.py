@@ -109,11 +109,13 @@ def add_service(parser):
     return parser
 
 
-def as_text(moment):
-    """Return a time in UTC in ISO 8601 format; None for None."""
-    if moment is None:
-        return None
-    return moment.replace(tzinfo=None).isoformat(timespec='seconds') + 'Z'
+def as_text(moment, timespec='seconds'):
+    """Return a time in UTC in ISO 8601 format; None for None.
+
+    :param timespec: seconds or milliseconds
+    """
+    return moment and moment.replace(tzinfo=None).isoformat(
+        timespec=timespec) + 'Z'
 
 
 def status(record):

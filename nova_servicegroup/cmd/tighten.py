@@ -17,8 +17,6 @@ from kazoo import security as kazoo_security
 from nova_servicegroup.cmd import deployment
 from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
-from nova_servicegroup import evzookeeper
-from nova_servicegroup.evzookeeper import exceptions as zk_exc
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import security
@@ -55,10 +53,7 @@ def run(config_files=(), config_dirs=(), dry_run=False, force=False):
     :raises ServiceGroupError: nothing, or not all, was changed
     """
     conf = deployment.read(config_files, config_dirs)
-    try:
-        hosts = evzookeeper.check_address(conf.zookeeper.address)
-    except zk_exc.BadAddress as e:
-        raise TightenError('[zookeeper] address: %s' % e) from e
+    hosts = sg_conf.zk.hosts(conf)
     ours = security.Security(**sg_conf.zk.security(conf))
     if not ours:
         raise TightenError(
@@ -73,7 +68,7 @@ def connection(ours, hosts, timeout=LIMIT):
     """Yield a client that is connected and authenticated.
 
     :param ours: a keeper.security.Security
-    :param hosts: as ``evzookeeper.check_address`` returns it
+    :param hosts: as ``conf.zk.hosts`` returns it
     :param timeout: of the session, seconds
     :raises TightenError: ZooKeeper can't be reached, or gives up
     """

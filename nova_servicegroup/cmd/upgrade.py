@@ -3,7 +3,6 @@
 """``nova-servicegroup upgrade check``, with OpenStack's library for it."""
 
 from nova_servicegroup.cmd import base
-from nova_servicegroup.cmd import doctor
 from nova_servicegroup.cmd import progress
 
 #: the checks of the doctor whose findings can stop an upgrade
@@ -32,7 +31,7 @@ class Check(base.Command):
         parser = super().get_parser(prog_name)
         parser.add_argument('--json', action='store_true',
                             help='print the results as JSON')
-        return doctor.add_nova(parser)
+        return base.add_nova(parser)
 
     def take_action(self, parsed_args):
         from oslo_config import cfg

@@ -201,8 +201,7 @@ class Watch(base.Command):
 
 
 def _fields(change):
-    return {'at': change.at.replace(tzinfo=None).isoformat(
-                timespec='milliseconds') + 'Z',
+    return {'at': services.as_text(change.at, 'milliseconds'),
             'host': change.host, 'binary': change.binary,
             'cell': change.cell,
             'old': change.old and change.old.value,

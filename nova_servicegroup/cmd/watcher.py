@@ -57,7 +57,7 @@ class Watcher:
         self._monotonic = monotonic
         self._utcnow = utcnow or (
             lambda: datetime.datetime.now(datetime.timezone.utc))
-        self._records = None
+        self._records = None        # by (binary, host, cell)
         self._reload_at = float('-inf')
         self._listed_at = float('-inf')
         #: (binary, host, cell) -> Service at the last check
@@ -80,9 +80,8 @@ class Watcher:
         self._reload()
         now = self._utcnow()
         looked_at = {
-            (record['binary'], record['host'], cell):
-            self._deployment.service(record, cell)
-            for record, cell in self._records or ()}
+            key: self._deployment.service(record, key[2])
+            for key, record in (self._records or {}).items()}
         changes = []
         for key in [*looked_at, *(set(self.services) - set(looked_at))]:
             before, after = self.services.get(key), looked_at.get(key)
@@ -106,9 +105,9 @@ class Watcher:
 
     def _read(self):
         try:
-            found = [(record, cell) for record, cell
-                     in self._deployment.records(self._group)
-                     if self._is_wanted(record)]
+            found = {(record['binary'], record['host'], cell): record
+                     for record, cell in self._deployment.records(self._group)
+                     if self._is_wanted(record)}
         except base.CommandError as e:
             self.failures = [str(e)]
             return
@@ -117,9 +116,5 @@ class Watcher:
             self._listed_at = self._monotonic()
         if self.failures and self._records:
             # Services in a cell that doesn't answer were not deleted.
-            known = {(record['binary'], record['host'], cell)
-                     for record, cell in found}
-            found += [(record, cell) for record, cell in self._records
-                      if (record['binary'], record['host'], cell)
-                      not in known]
+            found = {**self._records, **found}
         self._records = found

@@ -221,6 +221,21 @@ Related options:
 ]
 
 
+def hosts(conf):
+    """Return the servers that ``address`` names, as a ZKSession takes them.
+
+    :raises ConfigurationError: it names none
+    """
+    # Imported here: programs without zk read these options, too.
+    from nova_servicegroup import evzookeeper
+    from nova_servicegroup.evzookeeper import exceptions as zk_exc
+    try:
+        return evzookeeper.check_address(conf.zookeeper.address)
+    except zk_exc.BadAddress as e:
+        raise exception.ConfigurationError(
+            '[zookeeper] address: %s' % e) from e
+
+
 def security(conf):
     """Return the security options; refuse contradictory ones.
 

@@ -20,9 +20,6 @@ from nova_servicegroup.cmd import tighten
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.doctor import Unreachable
 from nova_servicegroup.drivers import zk
-from nova_servicegroup import evzookeeper
-from nova_servicegroup.evzookeeper import exceptions as zk_exc
-from nova_servicegroup import exception
 from nova_servicegroup.keeper import handler
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import security
@@ -60,11 +57,7 @@ class Store:
         self.options = conf.zookeeper
         self.prefix = self.options.sg_prefix
         self.ours = security.Security(**sg_conf.zk.security(conf))
-        try:
-            self.hosts = evzookeeper.check_address(self.options.address)
-        except zk_exc.BadAddress as e:
-            raise exception.ConfigurationError(
-                '[zookeeper] address: %s' % e) from e
+        self.hosts = sg_conf.zk.hosts(conf)
         self._stack = contextlib.ExitStack()
 
     @functools.cached_property
@@ -131,8 +124,20 @@ class Store:
     @functools.cached_property
     def records(self):
         """The hosts of the group compute that have a record, a set."""
-        return {names.unquote(name) for name in self.children(
-            '%s/%s/compute' % (self.prefix, zk.RECORDS))}
+        return self.list_records()
+
+    def list_records(self):
+        """Return the same, read again."""
+        return {names.unquote(name)
+                for name in self.children(self.records_directory)}
+
+    @property
+    def records_directory(self):
+        return '%s/%s/compute' % (self.prefix, zk.RECORDS)
+
+    def record(self, host):
+        """Return the path of a host's record."""
+        return '%s/%s' % (self.records_directory, names.quote(host))
 
     def directory(self, group):
         return '%s/%s' % (self.prefix, names.quote(group))

@@ -15,7 +15,6 @@ from nova_servicegroup.doctor import listed
 from nova_servicegroup.doctor import Unreachable
 from nova_servicegroup.doctor import zookeeper
 from nova_servicegroup import drivers
-from nova_servicegroup.drivers import zk
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
 from nova_servicegroup.liveness import State
@@ -189,8 +188,7 @@ def _without_record(store, members):
     without = set(members) - store.records
     if without:
         # A member may have joined between the two listings.
-        without -= {names.unquote(name) for name in store.children(
-            '%s/%s/compute' % (store.prefix, zk.RECORDS))}
+        without -= store.list_records()
     if without:
         yield Finding(
             Level.WARNING, 'Members without a record: %s.' % listed(without),
@@ -224,8 +222,7 @@ def _left_behind(store, members, known):
                 'zkCli.sh -server %s' % store.hosts,
                 *(['addauth digest %s:PASSWORD' % store.options.username]
                   if store.options.auth_scheme == 'digest' else []),
-                *('delete %s/%s/compute/%s' % (
-                    store.prefix, zk.RECORDS, names.quote(host))
+                *('delete %s' % store.record(host)
                   for host in sorted(left)[:20])]))
 
 

@@ -14,7 +14,6 @@ from nova_servicegroup.doctor import listed
 from nova_servicegroup.doctor import processes
 from nova_servicegroup.doctor import Unreachable
 from nova_servicegroup.drivers import zk
-from nova_servicegroup.keeper import names
 
 #: seconds for an answer; more is a warning
 SLOW = 0.5
@@ -245,14 +244,12 @@ def rights(site):
             'nova-servicegroup zookeeper tighten')
         return
     paths = [store.prefix, '%s/%s' % (store.prefix, zk.RECORDS),
-             '%s/%s/compute' % (store.prefix, zk.RECORDS)]
+             store.records_directory]
     for group, nodes in store.groups.items():
         paths.append(store.directory(group))
         paths += ['%s/%s' % (store.directory(group), name)
                   for name in nodes[:MOST_NODES]]
-    paths += ['%s/%s/compute/%s' % (store.prefix, zk.RECORDS,
-                                    names.quote(host))
-              for host in sorted(store.records)[:MOST_NODES]]
+    paths += map(store.record, sorted(store.records)[:MOST_NODES])
     found = {path: acl for path, (acl, _) in store.get_all(
         [(path, store.client.get_acls_async(path)) for path in paths])}
     open_ones = [path for path, acl in found.items()

@@ -101,11 +101,8 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        try:
-            evzookeeper.check_address(self.conf.zookeeper.address)
-        except zk_exc.BadAddress as e:
-            raise exception.ConfigurationError(
-                '[zookeeper] address: %s' % e) from e
+        # They refuse a configuration that can't work.
+        conf.zk.hosts(self.conf)
         conf.zk.security(self.conf)
         # This driver's short cut to the views that it asked before, by
         # process: after a fork in C a view looks as fresh as it was. One
