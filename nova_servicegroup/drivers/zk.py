@@ -4,31 +4,31 @@
 
 Every process that joins has one ephemeral node,
 ``<sg_prefix>/<group>/<host>@<token>``; a host is up while it has at least
-one. The node is there for as long as the process lives: a small process
-beside it, the keeper, holds the session and watches it. Each compute has a
-record, too, ``<sg_prefix>/@last/compute/<host>``, in which its keeper writes
-how its process ended.
+one. The node exists for as long as the process lives: its keeper, a small
+child process, holds the session and monitors it. Each compute also has a
+record, ``<sg_prefix>/@last/compute/<host>``, in which its keeper writes how
+its process ended.
 
 For the operator:
 
-* A process that is killed, crashes or stops gets no new instances within
-  milliseconds, one that hangs after ``service_down_time``; one that is merely
-  busy stays up. Its host is down ``[servicegroup] restart_grace`` after its
-  last sign of life.
+* A process that is killed, crashes or stops gets no new instances after some
+  milliseconds; one that hangs, after ``service_down_time``; a busy one stays
+  up. Its host is down ``[servicegroup] restart_grace`` after its last sign of
+  life.
 * A host that loses power or network is down within two ``[zookeeper]
-  recv_timeout``, and it knows before. One of many that vanish together is in
-  doubt.
-* Readers ask nobody: they hold the list of each group, which ZooKeeper tells
-  them changes of. When ZooKeeper is away, the list stands for
+  recv_timeout``; it detects the loss before that. If many disappear together,
+  they are doubted.
+* Queries are answered from memory: ZooKeeper notifies each reader of changes
+  in a group. During an outage of ZooKeeper, the last state is valid for
   ``service_down_time`` seconds.
-* Nothing is written at rest, but for one node that each reader writes every
-  two minutes to learn ZooKeeper's time. Every process costs ZooKeeper a
-  connection and a ping each third of ``recv_timeout``.
-* No clock of any host decides but that of ZooKeeper's leader.
-* Two machines under one host name are one member; both log it.
-* A keeper has about 21 MB, and ``ps`` tells whose it is. Killing it does no
-  harm. A unit of systemd that kills both at once loses immediate detection:
-  see contrib/systemd.
+* Without changes, only one node is written, by each reader every two minutes,
+  to read ZooKeeper's time. Every process costs ZooKeeper a connection and a
+  ping each third of ``recv_timeout``.
+* Only the clock of ZooKeeper's leader matters.
+* Two machines with the same host name are one member; both log it.
+* A keeper needs about 21 MB; ``ps`` shows its parent. Killing it is harmless.
+  A systemd unit that kills both at once loses immediate detection: see
+  contrib/systemd.
 """
 
 import datetime
@@ -61,24 +61,24 @@ OPEN = (
     'directories. Set [zookeeper] auth_scheme, or let no other host reach the '
     'servers.')
 
-#: seconds; a pulse only goes to the keeper and back
+#: seconds; a pulse is a round trip to the keeper only
 PULSE_TIMEOUT = 2.0
-#: seconds between looks of a reader that has just begun
+#: seconds between the first queries of a new reader
 FIRST_PAUSE = 0.05
-#: seconds a start waits for ZooKeeper before it goes on without
+#: seconds that a start waits for ZooKeeper, at most
 JOIN_TIMEOUT = 5.0
 
-#: the directory of the records, beside those of the groups; no topic quotes
-#: to this
+#: the directory of the records, beside those of the groups; no quoted topic
+#: has this name
 RECORDS = '@last'
 
 _ENDS = {end.name.lower(): end for end in liveness.End}
 
 
 def _moment(seconds):
-    """Return seconds since 1970 as an aware UTC datetime; None if it is none.
+    """Return seconds since 1970 as an aware UTC datetime, or None.
 
-    What others wrote into a record may be any number.
+    A record written by others may hold any number.
     """
     try:
         return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
@@ -101,12 +101,11 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # They refuse a configuration that can't work.
+        # They raise ConfigurationError for invalid options.
         conf.zk.hosts(self.conf)
         conf.zk.security(self.conf)
-        # This driver's short cut to the views that it asked before, by
-        # process: after a fork in C a view looks as fresh as it was. One
-        # whose session is closed isn't.
+        # The views that this driver has used, by process: after a fork in C
+        # a view still looks fresh. One with a closed session doesn't.
         self._views = {}
 
     def surely_up(self, record):
@@ -126,8 +125,8 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         group, host = self.key(record)
         view = self._view(group)
         member = self._member(view, group, host)
-        # A process that has just begun, nova-manage for one, waits until those
-        # that are missing had the time to come back.
+        # A new process, such as nova-manage, waits until missing members had
+        # the time to come back.
         while member.doubt is Reason.RETURNING and view.age < (
                 self.conf.zookeeper.first_listing_timeout):
             time.sleep(FIRST_PAUSE)
@@ -135,7 +134,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         return member
 
     def _member(self, view, group, host):
-        # The members again: whoever joined meanwhile is in one of the two.
+        # Members again: a host that joined meanwhile is in one of the two.
         nodes = view.members.get(host)
         absence = None if nodes else view.absences.get(host)
         nodes = nodes or view.members.get(host)
@@ -145,8 +144,8 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
             return liveness.Member(host, None, doubt=Reason.OUTAGE)
         if absence is not None:
             return self._missing(group, host, absence)
-        # What was lost with all of the store's memory looks as if it had
-        # never been, until all had the time to join again.
+        # After the servers lost all data, a lost host looks as if it had never
+        # joined, until all had the time to join again.
         young = view.founded is not None and (
             self.now() - view.founded < self.settings.rules.outage_grace)
         empty = not (view.members or view.absences)
@@ -174,7 +173,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         """Return the Member of a host that has no node."""
         end = _ENDS.get(absence.state)
         if group != liveness.GUARDED and absence.sure:
-            # Its restarts are hidden as those of computes are.
+            # So a restart is hidden, as for computes.
             end = liveness.End.GONE
         doubt = None
         if not absence.sure and (end is None or self.now() - absence.last
@@ -194,11 +193,11 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
                    for host, nodes in list(view.members.items())]
         members += [self._missing(group, host, absence)
                     for host, absence in list(view.absences.items())]
-        # That this reader's own session lives shows that the path works.
+        # This reader's session is open, so the path works.
         return liveness.Group(members, 0, path_seen=math.inf)
 
     def now(self):
-        # In ZooKeeper's time: no other host's clock decides.
+        # ZooKeeper's time: no other host's clock matters.
         return self.monotonic() + self._session.ahead
 
     def recorded_time(self, record):
@@ -222,7 +221,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
             znode.refresh(quiet=False,
                           timeout=min(PULSE_TIMEOUT, heartbeat.interval / 2))
             return
-        # It goes on joining by itself when it doesn't succeed now.
+        # If it can't join now, it retries by itself.
         znodes[key] = znode = zk_membership.Membership(
             self._session, self._path(heartbeat.group), heartbeat.member,
             data=zk_details.about(heartbeat, self.utcnow()),
@@ -247,8 +246,6 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
                 % (heartbeat.service.binary, heartbeat.member, error))
         return super().classify_error(error, heartbeat)
 
-    # Inside
-
     @property
     def _session(self):
         return self.store or self.shared('session', self._make_session)
@@ -266,7 +263,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         return session
 
     def _view(self, group):
-        """Return the view of a group, waiting for its first listing once."""
+        """Return the view of a group, after one wait for its first listing."""
         view = self.shared(
             ('view', group), lambda: zk_membership.MembershipMonitor(
                 self._session, self._path(group),
@@ -277,7 +274,7 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         return view
 
     def _within_grace(self, view):
-        """Tell whether the view is, or recently was, what ZooKeeper holds."""
+        """Return whether the view is fresh, or was a short time ago."""
         if view.fresh:
             return True
         stale_since = view.stale_since
@@ -288,9 +285,9 @@ class ZooKeeperDriver(zk_details.Details, common.Driver):
         return '%s/%s' % (self.conf.zookeeper.sg_prefix, names.quote(group))
 
     def _records(self, group):
-        """Return the directory of a group's records, None without."""
+        """Return the directory of a group's records, or None."""
         if group != liveness.GUARDED:
-            # Of the others a host may have many processes.
+            # A host may have many processes in the other groups.
             return None
         return '%s/%s/%s' % (self.conf.zookeeper.sg_prefix, RECORDS,
                              names.quote(group))

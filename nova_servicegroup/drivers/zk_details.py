@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the zk driver tells people and programs beside its verdicts."""
+"""Data of the zk driver for tools, besides its verdicts."""
 
 import functools
 import math
@@ -16,20 +16,19 @@ from nova_servicegroup import version
 
 
 class Details:
-    """The part of the ZooKeeperDriver that only tools ask."""
+    """The part of the ZooKeeperDriver that only tools use."""
 
     def member_details(self, member):
-        """Return what ZooKeeper holds of a member; see MembershipMonitor."""
+        """Return the nodes of a member; see MembershipMonitor."""
         group, host = self.key(member)
         return self._view(group).get_member_details(host)
 
     def known_hosts(self, group):
-        """Return the hosts of a group that ZooKeeper knows of, sorted.
+        """Return the hosts of a group with a node or a record, sorted.
 
-        Those with a node, and computes that have a record. For where Nova
-        can't be asked. Blocks for the first listing.
+        For tools without access to Nova. Blocks for the first listing.
 
-        :raises ServiceGroupUnavailable: there is none
+        :raises ServiceGroupUnavailable: ZooKeeper can't be read
         """
         view = self._view(group)
         if not view.fresh:
@@ -37,7 +36,7 @@ class Details:
         return sorted(set(view.members) | set(view.absences))
 
     def record_path(self, group, host):
-        """Return the path of a host's record, None where there are none."""
+        """Return the path of a host's record, None in groups without."""
         directory = self._records(group)
         return directory and '%s/%s' % (directory, names.quote(host))
 
@@ -82,12 +81,12 @@ class Details:
                   **{name: _field(data, name) for name in (
                       'pid', 'boot_id', 'joined_at', 'version')}}
                  for node, data, about in found]
-        # One for each process, such as the workers of a conductor.
+        # One node per process, such as the workers of a conductor.
         return nodes[0] if len(nodes) == 1 else {'nodes': nodes}
 
 
 def about(heartbeat, now):
-    """Return what a node says of its process, as a dict for JSON.
+    """Return a node's data about its process, as a dict for JSON.
 
     :param now: naive UTC datetime
     """
@@ -101,7 +100,7 @@ def about(heartbeat, now):
 
 @functools.cache
 def _boot_id():
-    """Return what tells this run of this machine from all others."""
+    """Return the id of this boot of this machine, or None."""
     try:
         return pathlib.Path(
             '/proc/sys/kernel/random/boot_id').read_text().strip()
@@ -118,5 +117,5 @@ def _age(view, now):
 
 
 def _field(data, name):
-    # Others may have written anything.
+    # Other clients may have written anything.
     return data.get(name) if isinstance(data, dict) else None
