@@ -206,8 +206,8 @@ class Group:
                 and (m.last == math.inf
                      or abs(now - m.last) < self.late_after)])
         # A member that fell silent with it can't be back before both are late.
-        # One that is came back from a silence of its own, maybe just before a
-        # switch failed: the last heartbeat is older than the failure.
+        # An earlier return is from another silence, maybe just before a switch
+        # failed: the last heartbeat is older than the failure.
         late = last + self.late_after
         returned, first, latest = self._gaps.over(oldest, late, youngest)
         before, last_before = self._gaps.ended(oldest, late)

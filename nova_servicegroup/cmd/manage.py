@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-manage service``: who is up, across all cells.
+"""``nova-manage service``: lists and manages the services of all cells.
 
 The category that Nova had until its release 13, with its columns, signs and
-exit codes. What is new: the verdict and the time come from the driver, all
-cells are asked, and a question that can't be answered has a sign of its own.
+exit codes. New: the verdict and the time come from the driver, all cells are
+queried, and the unknown state has its own sign.
 
 Exit codes:
 
-* 0: done.
+* 0: success.
 * 1: arguments are missing; a cell or the API database doesn't answer; or the
-  driver can't tell about a service (sign ``???``). What is known was printed,
-  the rest is told on stderr.
+  state of a service is unknown (sign ``???``). The rest was printed, errors are
+  on stderr.
 * 2: no such service or host.
-* 255: Nova's own code for anything that nobody foresaw, with a traceback.
+* 255: Nova's own code for unexpected errors, with a traceback.
 """
 
 import collections
@@ -56,7 +56,7 @@ class _Failure(Exception):
         self.code = code
 
 
-_ARGUMENT_HELP = {'host': 'Name of the host, as Nova knows it.',
+_ARGUMENT_HELP = {'host': 'Name of the host in Nova.',
                   'service': 'Binary of the service: nova-compute, ...'}
 
 
@@ -98,9 +98,9 @@ def _command(*names, required=True):
 
 
 class ServiceCommands:
-    """List Nova's services, tell which are up, enable and disable them."""
+    """List Nova's services and their states, enable and disable them."""
 
-    description = 'List services, tell which are up, enable and disable them.'
+    description = 'List services and their states, enable and disable them.'
 
     @_command('host', 'service', required=False)
     def list(self, host, service):
