@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One conformance suite for every driver, ours or somebody else's.
+"""The conformance suite for drivers, of this package or others.
 
-A driver's test module gives it a world to live in::
+A driver's test module defines a ``world`` fixture::
 
     class TestMyDriver(contract.DriverContract):
 
@@ -12,8 +12,8 @@ A driver's test module gives it a world to live in::
             yield world
             world.close()
 
-``MyWorld`` is a ``World``: a store, preferably the real one, and the verbs
-that hurt it. Tests that hold for some drivers only look at ``promises``.
+``MyWorld`` is a ``World``: a store, preferably a real server, and methods that
+cause faults. Tests of a ``Promise`` skip drivers that don't declare it.
 """
 
 import abc
@@ -40,11 +40,11 @@ from nova_servicegroup import records
 
 INTERVAL = 1
 DOWN_TIME = 3
-#: a group whose silence nobody doubts: the verdict has tests of its own
+#: a group that is never doubted: the verdict has its own tests
 GROUP = 'conductor'
 
 _UTC = datetime.timezone.utc
-#: how a time may stand in a service record: made of a naive one in UTC
+#: forms of a time in a service record, made from a naive one in UTC
 TIME_FORMS = {
     'naive': lambda t: t,
     'aware': lambda t: t.replace(tzinfo=_UTC),
@@ -58,10 +58,10 @@ TIME_FORMS = {
 
 @contextlib.contextmanager
 def input_and_output():
-    """Collect the calls by which this thread reaches the world outside.
+    """Collect the calls of this thread that do I/O.
 
-    Sees Python's own: sockets, files, SQLite. Not those of a driver's client
-    that is written in C.
+    Only Python's own: sockets, files, SQLite; not those of a client library
+    in C.
     """
     seen = []
 
@@ -83,7 +83,7 @@ def input_and_output():
 
 
 class ManualTimer:
-    """A looping call that turns when the test says so."""
+    """A looping call that runs when the test calls ``fire``."""
 
     def __init__(self, interval, callback, initial_delay, stop_on_exception):
         self.interval = interval
@@ -101,7 +101,7 @@ class ManualTimer:
 
 
 class ManualThreadGroup:
-    """Has the part of oslo.service's ThreadGroup that a driver may use."""
+    """The part of oslo.service's ThreadGroup that drivers may use."""
 
     def __init__(self):
         self.timers = []
@@ -116,7 +116,7 @@ class ManualThreadGroup:
 
 
 class FakeService(types.SimpleNamespace):
-    """A nova.service.Service as far as a driver may look at it."""
+    """The part of nova.service.Service that drivers may use."""
 
     def __init__(self, host, group, service_ref, report_interval=INTERVAL):
         super().__init__(
@@ -125,7 +125,7 @@ class FakeService(types.SimpleNamespace):
             tg=ManualThreadGroup(), model_disconnected=False)
 
     @property
-    def pulse(self):
+    def timer(self):
         return self.tg.timers[-1]
 
 
@@ -138,7 +138,7 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def driver(self, **kwargs):
-        """Return a new driver object; ``kwargs`` go to its constructor."""
+        """Return a new driver object; ``kwargs`` are for its constructor."""
 
     @abc.abstractmethod
     def service(self, host, group=GROUP):
@@ -146,22 +146,22 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def record(self, host, group=GROUP):
-        """Return the record of a service as a reader gets it from Nova now."""
+        """Return a service's current record, as Nova's readers get it."""
 
     @abc.abstractmethod
     def advance(self, seconds):
-        """Let time pass, for writers, store and readers alike."""
+        """Let time pass for writers, the store and readers."""
 
     @abc.abstractmethod
     def break_store(self):
-        """Make the store fail for writers and, if they ask it, readers."""
+        """Make the store fail for writers and for readers that use it."""
 
     @abc.abstractmethod
     def mend_store(self):
-        """Undo break_store; what the store held is still there."""
+        """Undo break_store; the store keeps its data."""
 
     def settle(self):
-        """Wait until readers can have seen what was written last."""
+        """Wait until readers can see the last write."""
 
     def set_option(self, name, value):
         """Set an option of [servicegroup]."""
@@ -172,7 +172,7 @@ class World(abc.ABC):
         raise NotImplementedError
 
     def skew_writer(self, seconds):
-        """Set the writers' wall clock wrong from now on (READER_CLOCK)."""
+        """Change the writers' wall clock from now on (READER_CLOCK)."""
         raise NotImplementedError
 
     def kill(self, host):
@@ -184,7 +184,7 @@ class World(abc.ABC):
 
 
 class DriverContract:
-    """Subclass it with a ``world`` fixture; see the module's text."""
+    """The suite: subclass it with a ``world`` fixture; see above."""
 
     @pytest.fixture(autouse=True)
     def _logs(self, caplog):
@@ -202,7 +202,7 @@ class DriverContract:
         world.settle()
         return driver, service
 
-    # Making a driver
+    # Creating a driver
 
     def test_making_drivers_is_silent_and_needs_no_store(self, world):
         world.break_store()
@@ -240,9 +240,9 @@ class DriverContract:
         driver = world.driver(jitter=lambda low, high: (low + high) / 4)
         service = world.service('host1')
         assert driver.join('host1', GROUP, service) is None
-        assert service.pulse.interval == INTERVAL
-        assert service.pulse.initial_delay == INTERVAL / 4
-        assert service.pulse.stop_on_exception is False
+        assert service.timer.interval == INTERVAL
+        assert service.timer.initial_delay == INTERVAL / 4
+        assert service.timer.stop_on_exception is False
 
     def test_join_refuses_what_it_cannot_keep(self, world):
         driver = world.driver()
@@ -272,7 +272,7 @@ class DriverContract:
         assert service.model_disconnected is True
         world.mend_store()
         world.advance(INTERVAL)
-        service.pulse.fire()
+        service.timer.fire()
         world.settle()
         assert driver.is_up(world.record('host1')) is True
 
@@ -290,7 +290,7 @@ class DriverContract:
         driver, service = self.joined(world)
         for _ in range(DOWN_TIME + 2):
             world.advance(INTERVAL)
-            service.pulse.fire()
+            service.timer.fire()
             world.settle()
             assert driver.is_up(world.record('host1')) is True
 
@@ -299,7 +299,7 @@ class DriverContract:
         assert driver.is_up(world.record('host1')) is True
         world.advance(DOWN_TIME + INTERVAL)
         assert driver.is_up(world.record('host1')) is False
-        service.pulse.fire()
+        service.timer.fire()
         world.settle()
         assert driver.is_up(world.record('host1')) is True
 
@@ -308,7 +308,7 @@ class DriverContract:
         _, other = self.joined(world, 'host2')
         for _ in range(DOWN_TIME + 1):
             world.advance(INTERVAL)
-            other.pulse.fire()
+            other.timer.fire()
             world.settle()
         assert driver.is_up(world.record('host1')) is False
         assert driver.is_up(world.record('host2')) is True
@@ -326,7 +326,7 @@ class DriverContract:
         moment = driver.updated_time(world.record('host1'))
         assert moment.tzinfo is not None
         world.advance(INTERVAL)
-        service.pulse.fire()
+        service.timer.fire()
         world.settle()
         later = driver.updated_time(world.record('host1'))
         assert moment < later
@@ -336,11 +336,11 @@ class DriverContract:
         driver = world.driver()
         moment = datetime.datetime(2026, 1, 1)
         for name, form in TIME_FORMS.items():
-            told = driver.updated_time({
+            updated = driver.updated_time({
                 'host': 'nobody', 'topic': GROUP, 'binary': 'nova-' + GROUP,
                 'updated_at': form(moment)})
-            assert told == moment.replace(tzinfo=_UTC), name
-            assert told.utcoffset() == datetime.timedelta(0), name
+            assert updated == moment.replace(tzinfo=_UTC), name
+            assert updated.utcoffset() == datetime.timedelta(0), name
 
     def test_twenty_threads_get_the_same_answer(self, world):
         driver, _ = self.joined(world)
@@ -361,7 +361,7 @@ class DriverContract:
             pytest.skip('%s does not promise it' % driver.name)
         record = world.record('host1')
         unseen = dict(record.items(), host='nobody')
-        # What is logged of who is down is written, too.
+        # At DEBUG, a line about a member that is down would be I/O, too.
         self.logs.set_level(logging.INFO, logger='nova_servicegroup')
         for _ in range(2):
             with input_and_output() as seen:
@@ -377,7 +377,7 @@ class DriverContract:
         world.break_store()
         for _ in range(3):
             world.advance(INTERVAL)
-            service.pulse.fire()
+            service.timer.fire()
             assert service.model_disconnected is True
         assert len([r for r in self.logs.records
                     if r.name == heartbeat.__name__
@@ -386,7 +386,7 @@ class DriverContract:
         self.logs.clear()
         for _ in range(2):
             world.advance(INTERVAL)
-            service.pulse.fire()
+            service.timer.fire()
         assert service.model_disconnected is False
         recoveries = [t for t in self.logged(logging.INFO)
                       if t.startswith('Recovered ')]
@@ -419,9 +419,9 @@ class DriverContract:
 
     def test_stopping_the_timer_leaves_once(self, world):
         driver, service = self.joined(world)
-        service.pulse.stop()
-        service.pulse.stop()
-        assert service.pulse.stopped
+        service.timer.stop()
+        service.timer.stop()
+        assert service.timer.stopped
         left = [t for t in self.logged(logging.INFO)
                 if t.startswith('Left the ')]
         assert left == ['Left the %s group as host1.' % GROUP]
@@ -430,7 +430,7 @@ class DriverContract:
         driver, service = self.joined(world)
         if Promise.SEES_STOP not in driver.promises:
             pytest.skip('%s does not promise it' % driver.name)
-        service.pulse.stop()
+        service.timer.stop()
         world.settle()
         record = world.record('host1')
         verdict = driver.verdict(record)
@@ -448,14 +448,14 @@ class DriverContract:
         driver, service = self.joined(world)
         if Promise.SEES_STOP not in driver.promises:
             pytest.skip('%s does not promise it' % driver.name)
-        service.pulse.stop()
+        service.timer.stop()
         world.settle()
         assert driver.is_up(world.record('host1')) is False
 
     def test_a_stop_may_be_left_to_time(self, world):
         world.set_option('leave_on_stop', False)
         driver, service = self.joined(world)
-        service.pulse.stop()
+        service.timer.stop()
         world.settle()
         if Promise.SEES_KILL in driver.promises:
             pytest.skip('its process has not ended')
@@ -467,10 +467,10 @@ class DriverContract:
     def test_leave_takes_the_member_out(self, world):
         driver, service = self.joined(world)
         assert driver.leave('host1', GROUP) is None
-        service.pulse.fire()
+        service.timer.fire()
         world.settle()
         world.advance(DOWN_TIME + INTERVAL)
-        service.pulse.fire()
+        service.timer.fire()
         world.settle()
         assert driver.is_up(world.record('host1')) is False
 
@@ -489,8 +489,8 @@ class DriverContract:
             raise ZeroDivisionError
 
         driver.withdraw = withdraw
-        service.pulse.stop()
-        assert service.pulse.stopped
+        service.timer.stop()
+        assert service.timer.stopped
         assert len([t for t in self.logged(logging.WARNING)
                     if t.startswith('Could not take back ')]) == 1
 
@@ -505,12 +505,12 @@ class DriverContract:
             publish(membership)
 
         driver.publish = slow_publish
-        beat = threading.Thread(target=service.pulse.fire)
+        beat = threading.Thread(target=service.timer.fire)
         beat.start()
         assert in_flight.wait(30)
         began = time.monotonic()
         driver.leave('host1', GROUP)
-        # It waited, and not for ever: the beat lands after leave returned.
+        # The wait is limited: the beat ends after leave has returned.
         waited = time.monotonic() - began
         assert 0.5 <= waited / heartbeat.LEAVE_TIMEOUT < 1.1
         assert beat.is_alive()
@@ -520,7 +520,7 @@ class DriverContract:
         if Promise.SEES_LEAVE in driver.promises:
             assert driver.is_up(world.record('host1')) is False
         world.advance(DOWN_TIME + INTERVAL)
-        service.pulse.fire()
+        service.timer.fire()
         world.settle()
         assert driver.is_up(world.record('host1')) is False
 
@@ -548,7 +548,7 @@ class DriverContract:
             driver.is_up(record)
         driver.groups.doubted.clear()
 
-    # What only some drivers promise
+    # Promises of some drivers only
 
     def test_the_in_tree_driver_agrees_in_both_directions(self, world):
         driver, service = self.joined(world)
@@ -560,7 +560,7 @@ class DriverContract:
         assert in_tree.is_up(world.record('host1')) is False
         other = world.service('host2')
         in_tree.join('host2', GROUP, other)
-        other.pulse.fire()
+        other.timer.fire()
         world.settle()
         assert driver.is_up(world.record('host2')) is True
         world.advance(DOWN_TIME + INTERVAL)
@@ -575,7 +575,7 @@ class DriverContract:
         world.skew_writer(skew)
         for _ in range(DOWN_TIME + 1):
             world.advance(INTERVAL)
-            service.pulse.fire()
+            service.timer.fire()
             world.settle()
             assert driver.is_up(world.record('host1')) is True
         world.advance(DOWN_TIME + INTERVAL)

@@ -189,7 +189,7 @@ class TestDbDriver(contract.DriverContract):
         _, service = self.joined(world)
         world.record('host1').destroy()
         for _ in range(3):
-            service.pulse.fire()
+            service.timer.fire()
         told = [t for t in self.logged(logging.ERROR)
                 if t.startswith('The services table record for the nova-'
                                 'conductor service on host host1 is gone.')]
@@ -199,11 +199,11 @@ class TestDbDriver(contract.DriverContract):
     def test_a_vanished_row_is_told_even_during_an_outage(self, world):
         _, service = self.joined(world)
         world.break_store()
-        service.pulse.fire()
+        service.timer.fire()
         world.mend_store()
         world.record('host1').destroy()
         for _ in range(2):
-            service.pulse.fire()
+            service.timer.fire()
         assert len([t for t in self.logged(logging.ERROR)
                     if 'is gone' in t]) == 1
 
@@ -231,13 +231,13 @@ class TestDbDriver(contract.DriverContract):
         _, service = self.joined(world)
         service.service_ref.save = _raise(error)
         for _ in range(3):
-            service.pulse.fire()
+            service.timer.fire()
         records = [r for r in self.logs.records if r.levelno == level]
         assert len(records) == 1
         assert records[0].getMessage().startswith(text)
         assert service.model_disconnected is True
         del service.service_ref.save
-        service.pulse.fire()
+        service.timer.fire()
         assert service.model_disconnected is False
 
     def test_the_heartbeat_rpc_is_bounded_by_the_interval(self, world):
@@ -246,17 +246,17 @@ class TestDbDriver(contract.DriverContract):
         conductor = FakeConductor()
         service.service_ref.indirection_api = conductor
         driver.join('host1', contract.GROUP, service)
-        service.pulse.fire()
+        service.timer.fire()
         assert conductor.prepared == [
             {'timeout': 0.9 * contract.INTERVAL, 'retry': 0}] * 2
         assert [c['objmethod'] for c in conductor.calls] == ['save'] * 2
         # A broken connection is dropped by a second attempt only.
         conductor.error = messaging.MessageDeliveryFailure('closed')
-        service.pulse.fire()
-        service.pulse.fire()
+        service.timer.fire()
+        service.timer.fire()
         conductor.error = None
-        service.pulse.fire()
-        service.pulse.fire()
+        service.timer.fire()
+        service.timer.fire()
         assert [p['retry'] for p in conductor.prepared[2:]] == [0, 1, 1, 0]
         assert conductor.calls[0]['objinst'] is service.service_ref
 
@@ -279,7 +279,7 @@ class TestEvidence:
                 world.advance(1)
                 for name, service in fleet.services.items():
                     if name not in fleet.off:
-                        service.pulse.fire()
+                        service.timer.fire()
 
         def told(fresh=True):
             if fresh:
@@ -320,7 +320,7 @@ class TestEvidence:
         fleet.world.break_store()
         for _ in range(700):
             fleet.world.advance(1)
-            service.pulse.fire()
+            service.timer.fire()
         fleet.world.mend_store()
         fleet.off = set(fleet.names) - {'host3'}
         fleet.run(1)
@@ -342,7 +342,7 @@ class TestEvidence:
 
     def test_a_planned_stop_of_most_is_no_outage(self, fleet):
         for name in fleet.names[:6]:
-            fleet.services[name].pulse.stop()
+            fleet.services[name].timer.stop()
         placed = {n: fleet.driver.answer(
             fleet.world.record(n, 'compute'), Question.MAY_PLACE)
             for n in fleet.names}

@@ -367,7 +367,7 @@ def test_the_beats_of_a_service_without_a_keeper_fail_loudly(
     service = contract.FakeService('a', 'compute', None)
     driver.join('a', 'compute', service)
     assert service.model_disconnected is True
-    service.pulse.fire()
+    service.timer.fire()
     assert service.model_disconnected is True
     lost, = (r.getMessage() for r in caplog.records
              if r.getMessage().startswith('Lost connection to ZooKeeper'))

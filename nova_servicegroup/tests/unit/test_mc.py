@@ -321,7 +321,7 @@ class TestTruth:
             world.server.flush()
             world.advance(contract.INTERVAL)
             for service in beating[1:]:
-                service.pulse.fire()
+                service.timer.fire()
             world.settle()
             assert all(reader.is_up(record) for record in records[1:])
         # Who died meanwhile goes down in time.
@@ -334,7 +334,7 @@ class TestTruth:
         for _ in range(20):
             world.settle()
             assert all(reader.is_up(record) for record in records)
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         assert beating[0].model_disconnected is False
         for _ in range(10):
             world.settle()
@@ -376,7 +376,7 @@ class TestTruth:
         assert {reader.verdict(record).reason for record in records} == {
             Reason.RETURNING}
         world.advance(contract.DOWN_TIME - 1)
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         world.advance(1 + VIEW_REFRESH)
         assert [reader.verdict(record).state for record in records] == [
             State.UP, State.DOWN]
@@ -422,7 +422,7 @@ class TestTruth:
         assert reader.is_up(records[0])
         # It beats for some time, dies, and is asked about much later.
         world.advance(10)
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         world.advance(10)
         assert reader.is_up(records[0]) is False
 
@@ -433,12 +433,12 @@ class TestTruth:
         world.skew_writer(ahead)
         reader.is_up(records[0])
         for _ in range(3):
-            beating[0].pulse.fire()
+            beating[0].timer.fire()
             world.settle()
             assert reader.is_up(records[0])
         for since, up in ((1, True), (10, False), (2.5, True)):
             world.advance(20)
-            beating[0].pulse.fire()
+            beating[0].timer.fire()
             world.advance(since)
             assert reader.is_up(records[0]) is up
 
@@ -447,7 +447,7 @@ class TestTruth:
         for ahead in (0, 3600, -3600, 0):
             world.skew_writer(ahead)
             for _ in range(3):
-                beating[0].pulse.fire()
+                beating[0].timer.fire()
                 world.settle()
                 assert reader.is_up(records[0])
 
@@ -458,7 +458,7 @@ class TestTruth:
             connection.Request, 'command',
             lambda self, request: put(self, request)
             and b'SERVER_ERROR out of memory storing object')
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         assert beating[0].model_disconnected is True
 
 
@@ -518,13 +518,13 @@ class TestBadValues:
             assert reader.is_up(records[1]) is True
             assert reader.recorded_time(
                 records[0]) == records[0].updated_at
-            beating[1].pulse.fire()
+            beating[1].timer.fire()
             world.advance(contract.INTERVAL)
         assert reader.verdict(records[0])[:2] == (
             State.DOWN, Reason.UNREADABLE)
         assert ['is not a heartbeat' in w for w in warnings(caplog)] == [True]
         # The next beat mends it.
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         world.settle()
         assert reader.is_up(records[0]) is True
 
@@ -544,7 +544,7 @@ class TestBadValues:
                     records[0]).reason is Reason.UNREADABLE
                 assert reader.is_up(records[1]) is True
         # The writer reads it, too, before it beats and before it leaves.
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         world.server.raw_set(self.KEY, data, 1)
         reader.leave('host0', contract.GROUP)
         assert not (tmp_path / 'touched').exists()
@@ -579,7 +579,7 @@ class TestBadValues:
         assert reader.updated_time(records[0]) == records[0].updated_at
         assert ['in the future' in text for text in warnings(caplog)] == [
             True]
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         world.settle()
         assert reader.is_up(records[0]) is True
 
@@ -627,7 +627,7 @@ def test_leave_is_bounded_however_many_servers_hang(config):
         driver.join('host1', contract.GROUP, service)
         for store in stores:
             store.freeze()
-        beat = threading.Thread(target=service.pulse.fire)
+        beat = threading.Thread(target=service.timer.fire)
         beat.start()
         time.sleep(0.2)
         began = time.monotonic()
@@ -661,7 +661,7 @@ class TestWorkers:
         for worker in workers:
             assert reader.is_up(record) is True
             assert world.in_tree().is_up(record) is True
-            worker.pulse.stop()
+            worker.timer.stop()
             world.settle()
         assert reader.verdict(record)[:2] == (State.ENDED, Reason.STOPPED)
         # Which in-tree readers don't see as long as a restart may take.
@@ -673,12 +673,12 @@ class TestWorkers:
     def test_the_first_to_beat_and_last_to_leave_may_differ(self, world,
                                                             workers):
         reader, record = world.driver(), world.record('host1')
-        workers[2].pulse.stop()
-        workers[0].pulse.fire()
-        workers[0].pulse.stop()
+        workers[2].timer.stop()
+        workers[0].timer.fire()
+        workers[0].timer.stop()
         world.settle()
         assert reader.verdict(record).state is State.UP
-        workers[1].pulse.stop()
+        workers[1].timer.stop()
         world.settle()
         assert reader.verdict(record).state is State.ENDED
 
@@ -686,11 +686,11 @@ class TestWorkers:
         reader, record = world.driver(), world.record('host1')
         for _ in range(6):
             world.advance(contract.INTERVAL)
-            workers[1].pulse.fire()
+            workers[1].timer.fire()
             world.settle()
             assert reader.is_up(record) is True
         # The other two are dead by now: nobody waits for them to leave.
-        workers[1].pulse.stop()
+        workers[1].timer.stop()
         world.settle()
         assert reader.verdict(record).state is State.ENDED
 
@@ -698,7 +698,7 @@ class TestWorkers:
         reader, record = world.driver(), world.record('host1')
         assert reader.is_up(record) is True
         world.advance(contract.DOWN_TIME - contract.INTERVAL)
-        workers[0].pulse.stop()
+        workers[0].timer.stop()
         world.settle()
         assert reader.is_up(record) is True
         world.advance(contract.INTERVAL)
@@ -708,9 +708,9 @@ class TestWorkers:
         in_tree_service = world.service('host1')
         in_tree = world.in_tree()
         in_tree.join('host1', contract.GROUP, in_tree_service)
-        in_tree_service.pulse.fire()
+        in_tree_service.timer.fire()
         for worker in workers:
-            worker.pulse.stop()
+            worker.timer.stop()
         world.settle()
         assert world.driver().is_up(world.record('host1')) is True
 
@@ -796,7 +796,7 @@ class TestSeveralServers:
                     State.UP if here else State.UNKNOWN)
             world.advance(contract.INTERVAL)
             for service in beating:
-                service.pulse.fire()
+                service.timer.fire()
         told = [text for text in warnings(caplog) if '[::1]:11211' in text]
         # One by who asks; by those who report, one, or one for each member.
         assert len([t for t in told if 'cannot be read' in t]) == 1
@@ -827,7 +827,7 @@ class TestSeveralServers:
             for _ in range(4 * contract.DOWN_TIME):
                 world.advance(contract.INTERVAL)
                 for service in beating[1:]:
-                    service.pulse.fire()
+                    service.timer.fire()
                     assert service.model_disconnected is False
                 assert all(reader.is_up(record) for record in records[1:])
             assert reader.is_up(records[0]) is False
@@ -838,7 +838,7 @@ class TestSeveralServers:
         assert any('takes no heartbeats, others do' in w
                    for w in warnings(caplog))
         world.settle()
-        beating[1].pulse.fire()
+        beating[1].timer.fire()
         assert reader.is_up(records[1]) is True
         assert 'takes heartbeats again' in caplog.text
 
@@ -857,7 +857,7 @@ class TestSeveralServers:
             world.settle()
             assert all(reader.is_up(record) for record in records)
         assert time.monotonic() - start < 1
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         assert beating[0].model_disconnected is False
 
     def test_all_of_them_lost_is_a_loss(self, world, three):
@@ -866,7 +866,7 @@ class TestSeveralServers:
         for server in three:
             server.kill()
         try:
-            beating[0].pulse.fire()
+            beating[0].timer.fire()
             assert beating[0].model_disconnected is True
             world.settle()
             assert reader.is_up(records[0])
@@ -875,7 +875,7 @@ class TestSeveralServers:
         finally:
             for server in three:
                 server.start()
-        beating[0].pulse.fire()
+        beating[0].timer.fire()
         assert beating[0].model_disconnected is False
         world.settle()
         assert reader.is_up(records[0])
@@ -919,12 +919,12 @@ class TestSeveralServers:
             for _ in range(contract.DOWN_TIME):
                 world.advance(1)
                 for service in beating:
-                    service.pulse.fire()
+                    service.timer.fire()
                 assert {reader.verdict(record).state
                         for record in records} == {State.UP}
             world.advance(1)
             for service in beating:
-                service.pulse.fire()
+                service.timer.fire()
             for record in records:
                 assert reader.verdict(record).state is (
                     State.UP if homes[record.host] else State.UNKNOWN)
