@@ -89,7 +89,7 @@ class Deployment:
         elif conf.servicegroup_driver != 'zk':
             raise base.CommandError(
                 'This host\'s configuration has no [api_database] connection, '
-                'so nothing tells which services there are: run this on a '
+                'so the services cannot be listed: run this on a '
                 'controller, or name its nova.conf with --config-file. Only '
                 'the zk driver is enough by itself, and [DEFAULT] '
                 'servicegroup_driver is %s.' % conf.servicegroup_driver)

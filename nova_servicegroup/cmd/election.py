@@ -231,7 +231,7 @@ def _by_database(conf):
     if engine.dialect.name != 'mysql':
         raise base.CommandError(
             '[api_database] connection is of %s, and only in MySQL and '
-            'MariaDB the watchers can agree which one tells: run one only, '
+            'MariaDB the watchers can agree which one sends: run one only, '
             'with --alone.' % engine.dialect.name)
     return Database(engine)
 

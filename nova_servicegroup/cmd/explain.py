@@ -82,9 +82,9 @@ def _evidence(found, driver):
     if member.last is None:
         lines = ['There was never a sign of life of it.']
     elif member.last == math.inf:
-        lines = ['Its sign of life lasts, told by %s.' % witness]
+        lines = ['Its sign of life lasts, reported by %s.' % witness]
     else:
-        lines = ['Its last sign of life was %s (%s), told by %s.' % (
+        lines = ['Its last sign of life was %s (%s), reported by %s.' % (
             _ago(found.now - member.last), services.as_text(member.seen_at),
             witness)]
     if member.end is not None:
@@ -121,7 +121,7 @@ def printed(shown):
         shown['state'].upper(), shown['reason'])]
     lines += ['', 'Evidence', *_paragraphs(shown['evidence'])]
     lines += ['', 'Rule', *_paragraphs([shown['rule']])]
-    lines += ['', 'What Nova is told, by outage_policy']
+    lines += ['', 'Answers to Nova, by outage_policy']
     row = '  %-40s' + '%-13s' * len(shown['answers'])
     lines.append(row % ('', *(
         policy + (' (set)' if policy == shown['outage_policy'] else '')

@@ -125,7 +125,7 @@ class ForceDown(base.Command):
     def _is_confirmed(self, count, undo):
         if not self.app.stdin.isatty():
             raise base.CommandError(
-                'There is nobody to ask: give --yes to do it unasked. '
+                'There is no terminal for the confirmation: give --yes. '
                 'Nothing was changed.')
         self.app.stdout.write('\n%s %d computes? Type yes to go on: ' % (
             'Lift it for' if undo else 'Force down', count))

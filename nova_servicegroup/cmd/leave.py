@@ -125,7 +125,7 @@ def _from_zookeeper(deployment, record):
                 *client.get_async(path).get(timeout=tighten.LIMIT))
             if before is None:
                 raise base.CommandError(
-                    'What stands in %s is no record of a member: delete it.'
+                    'The data of %s is no record of a member: delete it.'
                     % path)
             age = 0 if last is None else max(0, driver.now() - last)
             client.set_async(

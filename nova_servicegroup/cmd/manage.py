@@ -10,8 +10,7 @@ Exit codes:
 
 * 0: success.
 * 1: arguments are missing; a cell or the API database doesn't answer; or the
-  state of a service is unknown (sign ``???``). The rest was printed, errors are
-  on stderr.
+  state of a service is unknown (sign ``???``). Errors are on stderr.
 * 2: no such service or host.
 * 255: Nova's own code for unexpected errors, with a traceback.
 """
@@ -106,8 +105,8 @@ class ServiceCommands:
     def list(self, host, service):
         """List the services of all cells with the driver's verdict.
 
-        State is ":-)" for up, "XXX" for down, "???" when the driver can't
-        tell; then, and when a cell doesn't answer, the exit code is 1.
+        State is ":-)" for up, "XXX" for down, "???" for unknown; then, and
+        when a cell doesn't answer, the exit code is 1.
         """
         context = nova_context.get_admin_context()
         servicegroup = api.API()

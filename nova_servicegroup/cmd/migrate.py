@@ -37,7 +37,7 @@ class Check(base.Lister):
         from nova_servicegroup.cmd import progress
         deployment = self.deployment()
         deployment.require_database(
-            'Only Nova\'s database tells who should be there')
+            'Only Nova\'s database lists all services')
         driver = _driver_to_come(deployment, parsed_args.to)
         with progress.Progress('Asking both stores'):
             rows = [_compare(deployment.driver, driver, record, cell)

@@ -87,7 +87,7 @@ class Sender:
         if not (conf.oslo_messaging_notifications.transport_url
                 or place.is_user_controlled):
             raise base.CommandError(
-                'There is no message bus to tell of changes: set [DEFAULT] '
+                'There is no message bus for notifications: set [DEFAULT] '
                 'transport_url, or that of [oslo_messaging_notifications].')
         self._notifier = messaging.Notifier(
             transport, publisher_id='nova-servicegroup:%s'

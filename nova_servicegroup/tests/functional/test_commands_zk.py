@@ -42,7 +42,7 @@ def test_list_show_and_explain(compute):
     why = compute.explain('a')
     assert time.monotonic() - killed_at < computes.GRACE
     assert why['reason'] == 'its process was killed or has crashed'
-    assert 'told by its keeper' in why['evidence'][0]
+    assert 'reported by its keeper' in why['evidence'][0]
     assert 'the operator forced it down is not known' in why['evidence'][-1]
     assert why['answers']['safe'] == {'may_place': False,
                                       'service_is_up': True}

@@ -167,7 +167,7 @@ def test_a_stop_in_order(cloud):
         cloud.wait_state('leaver', 'down', DOWN_TIME + 3, api=api)
     why = cloud.command('explain', 'leaver')
     assert (why['state'], why['reason']) == ('down', 'it was stopped')
-    assert 'told by the service itself' in why['evidence'][0]
+    assert 'reported by the service itself' in why['evidence'][0]
 
 
 def test_loss_and_recovery_are_told_once(cloud, store):

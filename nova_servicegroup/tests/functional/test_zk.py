@@ -157,7 +157,7 @@ def test_a_killed_compute_is_down_and_back(cloud):
     why = cloud.command('explain', 'c1')
     assert (why['state'], why['reason']) == (
         'down', 'its process was killed or has crashed')
-    assert 'told by its keeper' in why['evidence'][0]
+    assert 'reported by its keeper' in why['evidence'][0]
     compute.stop()
     cloud.restart(compute)
     cloud.wait_state('c1', 'up', 3)

@@ -99,7 +99,7 @@ def test_explain_for_people_and_for_programs(outage):
     assert shown.startswith('c1 (nova-compute in cell2): UNKNOWN, too much of')
     text = ' '.join(shown.split())
     assert 'Of 10 computes' in text and '6 are silent and 0 are back' in text
-    assert 'told by nova-conductor, which stamped last_seen_up' in text
+    assert 'reported by nova-conductor, which stamped last_seen_up' in text
     assert 'safe (set) up down May I place an instance there? no yes no ' \
         'May I act as if the host were gone? no: up no: up yes: down' in text
     shown = rows(outage.command('explain', 'c1', '-f', 'json'))
