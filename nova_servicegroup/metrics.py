@@ -91,7 +91,7 @@ class Metrics:
             'Heartbeats by result: stored or failed.', [*names, 'result'])
         self._seconds = make(
             prometheus_client.Histogram, 'heartbeat_seconds',
-            'How long the store took to take a heartbeat, or to fail.',
+            'How long the store took to accept a heartbeat, or to fail.',
             names, buckets=BUCKETS)
         self._stored_at = make(
             prometheus_client.Gauge, 'heartbeat_stored_timestamp_seconds',

@@ -93,11 +93,11 @@ class Deployment:
         if self._seen is None:
             return
         services, failures, seconds, at = self._seen
-        yield _gauge('look_timestamp_seconds', 'When all services were looked '
-                     'at last, since 1970.', value=at)
+        yield _gauge('look_timestamp_seconds', 'When all services were last '
+                     'checked, since 1970.', value=at)
         yield _gauge('look_seconds', 'How long that took.', value=seconds)
         yield _gauge('unreadable_cells', 'Cells, or databases, that do not '
-                     'tell which services there are.', value=failures)
+                     'list their services.', value=failures)
         yield _gauge(
             'list_age_seconds', 'Since when Nova\'s list of services was not '
             'read in full.', value=self._watched.list_age)
@@ -106,8 +106,8 @@ class Deployment:
         yield from self._members(services, groups)
 
     def _view_ages(self, groups):
-        family = _gauge('view_age_seconds', 'Age of what this process knows '
-                        'of the members of a group.', 'group')
+        family = _gauge('view_age_seconds', 'Age of this process\'s view of a '
+                        'group.', 'group')
         for group in groups:
             age = self._driver.view_age(group)
             family.add_metric([group], self._watched.list_age
@@ -118,15 +118,14 @@ class Deployment:
         states = collections.Counter(
             (one.group, one.state) for one in services)
         members = _gauge('members', 'Services by state. "ended": the process '
-                         'ended, and the host lives. "unknown": in doubt.',
+                         'ended, the host is alive. "unknown": in doubt.',
                          'group', 'state')
         for group in groups:
             for state in State:
                 members.add_metric([group, state.value], states[group, state])
         yield members
-        doubted = _gauge('doubted_members', 'Services of which nobody can '
-                         'tell whether they are up, by the reason.',
-                         'group', 'reason')
+        doubted = _gauge('doubted_members', 'Services whose state is unknown, '
+                         'by the reason.', 'group', 'reason')
         for (group, reason), number in collections.Counter(
                 (one.group, one.verdict.reason) for one in services
                 if one.state is State.UNKNOWN).items():
