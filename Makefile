@@ -31,7 +31,8 @@ endif
 	fault-table \
 	callers-table fuzz soak lint \
 	checkconfig genconfig docs releasenotes bench bench-question \
-	bench-start bench-nova bench-store bench-crash bench-zk bench-outage clean
+	bench-start bench-nova bench-store bench-crash bench-zk \
+	bench-controller bench-outage clean
 
 help:
 	@echo 'make demo         three nova-computes and nine light members: one is'
@@ -53,9 +54,9 @@ help:
 	@echo 'make docs         the documentation, into doc/build/html, and the'
 	@echo '                  man page, into doc/build/man'
 	@echo 'make releasenotes the release notes, into releasenotes/build/html'
-	@echo 'make bench        bench-question, -start, -nova, -store, -crash, -zk: costs,'
-	@echo '                  and how fast (root, 25 minutes); results in'
-	@echo '                  bench/results'
+	@echo 'make bench        bench-question, -start, -nova, -store, -crash, -zk,'
+	@echo '                  -controller: costs, and how fast (root, 25 minutes);'
+	@echo '                  results in bench/results'
 	@echo 'make bench-outage ten thousand members through outages of ZooKeeper'
 	@echo '                  (about 45 minutes)'
 	@echo 'make clean        remove all generated files'
@@ -125,7 +126,8 @@ releasenotes: $(VENV)/installed-doc
 		releasenotes/build/html
 	@echo 'Open releasenotes/build/html/index.html'
 
-bench: bench-question bench-start bench-nova bench-store bench-crash bench-zk
+bench: bench-question bench-start bench-nova bench-store bench-crash bench-zk \
+	bench-controller
 
 bench-question: packages $(VENV)/installed-bench
 	$(BIN)/python bench/question.py $(ARGS)
@@ -144,6 +146,9 @@ bench-crash: packages $(VENV)/installed-bench
 
 bench-zk: packages $(VENV)/installed-bench
 	$(BIN)/python bench/zk.py $(ARGS)
+
+bench-controller: packages $(VENV)/installed
+	$(BIN)/python bench/controller.py $(ARGS)
 
 bench-outage: packages $(VENV)/installed
 	$(BIN)/python bench/outage.py $(ARGS)
