@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Starts a keeper process and talks to it."""
+"""A keeper process: its start, its messages and its end."""
 
 import importlib.util
 import os
@@ -15,16 +15,15 @@ from nova_servicegroup.evzookeeper import exceptions
 from nova_servicegroup.evzookeeper import exit_pipe
 from nova_servicegroup.keeper import protocol
 
-#: seconds that a killed process may take to end. One that waits for a disk
-#: or a network file system in the kernel can't, and is left alone
+#: seconds that a killed process may take to end. One that is blocked in the
+#: kernel by a disk or a network file system can't end, and is left
 END_LIMIT = 1.0
-#: seconds a new keeper has for its first word; a loaded machine takes some
+#: seconds until the first message of a new keeper; long for loaded machines
 START_LIMIT = 30.0
-#: how often a keeper may let pass the time in which it has to answer. Not
-#: once: in a process that was blocked its answer may still lie there unread
+#: probes without an answer after which a keeper is stuck. More than one: in a
+#: process that was blocked the answer may still be unread
 MISSED_PROBES = 3
-#: how much longer that is for who only reads: a machine with no time to
-#: spare is not helped by starting another keeper
+#: factor for readers: on an overloaded machine another keeper does not help
 READER_FACTOR = 10
 _ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
                 'PYTHONHOME', 'RES_OPTIONS', 'LOCALDOMAIN', 'HOSTALIASES')
@@ -33,7 +32,7 @@ _ENVIRONMENT = ('PATH', 'LANG', 'LC_ALL', 'TZ', 'LD_LIBRARY_PATH',
 def _python():
     """Return the Python to run; under uWSGI sys.executable isn't one.
 
-    In a virtual environment it may be the Python that this was made with.
+    In a virtual environment sys.executable may be the base Python.
     """
     names = 'python%d.%d' % sys.version_info[:2], 'python3'
     known = [os.path.join(prefix, 'bin', name)
@@ -49,13 +48,13 @@ def _python():
 
 
 def _python_path():
-    """Return the directories that hold what the keeper imports."""
+    """Return the directories of the packages that the keeper imports."""
     found = []
     for package in ('nova_servicegroup', 'kazoo', 'puresasl'):
         # Finds kazoo without importing it.
         spec = importlib.util.find_spec(package)
         if spec is None and package == 'puresasl':
-            # Only some need it; the keeper says so.
+            # Only SASL needs it; the keeper reports that.
             continue
         if spec is None or not spec.origin:
             raise exceptions.KeeperUnavailable(
@@ -71,18 +70,19 @@ def _python_path():
 class Child:
     """One keeper process, from its start to its end.
 
-    :param whose: tells the readers of ``ps`` whose keeper it is
-    :param probe_interval: seconds of silence after which it is asked
-        whether it lives; after MISSED_PROBES of them, or when it doesn't
-        take a frame within one, it is stuck and killed
-    :param is_member: tells whether something is lost when that takes longer
+    :param whose: name of this process, for ``ps``
+    :param probe_interval: seconds of silence before a probe; after
+        MISSED_PROBES of them, or when it doesn't accept a frame within one, it
+        is stuck and killed
+    :param is_member: returns whether this process has memberships; for a mere
+        reader all this takes READER_FACTOR times as long
     :raises KeeperUnavailable: it can't be started
     """
 
     def __init__(self, whose, probe_interval, is_member):
         # One thread reads, any thread writes. Under eventlet all are green,
-        # and none ever waits for two descriptors: eventlet's select wakes
-        # up for the wrong one (eventlet issue 551).
+        # and none waits for two descriptors: eventlet's select may return
+        # the wrong one (eventlet issue 551).
         self._decoder = protocol.Decoder(protocol.FROM_KEEPER)
         self._sending = threading.Lock()
         self._is_member = is_member
@@ -113,10 +113,10 @@ class Child:
         return self._popen.pid
 
     def receive(self):
-        """Wait for messages; return them, or None when the keeper is gone.
+        """Wait for messages; return them, or None when the keeper has ended.
 
-        :raises KeeperUnavailable: it is stuck; it is killed
-        :raises ProtocolError: what came is no message
+        :raises KeeperUnavailable: it was stuck, and is killed
+        :raises ProtocolError: it sent an invalid message
         """
         while True:
             try:
@@ -135,7 +135,7 @@ class Child:
                 return messages
 
     def _probe(self):
-        """Ask a silent keeper whether it lives."""
+        """Send a probe to a silent keeper."""
         if self._heard:
             self._probes_left -= 1 if self._is_member() else 1 / READER_FACTOR
             self.send('ping')
@@ -149,8 +149,8 @@ class Child:
     def send(self, op, **fields):
         """Send a message. Blocks for ``probe_interval`` at most.
 
-        :raises KeeperUnavailable: the keeper is gone or stuck; it is killed,
-            so that ``receive`` ends
+        :raises KeeperUnavailable: the keeper has ended or is stuck; it is
+            killed, so that ``receive`` ends
         """
         frame = protocol.encode(op, **fields)
         with self._sending:
@@ -162,16 +162,16 @@ class Child:
                     'the keeper does not listen: %s' % e) from e
 
     def kill(self):
-        """SIGKILL it; ``end`` still has to be called."""
+        """Send SIGKILL; ``end`` still has to be called."""
         if self._popen.returncode is None:
             self._popen.send_signal(signal.SIGKILL)
 
     def end(self):
-        """Reap it, killing it first if it runs.
+        """Reap it, after killing it if necessary.
 
         Blocks for END_LIMIT and half a second at most.
 
-        :returns: its exit code, None for one that is killed and hasn't ended
+        :returns: its exit code, None if it is killed and hasn't ended
         """
         self._socket.close()
         for limit in (0.5, END_LIMIT):
@@ -182,9 +182,9 @@ class Child:
         return None
 
     def abandon(self):
-        """In a forked child: let go of what belongs to the parent."""
-        # Replaced and not closed: a green thread of the parent's may still
-        # wait for this number.
+        """Release the parent's socket in a forked child."""
+        # Replaced and not closed: a green thread of the parent may still
+        # wait for this descriptor.
         null = os.open(os.devnull, os.O_RDWR)
         if self._socket.fileno() >= 0:
             os.dup2(null, self._socket.fileno())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The session as its process sees it: what may be asked of it, and added."""
+"""A session with ZooKeeper: the parent's interface."""
 
 import itertools
 import logging
@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 
 
 class _Request:
-    """Somebody waits for an answer."""
+    """A request that waits for its answer."""
 
     def __init__(self):
         self.done = threading.Event()
@@ -31,26 +31,26 @@ class _Request:
 class ZKSession(supervisor.Supervisor):
     """A session with ZooKeeper, held by a keeper process.
 
-    Starts the keeper and keeps one running until ``close``. May be used from
-    any thread or green thread of the process that made it; a forked child
-    makes its own.
+    Starts a keeper, and another one when it ends, until ``close``. May be used
+    from any thread or green thread of the process that created it; a forked
+    child needs its own.
 
     :param host: ``host:port,host:port/chroot``
-    :param timeout: seconds to wait for the session; by default it doesn't
-    :param recv_timeout: the session's timeout in milliseconds: how long it
-        outlives a host that vanishes
+    :param timeout: seconds to wait for the session; None: don't wait
+    :param recv_timeout: the session timeout in milliseconds: how long the
+        session outlasts a lost host
     :param ident: (session id, password as bytes) of a session to take over
-    :param auth: who we are: ('digest', 'nova:secret'), ('sasl', the same) or
+    :param auth: the identity: ('digest', 'nova:secret'), ('sasl', the same) or
         ('x509', '') for the client certificate; only this identity may change
-        what this session makes. None: nobody, and everybody may
+        what this session creates. None: no identity, and everybody may
     :param tls: dict of ca_file, cert_file, key_file, key_password (paths and
         str, or None) and check_hostname (bool); None: without TLS
-    :param open_reading: others may read what this session makes
+    :param open_reading: everybody may read what this session creates
     :param retry_interval: longest pause between attempts, seconds
-    :param clock: path of a node that readers write to learn ZooKeeper's
-        time; None: this machine's is taken for it
-    :raises BadAddress: ``host`` can't be one
-    :raises NotConnected: ``timeout`` is over
+    :param clock: path of a node that readers write to measure ZooKeeper's
+        time; None: use this machine's clock
+    :raises BadAddress: ``host`` is invalid
+    :raises NotConnected: no session within ``timeout``
     """
 
     def __init__(self, host, timeout=None, recv_timeout=10000, ident=None,
@@ -80,7 +80,7 @@ class ZKSession(supervisor.Supervisor):
         self._numbers = itertools.count(1)
         self._members = {}      # id -> Membership
         self._leaving = {}      # id -> (join message of one that left, how),
-                                # until it is known that its node is gone
+                                # until its node's deletion is confirmed
         self._monitors = {}     # path -> MembershipMonitor
         self._changing = threading.RLock()
         _sessions.add(self)
@@ -94,7 +94,7 @@ class ZKSession(supervisor.Supervisor):
                 'no session with %s within %s s: it is %s' % (
                     self._config['hosts'], timeout, why))
 
-    # What evzookeeper's users know.
+    # The interface of the evzookeeper library.
 
     def state(self):
         """Return one of evzookeeper.states."""
@@ -108,16 +108,16 @@ class ZKSession(supervisor.Supervisor):
         return self._ident
 
     def add_connection_callback(self, callback):
-        """Call ``callback(state)`` at every change, in a thread of ours."""
+        """Call ``callback(state)`` at each change, in the session's thread."""
         self._callbacks.append(callback)
 
     def remove_connection_callback(self, callback):
         self._callbacks.remove(callback)
 
     def close(self):
-        """End the session and with it its memberships; takes milliseconds.
+        """End the session and its memberships, usually in milliseconds.
 
-        Blocks for a second at most. Nothing works afterwards.
+        Blocks for 1.5 seconds at most. The session can't be used afterwards.
         """
         if self._closing.is_set() or os.getpid() != self._pid:
             return
@@ -131,24 +131,24 @@ class ZKSession(supervisor.Supervisor):
         if threading.current_thread() is not self._thread:
             self._thread.join(1.5)
 
-    # What Membership and MembershipMonitor use.
+    # Used by Membership and MembershipMonitor.
 
     @property
     def keeper_pid(self):
-        """The keeper's process id, None while there is none."""
+        """The keeper's process id, or None."""
         return None if self._child is None else self._child.pid
 
     def why(self):
-        """Return a line for people: the state and what led to it."""
+        """Return the state and its reason, as a text."""
         return self._state + (' (%s)' % self._reason if self._reason else '')
 
     def ask(self, op, timeout, seq=None, **fields):
         """Send a request and wait for its answer; return the result.
 
         :param seq: number of the answer, by default the next one
-        :raises KeeperUnavailable: there is no keeper, or it died over this
+        :raises KeeperUnavailable: there is no keeper, or it ended meanwhile
         :raises NotConnected: no answer within ``timeout`` seconds
-        :raises RequestFailed: ZooKeeper, or the keeper, answered so
+        :raises RequestFailed: ZooKeeper or the keeper returned an error
         """
         if seq is None:
             seq = next(self._numbers)
@@ -167,11 +167,11 @@ class ZKSession(supervisor.Supervisor):
         return request.result
 
     def pulse(self, number, timeout):
-        """Give a membership's sign of life; raises as ``ask``."""
+        """Send a pulse of a membership; raises as ``ask``."""
         self.ask('pulse', timeout, id=number)
 
     def add_member(self, member):
-        """Number a membership; it is joined anew with every keeper."""
+        """Return the id of a new membership; each new keeper joins it."""
         with self._changing:
             number = next(self._numbers)
             self._members[number] = member
@@ -181,14 +181,14 @@ class ZKSession(supervisor.Supervisor):
         return number
 
     def remove_member(self, number, timeout, how):
-        """Take a membership's node away; raises as ``ask``.
+        """Delete a membership's node; raises as ``ask``.
 
-        Whatever is raised: this keeper goes on trying, and so does the next.
+        After any error this keeper retries, and so does the next one.
 
-        :param how: what its record says then, 'left' or 'stopped'
+        :param how: the state to record, 'left' or 'stopped'
         """
         with self._changing:
-            # It can't be told to hang any more.
+            # It sends no more pulses.
             message = dict(self._join_message(
                 number, self._members.pop(number)), pulse_timeout=None)
             self._leaving[number] = message, how
@@ -214,8 +214,8 @@ _sessions = weakref.WeakSet()
 
 
 def _forget_in_child():
-    # The parent's keepers are the parent's business: a child that kept the
-    # socket open would hide the parent's end from them.
+    # A child that kept the sockets open would hide the parent's end from the
+    # keepers.
     for session in list(_sessions):
         for monitor in session._monitors.values():
             monitor.fresh = False

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Keeps a keeper running, and tells the session what it says."""
+"""Runs a session's keeper, restarts it, and handles its messages."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ class Supervisor:
         pause = 0
         while not self._closing.wait(pause) and os.getpid() == self._pid:
             started = time.monotonic()
-            failure = self._live_with_keeper()
+            failure = self._run_keeper()
             if os.getpid() != self._pid:
                 return
             if self._closing.is_set():
@@ -51,8 +51,8 @@ class Supervisor:
             self._keeper_lost(failure, pause)
         self._change_state(CLOSED, '')
 
-    def _live_with_keeper(self):
-        """Start a keeper and listen to it; return why it is no more."""
+    def _run_keeper(self):
+        """Start a keeper and handle its messages; return why it ended."""
         failure = None
         try:
             keeper = keeper_child.Child(
@@ -96,7 +96,7 @@ class Supervisor:
             keeper.pid, code)
 
     def _handshake(self, keeper):
-        """Tell a new keeper everything that its predecessor knew."""
+        """Send the configuration and all requests to a new keeper."""
         with self._changing:
             if self._closing.is_set():
                 raise exceptions.KeeperUnavailable('the session is closed')
@@ -125,11 +125,11 @@ class Supervisor:
         try:
             self._send(op, **fields)
         except exceptions.KeeperUnavailable:
-            # The next keeper is told.
+            # The handshake with the next keeper includes it.
             pass
 
     def _take(self, message):
-        """Act on a keeper's message; return why it ends, if it does."""
+        """Handle a keeper's message; return why it fails, or None."""
         op = message['op']
         if op == 'failed':
             return message['reason']
@@ -191,7 +191,7 @@ class Supervisor:
             request.done.set()
 
     def _change_state(self, state, reason):
-        """Note a state; log the loss of ZooKeeper and its return, once."""
+        """Set the state; log each loss of ZooKeeper and its end, once."""
         before, self._state, self._reason = self._state, state, reason
         now = time.monotonic()
         if state == CONNECTED:
@@ -220,7 +220,7 @@ class Supervisor:
                     LOG.exception('A connection callback failed')
 
     def _what_next(self):
-        """Return what follows if the connection isn't back soon."""
+        """Return what a longer loss of the connection causes, or ''."""
         if self._state != SUSPENDED or not self._members:
             return ''
         return (' If that lasts for as long as the session (%.1f s), this '

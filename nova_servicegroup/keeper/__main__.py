@@ -2,8 +2,8 @@
 
 """``python -m nova_servicegroup.keeper``: started by evzookeeper only.
 
-Standard input is the socket to the parent, standard output (for want of
-another number) its exit pipe. The one argument is for the readers of ``ps``.
+Standard input is the socket, standard output the parent's exit pipe. The
+argument only labels the process for ``ps``.
 """
 
 import os
@@ -15,14 +15,14 @@ import threading
 
 
 def main():
-    # A service manager that stops the service signals us too, uWSGI's with
-    # QUIT, and Ctrl-C may. The parent decides when it is over.
+    # A service manager, uWSGI or Ctrl-C signals the keeper, too, when it
+    # stops the service. But the keeper ends after its parent.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                    signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
                    signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    # Started by a thread that blocks signals, as uWSGI's do, we would never
-    # get the alarm that ends an orphan.
+    # A parent's thread that blocks signals, as uWSGI's do, would block the
+    # alarm that ends an orphan.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     sock, exit_pipe = socket.socket(fileno=os.dup(0)), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -40,14 +40,14 @@ def main():
         _fail(sock, repr(e))
     threading.excepthook = keeper.thread_failed
     keeper.run()
-    # Threads of kazoo have nothing left to do.
+    # Don't wait for kazoo's threads.
     os._exit(0)
 
 
 def _sort_path():
-    """Put what the parent named behind Python's own modules.
+    """Move PYTHONPATH behind the standard library.
 
-    It may be a whole site-packages, with old copies of some of them.
+    It may name a whole site-packages, with old copies of standard modules.
     """
     named = os.environ.get('PYTHONPATH', '').split(os.pathsep)
     own = site.getsitepackages()

@@ -84,7 +84,7 @@ class Absences:
                     del seen[token]
         self.returns.present = len(self._present)
 
-    def listed(self, began, judged=True):
+    def confirm(self, began, judged=True):
         """Confirm the missing hosts: a listing has shown no other change.
 
         :param began: when the listing began, monotonic
@@ -127,7 +127,7 @@ class Absences:
         else:
             self.returns.missed(host, now)
 
-    def recorded(self, hosts, now, time):
+    def records_listed(self, hosts, now, time):
         """Apply a listing of records: a host without a node is missing."""
         hosts = frozenset(hosts)
         for host in hosts:

@@ -20,7 +20,7 @@ DUPLICATES_SPREAD = 0.03
 class Search:
     """The part of a Member that searches for duplicates of its host."""
 
-    def _search(self):
+    def _find_duplicates(self):
         """Log an error if another machine reports as the same host.
 
         Runs a session timeout after joining, when stale nodes of a rebooted

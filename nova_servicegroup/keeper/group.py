@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A group that the parent wants to see: its listing and its records."""
+"""The keeper's view of a group: its listing and its records."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ from nova_servicegroup.keeper import security
 from nova_servicegroup.keeper import view
 from nova_servicegroup.keeper import watches
 
-#: seconds after which a directory is listed even if nothing was heard of it
+#: seconds after which a directory is listed even without an event
 SAFETY_CHECK = 120
 #: seconds between changes that are reported: where thousands restart, each
 #: report costs the keeper and its parent as much as ten changes
@@ -29,14 +29,14 @@ NO_SESSION = (0, -0x8000000000000000)
 
 
 class Group(group_records.GroupRecords):
-    """A directory that the parent wants to see.
+    """The view of a directory that the parent watches.
 
-    :param link: the Registrar: connection, clock, and way to the parent
-    :param path: of the directory, as the parent calls it
-    :param chroot: what comes before all paths
-    :param records_path: of the directory of its records, None without
-    :param bound: seconds after which nothing prolongs the time to come back
-    :param known: names that the parent believes in
+    :param link: the Registrar: connection, clock, and messages to the parent
+    :param path: the directory, as the parent names it
+    :param chroot: prefix of all paths
+    :param records_path: the directory of its records, or None
+    :param bound: seconds after which nothing prolongs the time to rejoin
+    :param known: nodes that are in the parent's view
     """
 
     def __init__(self, link, path, chroot, records_path, bound, known):
@@ -50,39 +50,39 @@ class Group(group_records.GroupRecords):
         self._pace = view.Pace()
         self._absences = absences.Absences(
             returns.Returns(0, 0, bound), records_path is not None)
-        self._members = set(known)  # names that the parent believes in
+        self._members = set(known)  # nodes in the parent's view
         if known:
             now = link.monotonic()
             self._absences.changed(known, (), now, link.time(now))
-        self._listed = set()    # names of nodes, members' and others'
-        self._events = {}       # name -> whether its node was made or deleted
+        self._listed = set()    # names of all nodes
+        self._events = {}       # name -> whether its node was created
         self._events_at = 0     # not before
         self._unposted = []     # (name, whether it joined or left)
-        # Whether this connection has a persistent watch, None before it was
-        # asked for one; and how many connections in a row were lost then.
+        # Whether this connection has a persistent watch, None before the
+        # request; and how many connections in a row were lost during it.
         self._watched = None
         self._lost_with_it = 0
         self._unwatchable_logged = False
         self._founded = None
-        self._synced = False    # this connection's server isn't behind
+        self._synced = False    # this connection's server is up to date
         self._recorded = False  # the records' names were listed
         self._look_back = lookback.LookBack()
-        self._urgent = False    # somebody was missed since the last reading
+        self._urgent = False    # a host was missed since the last reading
         self._dirty = True
-        self._list_at = 0       # not before
+        self._list_at = 0       # no listing before
         self._not_before = 0
         self._safety_at = 0
         self._read_at = self._urgent_at = self._write_at = 0
         self._warned = False
 
     def connected(self, now):
-        """There is a connection, maybe to another server."""
+        """Start again with a new connection, maybe to another server."""
         self._dirty = True
         self._not_before = 0
         self._synced = self._recorded = False
         self._watched = None
         self._list_at = 0
-        # What became of the others while the connection was away?
+        # Hosts may have returned during the loss of the connection.
         self._look_back = lookback.LookBack()
         waits = self._absences.returns
         waits.together = self._link.timeout
@@ -94,11 +94,11 @@ class Group(group_records.GroupRecords):
         self._absences.returns.disconnected(now)
 
     def delay(self, until):
-        """Something is in the way: do nothing before."""
+        """Do nothing before a time."""
         self._not_before = until
 
     def due(self, now):
-        """Return when there is something to do."""
+        """Return when to call ``refresh``."""
         if self._events:
             return max(self._not_before, self._events_at)
         return max(self._not_before, min(
@@ -114,7 +114,7 @@ class Group(group_records.GroupRecords):
         return max(due, self._list_at)
 
     def _silence_due(self, now):
-        """Return when the time of someone to come back is over, or None."""
+        """Return when the first host becomes silent, or None."""
         if self._look_back.going_on:
             return None
         return self._absences.returns.due(now)
@@ -128,8 +128,8 @@ class Group(group_records.GroupRecords):
                 due = min(due, self._urgent_at)
         return min(due, self._write_at) if self._absences.unwritten else due
 
-    def look(self):
-        """Do what is due; blocks for answers of ZooKeeper."""
+    def refresh(self):
+        """Do what is due; blocks while ZooKeeper answers."""
         now = self._link.monotonic()
         if now < self.due(now):
             return
@@ -162,11 +162,11 @@ class Group(group_records.GroupRecords):
     # The nodes.
 
     def _list_all(self, began):
-        # Before it: a change that comes after it counts again.
+        # First, so that an event during the listing sets it again.
         self._dirty = False
         silent_at = self._silence_due(began)
         if silent_at is not None and began >= silent_at:
-            # A server that is behind knows nothing of who came back.
+            # A server that is behind may not show that a host returned.
             self._synced = False
         if began >= self._safety_at:
             self._recorded = False
@@ -177,17 +177,17 @@ class Group(group_records.GroupRecords):
         self._check_owners()
         members = self._listed - self._owners.non_members
         self._change(members - self._members, self._members - members)
-        self._absences.listed(began, judged=not self._look_back.going_on)
+        self._absences.confirm(began, judged=not self._look_back.going_on)
         now = self._link.monotonic()
         if not self._recorded and self._records_path is not None:
-            self._absences.recorded(self._list_records(), now,
-                                    self._link.time(now))
+            self._absences.records_listed(self._list_records(), now,
+                                          self._link.time(now))
             self._recorded = True
         self._list_at = now + self._pace.pause(len(self._listed), now)
         self._safety_at = now + self._link.jitter(0.5, 1) * SAFETY_CHECK
 
     def _apply_events(self):
-        """Take what the persistent watch has told. Costs no listing."""
+        """Apply the events of the persistent watch, without a listing."""
         made, deleted = self._take_events()
         self._owners.changed(made, deleted)
         self._listed |= made
@@ -198,17 +198,17 @@ class Group(group_records.GroupRecords):
                      (deleted | gone | non_members) & self._members)
 
     def _take_events(self):
-        """Return the names of nodes that were made and deleted, two sets."""
+        """Return the names of created and of deleted nodes, two sets."""
         made = {name for name, made in self._events.items() if made}
         deleted = self._events.keys() - made
         self._events = {}
         for name in deleted - self._members:
-            # It may have been back for an instant; its record says so.
+            # It may have returned for an instant; its record shows that.
             self._absences.record_changed(name.partition('@')[0])
         return made - self._listed, deleted
 
     def _change(self, joined, left):
-        """Take names of members' nodes that are there now or not, two sets."""
+        """Apply and post changes of members' nodes, two sets of names."""
         if not joined and not left:
             return
         self._members |= joined
@@ -220,14 +220,14 @@ class Group(group_records.GroupRecords):
         self._unposted += [(name, False) for name in left]
 
     def _list(self):
-        """Return the names of all nodes, and watch what becomes of them."""
+        """Return the names of all nodes, and watch for changes."""
         if self._watched is None:
             self._watched = self._add_watch()
         children = functools.partial(
             self._link.client.get_children_async, self.path,
             watch=None if self._watched else self._watch)
         if not self._synced:
-            # Who joined before we looked must be there.
+            # The listing must include all members that joined before it.
             self._link.get(self._link.client.sync_async(self.path))
             self._synced = True
         try:
@@ -237,9 +237,9 @@ class Group(group_records.GroupRecords):
             return set(self._link.get(children()))
 
     def _add_watch(self):
-        """Ask for a persistent watch; tell whether there is one."""
+        """Request a persistent watch; return whether there is one."""
         if self._lost_with_it < ATTEMPTS and self._link.watches.supported:
-            # A server that doesn't know the request may hang up.
+            # A server that doesn't know the request may close the connection.
             self._lost_with_it += 1
             try:
                 self._link.get(self._link.watches.add_async(
@@ -260,7 +260,7 @@ class Group(group_records.GroupRecords):
         return False
 
     def _check_owners(self):
-        """Look at some nodes: who owns them? Return those that are gone."""
+        """Check the owners of some nodes; return the names of missing ones."""
         requests = [
             (name, self._link.client.exists_async(
                 '%s/%s' % (self.path, name)))
@@ -275,7 +275,7 @@ class Group(group_records.GroupRecords):
             else:
                 owned.add(name)
         self._listed -= gone
-        self._owners.looked(owned, non_members)
+        self._owners.checked(owned, non_members)
         if self._owners.non_members and not self._warned:
             self._warned = True
             self._link.log(logging.WARNING, (
@@ -285,7 +285,7 @@ class Group(group_records.GroupRecords):
         return gone
 
     def _node_changed(self, kind, path):
-        """Take an event of the persistent watch."""
+        """Note an event of the persistent watch."""
         name = path[len(self.path) + 1:]
         if not name:
             self._dirty = True
@@ -293,6 +293,6 @@ class Group(group_records.GroupRecords):
             self._events[name] = kind == watches.CREATED
 
     def _directory_changed(self, event):
-        # Events about the session come here too; a new one lists anyway.
+        # Ignores session events: each new session begins with a listing.
         if event.type != states.EventType.NONE:
             self._dirty = True

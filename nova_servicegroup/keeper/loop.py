@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The keeper's side that faces its parent, and its main loop."""
+"""The keeper's main loop: the conversation with its parent."""
 
 import collections
 import contextlib
@@ -15,18 +15,18 @@ from nova_servicegroup.keeper import news
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import registrar
 
-#: seconds; an orphan is gone by then, whatever ZooKeeper does
+#: seconds after which an orphan has ended, whatever ZooKeeper does
 CLOSE_LIMIT = 0.9
-#: seconds between looks at the parent where the kernel has no pidfd
+#: seconds between checks of the parent if the kernel has no pidfd
 POLL_PARENT = 0.5
-#: seconds by which the loop may be late before it doubts itself rather than
-#: its parent: it was stopped, or the machine was
+#: seconds of delay of this loop after which missing pulses are no sign of a
+#: hung parent: the keeper or the machine was stopped
 OWN_DELAY = 1.0
-#: seconds; poll() takes no more than 24 days
+#: seconds; poll() accepts at most 24 days
 LONGEST_WAIT = 86400
 #: seconds that a parent may take from closing its descriptors to its end
 ENDING = 0.3
-#: messages that wait for a parent that doesn't listen; older ones are lost
+#: messages that wait for a parent that doesn't read; older ones are dropped
 BACKLOG = 1000
 
 
@@ -35,7 +35,7 @@ class _GaveUp(Exception):
 
 
 class _Pulse:
-    """What is known of one membership."""
+    """The last pulse and the node of one membership."""
 
     def __init__(self, timeout, seen):
         self.timeout = timeout
@@ -48,12 +48,12 @@ class _Pulse:
 class Keeper:
     """Holds a ZooKeeper session for as long as its parent lives.
 
-    Waits for three things at once: words of the parent, the end of the
-    parent, and messages of the registrar. Never waits for ZooKeeper.
+    Polls for messages of the parent, the end of the parent, and messages of
+    the registrar. Never waits for ZooKeeper.
 
     :param sock: a connected stream socket to the parent
-    :param exit_pipe: a descriptor that hangs up when the parent is killed,
-        before anything else tells of it; one that never does is no harm
+    :param exit_pipe: a descriptor that hangs up early when the parent is
+        killed; one that never does is harmless
     """
 
     def __init__(self, sock, exit_pipe=None, monotonic=time.monotonic):
@@ -78,29 +78,29 @@ class Keeper:
         self._poll.register(self._wake, select.POLLIN)
         self._exit_pipe = exit_pipe
         if exit_pipe is not None:
-            # For nothing but a hang-up.
+            # Poll for a hang-up only.
             self._poll.register(exit_pipe, 0)
 
     def post(self, op, **fields):
-        """Hand a message to the parent. From any thread; never waits."""
+        """Queue a message for the parent. From any thread; never blocks."""
         self._posted.append((op, fields))
-        with contextlib.suppress(BlockingIOError):  # full: it will look
+        with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
             os.write(self._waker, b'.')
 
     def run(self):
-        """Serve until the parent is gone, then end the session."""
+        """Serve until the parent ends, then end the session."""
         self._messages.append(('hello', {'version': protocol.VERSION}))
         try:
             while self._serve():
                 pass
         except _GaveUp as e:
-            self._tell_failure(str(e))
+            self._send_failure(str(e))
         except protocol.ProtocolError as e:
-            self._tell_failure('it heard from its process: %s' % e)
+            self._send_failure('it heard from its process: %s' % e)
         except Exception as e:
-            # What is sound in form need not be in sense. And nobody else
-            # reads it: standard error goes nowhere.
-            self._tell_failure(registrar.unexpected(e))
+            # A well-formed message may still be wrong. The parent logs it:
+            # standard error is /dev/null.
+            self._send_failure(registrar.unexpected(e))
         self._close()
 
     def thread_failed(self, args):
@@ -108,7 +108,7 @@ class Keeper:
         self.post('failed', reason=registrar.unexpected(args.exc_value))
 
     def _serve(self):
-        """Wait for something and deal with it; tell whether to go on."""
+        """Wait for events and handle them; return whether to continue."""
         self._flush()
         due = self._next_pulse_check()
         timeout = None if due is None else min(
@@ -124,8 +124,8 @@ class Keeper:
             os.read(self._wake, 65536)
         while self._posted:
             self._from_registrar(*self._posted.popleft())
-        # Whatever was said before the parent died is still heard.
-        alive = self._hear() if self._sock.fileno() in ready else True
+        # Messages that the parent sent before its end are still handled.
+        alive = self._read_parent() if self._sock.fileno() in ready else True
         if not alive or self._exit_pipe in ready or self._has_ended():
             self._how = self._how or self._wait_for_end()
             return False
@@ -134,8 +134,8 @@ class Keeper:
 
     # The parent.
 
-    def _hear(self):
-        """Read what the parent says; tell whether it still can."""
+    def _read_parent(self):
+        """Handle the parent's messages; return whether more may come."""
         while True:
             try:
                 data = self._sock.recv(262144)
@@ -165,11 +165,11 @@ class Keeper:
             self._pidfd = os.pidfd_open(parent)
             self._poll.register(self._pidfd, select.POLLIN)
         except (AttributeError, OSError):
-            # This Python or kernel hasn't got it, or a filter of system calls
-            # forbids it. Then the id of the parent tells.
+            # This Python or kernel has none, or a seccomp filter forbids it.
+            # Then getppid() shows the parent's end.
             pass
         if os.getppid() != parent:
-            # It died before we could watch it.
+            # It ended before it could be watched.
             raise protocol.ProtocolError('nothing: it is gone')
         self._registrar = registrar.Registrar(config, self.post)
         handler = _LastWarning(self._registrar)
@@ -224,13 +224,13 @@ class Keeper:
                     if pulse.timeout and not pulse.stalled), default=None)
 
     def _check_pulses(self, late):
-        """Take away the nodes of a process that hangs."""
+        """Delete the nodes of a hung process."""
         now = self._monotonic()
         for member_id, pulse in self._pulses.items():
             if not pulse.timeout or pulse.stalled:
                 continue
             if late:
-                # Its pulses may be where ours was.
+                # Its pulses may have been delayed, too.
                 pulse.seen = max(pulse.seen, now - pulse.timeout / 2)
             elif now - pulse.seen >= pulse.timeout:
                 pulse.stalled = True
@@ -252,7 +252,7 @@ class Keeper:
         if op == 'state':
             self._connected = fields['state'] == 'connected'
             if not self._connected:
-                # What was listed before is not the state of things any more.
+                # The unsent views are stale.
                 for waiting in self._news.values():
                     waiting.ready = False
         if op == 'unreadable':
@@ -265,7 +265,7 @@ class Keeper:
         self._messages.append((op, fields))
 
     def _flush(self):
-        """Write as much as the parent takes; what waits is coalesced."""
+        """Write as much as the parent accepts; unsent views coalesce."""
         while True:
             if not self._out:
                 self._out = self._next_frame()
@@ -278,7 +278,7 @@ class Keeper:
                 self._poll.modify(self._sock, select.POLLIN | select.POLLOUT)
                 return
             except ConnectionError:
-                # The end will be read, too.
+                # The next read shows the end.
                 self._out = b''
                 self._messages.clear()
                 return
@@ -297,7 +297,7 @@ class Keeper:
     # The end.
 
     def _has_ended(self):
-        """Tell whether it is proven that the parent's process has ended."""
+        """Return whether the parent's process has certainly ended."""
         if self._parent is None:
             return False
         if os.getppid() != self._parent:
@@ -311,7 +311,7 @@ class Keeper:
     def _wait_for_end(self):
         """Return 'killed' once the parent has ended, None if it has not.
 
-        That its descriptors are closed is no proof: exec closes them, too.
+        Closed descriptors are no proof: exec closes them, too.
         """
         deadline = self._monotonic() + ENDING
         while not (self._has_ended() or ending.is_ending(self._parent)):
@@ -320,7 +320,7 @@ class Keeper:
             time.sleep(0.001)
         return 'killed'
 
-    def _tell_failure(self, reason):
+    def _send_failure(self, reason):
         try:
             self._sock.setblocking(True)
             self._sock.settimeout(CLOSE_LIMIT)
@@ -330,7 +330,7 @@ class Keeper:
             pass
 
     def _close(self):
-        # Nothing that ZooKeeper does keeps an orphan alive.
+        # Ends an orphan even if ZooKeeper does not answer.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT)
         if self._registrar is not None:
@@ -338,7 +338,7 @@ class Keeper:
 
 
 class _LastWarning(logging.Handler):
-    """Hands kazoo's complaints to the registrar."""
+    """Passes kazoo's warnings to the registrar."""
 
     def __init__(self, keeper_registrar):
         super().__init__(logging.WARNING)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A membership that the parent wants: its node and its record."""
+"""A membership of the parent's process: its node and its record."""
 
 import functools
 import json
@@ -15,24 +15,24 @@ from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import own_record
 from nova_servicegroup.keeper import security
 
-#: seconds a living member may need to come back, beside its session timeout
+#: seconds that a living member may need to rejoin, after its session timeout
 REJOIN_TIME = 2 * security.RECONNECT_MAX_DELAY
 
 
-#: seconds between attempts that are repeated because something was in the way
+#: seconds before a failed attempt is repeated
 RETRY = 0.2
 
 
 class Member(own_record.OwnRecord, duplicates.Search):
-    """A membership, the node that stands for it, and its host's record.
+    """A membership, its node, and its host's record.
 
-    :param link: the Registrar: connection, clock, and way to the parent
-    :param number: what the parent calls it
+    :param link: the Registrar: connection, clock, and messages to the parent
+    :param number: the parent's id of the membership
     :param path: directory of its group
-    :param records_path: directory of the records, None for a group without
-    :param host: what it is a member as
+    :param records_path: directory of the group's records, or None
+    :param host: name of the member
     :param data: dict for the node
-    :param node: name of the node that an earlier keeper made, or None
+    :param node: name of the node that an earlier keeper created, or None
     """
 
     def __init__(self, link, number, path, records_path, host, data, node):
@@ -42,26 +42,26 @@ class Member(own_record.OwnRecord, duplicates.Search):
         self.host = host
         self._data = json.dumps(data).encode()
         self._boot_id = data.get('boot_id')
-        self.node = node        # name of the node, made or about to be made
-        self.session = None     # id of the session that node belongs to
+        self.node = node        # name of the node, which may not exist yet
+        self.session = None     # id of the session that owns the node
         self.left = False
         self._ended = None      # (how, monotonic time of the last sign)
-        self._done = False      # the node is there, or away, as wanted
+        self._done = False      # the node exists, or not, as requested
         self._retry_at = 0
-        self._asked = []        # requests that wait for the outcome
+        self._asked = []        # requests that wait for a result
         self._watch = functools.partial(link.submit, self._node_changed)
         self._record_path = records_path and '%s/%s' % (
             records_path, names.quote(host))
         self._token = node and node.rpartition('@')[2]
-        self._silent_since = None   # its session was lost
+        self._silent_since = None   # when its session was lost
         self._before = None     # the Record as it was last read
         self._version = None    # of the record's node, None if there is none
-        self._mend_at = None    # when to look at the record
-        self._mended_at = None
+        self._repair_at = None  # when to check the record
+        self._repaired_at = None
         self._unwritable_logged = False
         self._record_watch = functools.partial(
             link.submit, self._record_changed)
-        # The search for another machine that reports as the same host.
+        # For the search for duplicates.
         self._search_at = None
         self._spread = False
         self._touched = False
@@ -71,10 +71,10 @@ class Member(own_record.OwnRecord, duplicates.Search):
     def node_path(self):
         return '%s/%s' % (self.path, self.node)
 
-    # What is wanted.
+    # The requested state.
 
     def live(self):
-        """The node shall be there."""
+        """Request the node."""
         if not self.left:
             self._ended = None
             self._begin()
@@ -91,11 +91,11 @@ class Member(own_record.OwnRecord, duplicates.Search):
 
     @property
     def tried(self):
-        """Whether there may be anything that stands for it."""
+        """Whether there may be a node or a record of it."""
         return self._token is not None
 
     def leave(self, how, seq):
-        """As ``end``, for good; ``seq`` is answered then."""
+        """As ``end``, for good; answers ``seq`` afterwards."""
         self.end(how, 0)
         self.left = True
         self._answer('it left')
@@ -106,42 +106,43 @@ class Member(own_record.OwnRecord, duplicates.Search):
         self._retry_at = 0
 
     def connected(self, attached):
-        """There is a connection.
+        """Start again with a new connection.
 
-        :param attached: with the session that made the node
+        :param attached: whether it has the session that owns the node
         """
         self._begin()
         if not attached or (self.session is not None
                             and self.session != self._link.session):
-            # The node of the old session is stale; make another.
+            # The node of the old session is stale; create another.
             if self.node is not None:
                 self._silent_since = self._link.lost_at
             self.node = None
 
     def delay(self, until):
-        """The connection is slow: do nothing before."""
+        """Do nothing before a time: the connection is slow."""
         self._retry_at = max(self._retry_at, until)
 
     def due(self):
-        """Return when there is something to do for it, or None."""
+        """Return when to call ``reconcile``, or None."""
         if not self._done:
             return self._retry_at
-        times = [t for t in (self._search_at, self._mend_at) if t is not None]
+        times = [t for t in (self._search_at, self._repair_at)
+                 if t is not None]
         return max(min(times), self._retry_at) if times else None
 
-    # The thread's work.
+    # The work.
 
     def reconcile(self):
-        """Do what is due; tell whether this membership is over."""
+        """Do what is due; return whether this membership is over."""
         now = self._link.monotonic()
         due = self.due()
         if due is None or now < due:
             return False
         if self._done:
-            if self._mend_at is not None and now >= self._mend_at:
-                self._mend_record()
+            if self._repair_at is not None and now >= self._repair_at:
+                self._repair_record()
             if self._search_at is not None and now >= self._search_at:
-                self._search()
+                self._find_duplicates()
             return False
         try:
             if self._ended is None:
@@ -184,20 +185,20 @@ class Member(own_record.OwnRecord, duplicates.Search):
                 self._make_node()
                 self._search_at = link.monotonic() + link.timeout + REJOIN_TIME
             except kazoo_exc.NodeExistsError:
-                # Made by an earlier keeper, or by an attempt whose answer was
-                # lost; unless it is a stale one, of a session that ended.
+                # Created by an earlier keeper, or by an attempt whose answer
+                # was lost; or it is a stale one, of an ended session.
                 made = False
             stat = link.get(link.client.exists_async(
                 self.node_path, watch=self._watch))
             owner = stat and stat.ephemeralOwner
             if owner == link.session:
                 if self._record_path is not None:
-                    self._mend_record(joining=made)
+                    self._repair_record(joining=made)
                 self._silent_since = None
                 return
             if owner and (owner, ) == (link.client.client_id or ())[:1]:
-                # kazoo has another session, and the news of it wait. The
-                # node is good, but it is that session's.
+                # kazoo has another session, whose event is still queued. The
+                # node is valid and belongs to that session.
                 self.session = owner
                 break
             self.node = None
@@ -225,7 +226,7 @@ class Member(own_record.OwnRecord, duplicates.Search):
                 pass
             self._write_end()
         elif self.node is None:
-            # It has gone with its session.
+            # It was deleted with its session.
             self._write_end()
         self.node = None
 
@@ -239,10 +240,10 @@ class Member(own_record.OwnRecord, duplicates.Search):
                     'it again.' % self.node_path))
                 self.node = None
                 self._done = False
-                # At once, but not in a race with whoever deletes it.
+                # Soon, but not in a race with the other client.
                 self._retry_at = self._link.monotonic() + RETRY
         elif event.type == states.EventType.CHANGED:
-            # So says another machine of our name that has found us.
+            # Written by a machine of the same name that found this one.
             self._done = False
             self._touched = True
             self._search_at = self._link.monotonic()

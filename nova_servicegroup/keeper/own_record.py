@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The record of a membership: that it joined, and how its process ended."""
+"""Writes the record of a membership: its join, and how its process ended."""
 
 import functools
 import logging
@@ -10,16 +10,15 @@ from kazoo.protocol import states
 
 from nova_servicegroup.keeper import record as records
 
-#: nodes or records that are written in the place of one that is no good,
-#: before a pause
+#: attempts to write a node or a record before a pause
 ATTEMPTS = 3
 
 
 class OwnRecord:
-    """The part of a Member that has to do with its record."""
+    """The part of a Member that handles its record."""
 
     def _join_with_record(self):
-        """Make node and record in one transaction; tell whether it was."""
+        """Create node and record in one transaction; return its success."""
         link = self._link
         try:
             self._read_record()
@@ -45,7 +44,7 @@ class OwnRecord:
             None if silent is None else self._link.monotonic() - silent)
 
     def _read_record(self, watch=None):
-        """Note the record and its version."""
+        """Read the record and its version."""
         self._before = self._version = None
         try:
             raw, stat = self._link.get(self._link.client.get_async(
@@ -55,20 +54,20 @@ class OwnRecord:
         self._before = records.parse(raw, stat)
         self._version = stat.version
 
-    def _mend_record(self, joining=False):
-        """Let the record say that this member lives, and watch it.
+    def _repair_record(self, joining=False):
+        """Correct the record if it doesn't say JOINED, and watch it.
 
-        :param joining: a record of another incarnation is an old one, and
-            not that of another machine of this name
+        :param joining: whether a record of another incarnation is an old one,
+            and not that of another machine of the same name
         """
         now = self._link.monotonic()
-        if not joining and self._mended_at is not None:
-            # Two machines of one name shall not fight without a pause.
-            pause = self._mended_at + self._link.timeout
+        if not joining and self._repaired_at is not None:
+            # Two machines of one name must not overwrite it without a pause.
+            pause = self._repaired_at + self._link.timeout
             if now < pause:
-                self._mend_at = pause
+                self._repair_at = pause
                 return
-        self._mend_at = None
+        self._repair_at = None
         try:
             for _ in range(ATTEMPTS):
                 self._read_record(self._record_watch)
@@ -77,9 +76,9 @@ class OwnRecord:
                         before.token == self._token or not joining):
                     return
                 if not joining:
-                    self._mended_at = now
+                    self._repaired_at = now
                 if before is not None and before.token == self._token:
-                    # It wasn't away.
+                    # It was never missing.
                     before = before._replace(state=records.JOINED)
                 self._put_record(self._joined(before))
         except (kazoo_exc.NoAuthError, kazoo_exc.InvalidACLError) as e:
@@ -91,7 +90,7 @@ class OwnRecord:
                         self._record_path, type(e).__name__)))
 
     def _put_record(self, data):
-        """Write the record if it still is as it was read; tell whether."""
+        """Write the record if it is unchanged; return whether it was."""
         link = self._link
         try:
             if self._version is not None:
@@ -113,12 +112,14 @@ class OwnRecord:
 
     def _record_changed(self, event):
         if event.type != states.EventType.NONE and self._ended is None:
-            self._mend_at = self._link.monotonic()
+            self._repair_at = self._link.monotonic()
 
     def end_request(self, how, age):
-        """Return a started transaction that ends node and record, or None.
+        """Start a transaction that deletes the node and records the end.
 
-        Both, or nothing: only if the record is as it was last read.
+        It fails if the record has changed since it was last read.
+
+        :returns: an AsyncResult, or None if the record is not the member's
         """
         if self.node is None or self._before is None or (
                 self._before.token != self._token):
@@ -131,7 +132,10 @@ class OwnRecord:
         return end.commit_async()
 
     def end_now(self, how):
-        """Tell how the process ended, as the session ends. In any thread."""
+        """Record how the process ended, before the session ends.
+
+        May be called from any thread.
+        """
         if self._ended is None and self._record_path is not None and (
                 self.node is not None):
             self._ended = how, self._link.monotonic()
@@ -144,7 +148,7 @@ class OwnRecord:
             isinstance(one, Exception) for one in self._link.get(request))
 
     def _write_end(self):
-        """Write how it ended when the node is gone, if nobody came since."""
+        """Record the end after the node, if there is no later incarnation."""
         if self._record_path is None or self._token is None:
             return
         how, last = self._ended

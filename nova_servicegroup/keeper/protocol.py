@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a Nova process and its keeper say to each other.
+"""The protocol between a Nova process and its keeper.
 
-A frame is four bytes, the length of what follows (big endian), and a JSON
-object. Its ``op`` says what it is; ``FROM_PARENT`` and ``FROM_KEEPER`` say
-which fields each op has. Whatever else arrives raises ProtocolError, and
-whoever meets that ends the keeper: a new one costs a tenth of a second.
+A frame has four bytes with the length of its body (big endian), and a JSON
+object as its body. The object's ``op`` names the kind of message;
+``FROM_PARENT`` and ``FROM_KEEPER`` list the fields of each kind. Anything else
+raises ProtocolError and ends the keeper: a new one costs a tenth of a second.
 
-Both ends import this module, so it needs nothing but the standard library.
+Both ends import this module, so it uses only the standard library.
 """
 
 import json
 import struct
 
-#: raised whenever the messages change: a keeper started from a newer package
-#: than its parent runs says so instead of guessing
+#: incremented when the messages change: a keeper of a newer package than its
+#: parent's then ends with a clear error
 VERSION = 4
 
 _NAMES = [str]
@@ -26,9 +26,9 @@ _LENGTH = struct.Struct('>I')
 _NUMBER = (int, float)
 _OPTIONAL_STR = (str, type(None))
 
-# The type of each field; [type] is a list of such.
+# The type of each field; [type] is a list of that type.
 FROM_PARENT = {
-    # The first frame; everything that the keeper must know, secrets too.
+    # The first frame: the whole configuration, including secrets.
     # Times are in seconds. ident is [session id, password in hex] or null.
     # security: what keeper.security.Security takes.
     'config': {'version': int, 'parent': int, 'hosts': str,
@@ -36,23 +36,22 @@ FROM_PARENT = {
                'security': dict, 'retry_interval': _NUMBER,
                # A node that is written to learn ZooKeeper's time.
                'clock': _OPTIONAL_STR},
-    # Be a member; node is the name that an earlier keeper gave it, if any,
-    # silent the time since its last pulse. records: the directory that has a
-    # record of the host, if any.
+    # Join. node: its name if an earlier keeper created one. silent: the time
+    # since the last pulse. records: the directory of the records, if any.
     'join': {'id': int, 'path': str, 'records': _OPTIONAL_STR, 'host': str,
              'data': dict, 'pulse_timeout': (int, float, type(None)),
              'silent': _NUMBER, 'node': _OPTIONAL_STR},
-    # The parent lives. Answered by what is known of the membership.
+    # The parent is not hung. The answer's error is that of the membership.
     'pulse': {'id': int, 'seq': int},
     # how: 'stopped' or 'left', for the record.
     'leave': {'id': int, 'seq': int, 'how': str},
     # List and watch a directory and, if there are any, its members' records.
-    # bound: seconds after which nothing prolongs anybody's time to come back.
-    # known: names that the parent believes in.
+    # bound: seconds after which nothing prolongs a host's time to rejoin.
+    # known: nodes in the parent's view.
     'watch': {'path': str, 'records': _OPTIONAL_STR, 'bound': _NUMBER,
               'known': _NAMES},
     'details': {'seq': int, 'path': str, 'host': str},
-    # Does the keeper live? Answered by a pong.
+    # A probe; the answer is a pong.
     'ping': {},
     'close': {},
 }
@@ -61,20 +60,19 @@ FROM_KEEPER = {
     # The first frame; until it comes the parent says nothing.
     'hello': {'version': int},
     'pong': {},
-    # It gives up and ends; the reason is for the operator.
+    # The keeper ends; the reason is for the operator.
     'failed': {'reason': str},
     # state: connecting, connected, suspended, expired or refused.
     'state': {'state': str, 'ident': (list, type(None)), 'reason': str},
-    # The node that stands for a membership, null while there is none.
+    # The node of a membership, null while there is none.
     'member': {'id': int, 'node': _OPTIONAL_STR, 'reason': str},
-    # Names that came to a watched directory and that went since the last
-    # one (since known, at first). Without any it says: still as it was.
-    # absences: changes of what keeper.absences.Absences tells, null for what
-    # isn't told any more. founded: when the records' directory was made,
-    # seconds since 1970 in ZooKeeper's time; null if there is none.
+    # The nodes that joined and left since the last view (since known, in the
+    # first); without any, the view is confirmed. absences: see
+    # keeper.absences.Absences.changes. founded: creation of the records'
+    # directory, seconds since 1970 in ZooKeeper's time; null if there is none.
     'view': {'path': str, 'joined': _NAMES, 'left': _NAMES, 'absences': dict,
              'founded': (int, float, type(None))},
-    # How far ZooKeeper's time (seconds since 1970) is ahead of the monotonic.
+    # Seconds from monotonic time to ZooKeeper's time, which is since 1970.
     'clock': {'ahead': _NUMBER},
     # A watched directory that can't be listed, and why.
     'unreadable': {'path': str, 'reason': str},
@@ -84,7 +82,7 @@ FROM_KEEPER = {
 
 
 class ProtocolError(Exception):
-    """The other end sent what no sound keeper or parent sends."""
+    """The other end sent an invalid message."""
 
 
 def encode(op, **fields):
@@ -107,9 +105,9 @@ def _is(value, kind):
 
 
 class Decoder:
-    """Cuts a stream of bytes into checked messages.
+    """Splits a stream of bytes into checked messages.
 
-    :param ops: FROM_PARENT or FROM_KEEPER, what this end may hear
+    :param ops: FROM_PARENT or FROM_KEEPER, the messages to accept
     """
 
     def __init__(self, ops, max_frame=MAX_FRAME):
@@ -118,9 +116,9 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data):
-        """Take bytes; return the list of messages (dicts) now complete.
+        """Add bytes; return the messages that are complete, a list of dicts.
 
-        :raises ProtocolError: the stream can't be trusted any more
+        :raises ProtocolError: the stream is invalid and can't be used further
         """
         self._buffer += data
         messages = []

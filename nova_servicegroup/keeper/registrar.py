@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The keeper's side that faces ZooKeeper.
+"""The keeper's side that works with ZooKeeper.
 
-One thread owns the session, the nodes of its parent and the views. It works
-by comparing what should be with what is: every event, whatever it was, leads
-to the same pass over memberships and views, so nothing depends on events
-arriving in a certain order, or at all.
+One thread owns the session, the memberships and the views. It reconciles the
+requested state with the actual one: each event, of any kind, starts the same
+pass over memberships and views, so lost or reordered events do no harm.
 """
 
 import contextlib
@@ -27,25 +26,25 @@ from nova_servicegroup.keeper import security
 from nova_servicegroup.keeper import session
 
 
-#: seconds between looks at ZooKeeper's clock
+#: seconds between checks of ZooKeeper's clock
 CLOCK_CHECK = 120
 
 
-#: seconds that each of the last words of a process may take
+#: seconds that each request may take after the end of the process
 END_TIMEOUT = 0.2
 
 
 class Registrar(session.Session, threading.Thread):
-    """Keeps the session, the nodes and the views.
+    """Owns the session, the memberships and the views.
 
-    ``submit`` is the only method for other threads, but for ``close``.
+    Other threads may call only ``submit`` and ``close``.
 
     :param config: a 'config' message
-    :param post: ``post(op, **fields)`` hands a message to the parent; called
-        from this thread only
+    :param post: ``post(op, **fields)`` sends a message to the parent; called
+        in this thread only
     """
 
-    #: the session or the connection is the trouble, not the request
+    #: errors of the session or the connection, not of the request
     DISCONNECTED = (
         kazoo_exc.ConnectionLoss, kazoo_exc.SessionExpiredError,
         kazoo_exc.OperationTimeoutError, kazoo_exc.SessionMovedError,
@@ -61,7 +60,7 @@ class Registrar(session.Session, threading.Thread):
         self._hosts = hosts
         self._chroot = slash + chroot.rstrip('/') if chroot else ''
         self._wanted_timeout = config['session_timeout']
-        self.timeout = self._wanted_timeout    # what the servers grant
+        self.timeout = self._wanted_timeout    # as granted by the servers
         self.retry_interval = config['retry_interval']
         self.security = security.Security(**config['security'])
         ident = config['ident']
@@ -69,7 +68,7 @@ class Registrar(session.Session, threading.Thread):
         self._inbox = queue.SimpleQueue()
         self.client = None
         self.watches = None
-        self._unproven = None   # session that hasn't answered yet
+        self._unproven = None   # the session before its handshake
         self._handshake_at = 0
         self._rebuild_at = None
         self._connected = False
@@ -80,31 +79,31 @@ class Registrar(session.Session, threading.Thread):
         self._members = {}      # id -> Member
         self._groups = {}       # path -> Group
         self._clock_path = config['clock']
-        self._clock_at = None   # when to look at ZooKeeper's clock
+        self._clock_at = None   # when to check ZooKeeper's clock
         self._ahead = time.time() - monotonic()
         self._closing = False
         self.rights = rights.Rights(self.security, self.get, self.log,
                                      self.retry_interval, monotonic)
-        self._complaints = set()    # about the connection, while it is away
+        self._complaints = set()    # logged causes of the lost connection
         self._timeout_logged = False
         self._last_warning = ''
 
-    # What other threads call.
+    # For other threads.
 
     def submit(self, method, *args):
-        """Let this thread call one of its methods. From any thread."""
+        """Call a method in this thread. From any thread; never blocks."""
         self._inbox.put((method, args))
 
     def close(self, how=None):
-        """End the session: its nodes are gone when this returns.
+        """End the session, which deletes its nodes.
 
-        :param how: how the process ended, if that is proven: one of
-            record.ENDS
+        :param how: one of record.ENDS if the end of the process is proven,
+            else None
         """
         self._closing = True
-        # Nothing that follows may take longer.
+        # The limit for each further request.
         self.timeout = min(self.timeout, END_TIMEOUT)
-        # A client that is only being made refuses, and has no session to end.
+        # A client that is still starting fails, and has no session to end.
         with contextlib.suppress(Exception):
             if how is not None:
                 for one in list(self._members.values()):
@@ -112,7 +111,7 @@ class Registrar(session.Session, threading.Thread):
         with contextlib.suppress(Exception):
             self.client.stop()
 
-    # What the keeper submits, beside what is submitted here.
+    # Submitted by the keeper.
 
     def join(self, member_id, path, record, host, data, node):
         self.rights.use(self._chroot + path)
@@ -121,19 +120,22 @@ class Registrar(session.Session, threading.Thread):
             record and self._chroot + record, host, data, node)
 
     def live(self, member_id):
-        """The process of a member gives signs of life again."""
+        """Restore the node of a membership whose process hung."""
         if member_id in self._members:
             self._members[member_id].live()
 
     def hang(self, member_id, age):
-        """It gave none for so many seconds."""
+        """Delete the node of a membership whose process hangs.
+
+        :param age: seconds since the last pulse
+        """
         if member_id in self._members:
             self._members[member_id].end('hung', age)
 
     def leave(self, member_id, how, seq):
         one = self._members.get(member_id)
         if one is None or not one.tried:
-            # There is none, and now there won't be one.
+            # There is no node, and none will be created.
             self._members.pop(member_id, None)
             self.post('answer', seq=seq, error=None, result=[])
         else:
@@ -160,7 +162,7 @@ class Registrar(session.Session, threading.Thread):
             self.post('answer', seq=seq, error=_text(e), result=[])
 
     def warned(self, text):
-        """Note a complaint of kazoo's: the reason for what comes next."""
+        """Keep a warning of kazoo's as the reason of the next state."""
         cause = self.security.cause(text)
         if cause is not None and cause not in self._complaints:
             self._complaints.add(cause)
@@ -181,11 +183,11 @@ class Registrar(session.Session, threading.Thread):
         except security.PackageMissing as e:
             self.post('failed', reason=str(e))
         except Exception as e:
-            # A keeper without this thread would only look alive.
+            # Without this thread the keeper would do nothing.
             self.post('failed', reason=unexpected(e))
 
     def _next_event(self):
-        """Return when there is something to do without being told, or None."""
+        """Return when to work without a submitted call, or None."""
         times = [self._rebuild_at, self._expires_at]
         if self._unproven is not None:
             times.append(self._handshake_at)
@@ -199,7 +201,7 @@ class Registrar(session.Session, threading.Thread):
         return min((t for t in times if t is not None), default=None)
 
     def _take(self, until):
-        """Wait for submitted calls till then, and do all there are."""
+        """Wait for submitted calls until a time, and make all of them."""
         try:
             if until is None:
                 method, args = self._inbox.get()
@@ -218,9 +220,9 @@ class Registrar(session.Session, threading.Thread):
             self._rebuild_at = None
             self._connect()
         if self._expires_at is not None and now >= self._expires_at:
-            # ZooKeeper can't tell us, so the own clock does. A client that
-            # has seen more than a wiped ensemble holds would be refused for
-            # ever; this way it may still find the old session, too.
+            # ZooKeeper is unreachable, so the own clock decides. A wiped
+            # ensemble would refuse a client with a later zxid for ever; with
+            # 0 the client may also find its old session.
             self._expires_at = None
             self.client.last_zxid = 0
             self._post_state('expired')
@@ -233,7 +235,7 @@ class Registrar(session.Session, threading.Thread):
             self._reconcile()
 
     def _reconcile(self):
-        """Compare what should be with what is."""
+        """Reconcile memberships and views with ZooKeeper."""
         try:
             self.rights.check(self.client)
             for member_id, one in list(self._members.items()):
@@ -242,10 +244,10 @@ class Registrar(session.Session, threading.Thread):
             if self._groups and self.monotonic() >= self._clock_at:
                 self._check_clock()
             for one in self._groups.values():
-                one.look()
+                one.refresh()
         except self.DISCONNECTED:
-            # What is unfinished is still marked so. A lost connection is told
-            # by the listener; one that only is slow gets another try.
+            # Unfinished work stays due. The listener reports a lost
+            # connection; on a slow one the work is repeated.
             later = self.monotonic() + session.RETRY
             for one in (*self._members.values(), *self._groups.values()):
                 one.delay(later)
@@ -255,10 +257,10 @@ class Registrar(session.Session, threading.Thread):
         return now + self._ahead
 
     def _check_clock(self):
-        """Find out how far ZooKeeper's clock is ahead of the monotonic one.
+        """Measure how far ZooKeeper's clock is ahead of the monotonic one.
 
-        It tells the time of a write only. Whoever may not write takes this
-        machine's word for it.
+        Only a write shows ZooKeeper's time. Without the permission to write,
+        this machine's clock is used.
         """
         if self._clock_path is not None:
             path = self._chroot + self._clock_path
@@ -284,7 +286,7 @@ class Registrar(session.Session, threading.Thread):
         self.post('log', level=level, text=text)
 
     def get(self, request):
-        """Return the result of a request; nothing here waits for ever."""
+        """Return the result of a request; blocks for ``timeout`` at most."""
         return request.get(timeout=self.timeout)
 
     def make_directory(self, path):
@@ -297,7 +299,7 @@ class Registrar(session.Session, threading.Thread):
             except kazoo_exc.NodeExistsError:
                 pass
             except kazoo_exc.NoAuthError:
-                # It may be there all the same, above what is ours.
+                # A directory above this path may exist and be unreadable.
                 if depth == len(elements):
                     raise
 
@@ -310,11 +312,11 @@ class Registrar(session.Session, threading.Thread):
 
 
 def _text(error):
-    """Return one line for people about an exception."""
+    """Return one line about an exception."""
     return ('%s: %s' % (type(error).__name__, error)).rstrip(': ')
 
 
 def unexpected(error):
-    """Return one line for people about an exception nobody thought of."""
+    """Return one line about an unexpected exception, with its place."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return '%s (%s, line %s)' % (_text(error), where.filename, where.lineno)

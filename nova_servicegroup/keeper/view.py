@@ -69,7 +69,7 @@ class OwnerCheck:
         self._checks -= len(chosen)
         return chosen
 
-    def looked(self, owned, non_members):
+    def checked(self, owned, non_members):
         """Take the results; nodes in neither set no longer exist."""
         self._owned |= owned
         self.non_members |= non_members

@@ -1027,7 +1027,7 @@ class _ParentSession(evzookeeper.ZKSession):
         """Hear all that a keeper says; return why it ended."""
         with mock.patch.object(keeper_child, 'Child',
                                lambda *args, **kwargs: child):
-            failure = self._live_with_keeper()
+            failure = self._run_keeper()
         self._keeper_lost(failure, 0)
         return failure
 

@@ -38,7 +38,7 @@ class Reader:
                   for node in nodes}
         self.absences.changed(listed - self._listed, self._listed - listed,
                               now, AHEAD + now)
-        self.absences.listed(now if began is None else began)
+        self.absences.confirm(now if began is None else began)
         self._listed = listed
 
     def read(self, host, record, now=None):
@@ -187,7 +187,7 @@ def test_who_is_back_had_a_gap(reader):
 def test_who_is_back_after_a_loss_of_all_data_had_a_gap(reader):
     """Or those who are still missing when half are back would be few."""
     reader.list(5)
-    reader.absences.recorded([], 5, AHEAD + 5)
+    reader.absences.records_listed([], 5, AHEAD + 5)
     reader.list(9, 'h2 d')
     assert reader.told('h2') == [absences.BACK, AHEAD + 5, AHEAD + 9]
 
@@ -195,8 +195,8 @@ def test_who_is_back_after_a_loss_of_all_data_had_a_gap(reader):
 def test_a_new_reader_knows_from_records():
     reader = Reader()
     reader.list(1, 'h1 a')
-    reader.absences.recorded(['h1', 'killed', 'missed', '%zz'], 1,
-                          AHEAD + 1)
+    reader.absences.records_listed(['h1', 'killed', 'missed', '%zz'], 1,
+                                AHEAD + 1)
     assert set(reader.absences.unread(9)) == {'killed', 'missed'}
     reader.read('killed', told_by('b', 'killed', 500))
     reader.read('missed', told_by('b', 'missed', 700))
@@ -226,8 +226,8 @@ def test_a_deleted_record_changes_nothing_for_who_knew_it(reader):
 
 def test_a_record_that_was_deleted_before_it_was_read_is_nobodys():
     reader = Reader()
-    reader.absences.recorded(['x'], 0,
-                          AHEAD)
+    reader.absences.records_listed(['x'], 0,
+                                AHEAD)
     reader.read('x', None)
     assert reader.all_told() == {}
     assert reader.absences.unread(9) == []
@@ -241,8 +241,8 @@ def test_after_a_reconnect_what_did_not_change_stands(reader):
     reader.absences.returns.disconnected(18)
     reader.absences.returns.connected(50)
     reader.list(50)
-    reader.absences.recorded(['h1', 'h2'], 50,
-                          AHEAD + 50)
+    reader.absences.records_listed(['h1', 'h2'], 50,
+                                AHEAD + 50)
     assert set(reader.absences.unread(9)) == {'h1', 'h2'}
     reader.read('h1', told_by('a', 'missed', AHEAD + 5))
     # This one was back meanwhile.
@@ -296,7 +296,7 @@ def test_what_has_no_record_is_not_asked_for(reader):
     reader.absences.returns.disconnected(2)
     reader.absences.returns.connected(5)
     reader.list(5)
-    reader.absences.recorded([], 5, AHEAD + 5)
+    reader.absences.records_listed([], 5, AHEAD + 5)
     assert reader.absences.unread(9) == []
     assert reader.told('h1') == ['missed', AHEAD + 5, False]
     reader.list(7.1 + SERVER_NOTICES)

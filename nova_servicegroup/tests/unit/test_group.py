@@ -134,7 +134,7 @@ def run(ensemble, reader, seconds):
     end = ensemble.now + seconds
     while reader.due(ensemble.now) <= end:
         ensemble.now = max(ensemble.now, reader.due(ensemble.now))
-        reader.look()
+        reader.refresh()
     ensemble.now = end
 
 
@@ -266,7 +266,7 @@ def test_who_was_killed_while_the_servers_are_slow_is_read(ensemble, reader):
     ensemble.slow = True
     ensemble.now += 1
     with pytest.raises(kazoo_exc.ConnectionLoss):
-        reader.look()
+        reader.refresh()
     ensemble.slow = False
     ensemble.lose('host7', 'killed')
     run(ensemble, reader, 1)

@@ -144,7 +144,7 @@ class TestOwnerCheck:
     @staticmethod
     def look(owners, now, leftovers=frozenset()):
         chosen = frozenset(owners.next(now))
-        owners.looked(chosen - leftovers, chosen & leftovers)
+        owners.checked(chosen - leftovers, chosen & leftovers)
         return len(chosen)
 
     def test_few_new_nodes_are_looked_at_at_once_and_once(self, owners):
@@ -192,7 +192,7 @@ class TestOwnerCheck:
     def test_who_went_before_the_look_is_forgotten(self, owners):
         owners.changed(node_names(1), set())
         assert len(owners.next(1)) == 1
-        owners.looked(frozenset(), frozenset())
+        owners.checked(frozenset(), frozenset())
         owners.changed(set(), node_names(1))
         assert owners.due(1) is None
 

@@ -121,9 +121,9 @@ class Reader:
         listed = set(ensemble.nodes.values())
         joined, left = listed - self._listed, self._listed - listed
         self._absences.changed(joined, left, now, EPOCH + now)
-        self._absences.listed(now)
+        self._absences.confirm(now)
         if not self._recorded:
-            self._absences.recorded(ensemble.records, now, EPOCH + now)
+            self._absences.records_listed(ensemble.records, now, EPOCH + now)
             self._recorded = True
             # And who is there may tell of a silence that is over.
             for host in self._absences.present():
@@ -132,7 +132,7 @@ class Reader:
         for host in self._absences.unread(SIZE):
             self._absences.record_read(
                 host, ensemble.record(host), now, EPOCH + now)
-        self._absences.listed(now)
+        self._absences.confirm(now)
         unwritten = self._absences.unwritten if self._writes else {}
         for host, record in list(unwritten.items()):
             ensemble.write(host, records.missed(record))
