@@ -250,7 +250,8 @@ def restart(server, fleet, readers):
               'sessions_expired': fleet.ask('state')['expired'] - expired,
               'server_cpu_s': round(server_s, 2),
               'reader_cpu_s': round(reader_s, 2),
-              'reader_bytes': round(size)}
+              # A connection that was lost takes its count away.
+              'reader_bytes': round(size) if size > 0 else None}
     if readers[0].kind == KEEPER:
         views = [reader.ask('gone')['views'] for reader in readers]
         result['views'] = max(map(len, views))
@@ -433,7 +434,9 @@ def rows(results, fleet):
 
 
 def size(count):
-    """Return a number of bytes as text."""
+    """Return a number of bytes as text; None is an unknown one."""
+    if count is None:
+        return '?'
     if count < 1000:
         return '%d B' % count
     if count < 1e6:
@@ -554,7 +557,7 @@ def picture(results, path):
     for axis, (title, fleet, value, text) in zip(axes.flat, panels):
         lines = list(rows(results, fleet))
         bars = axis.barh(
-            range(len(lines)), [max(0, value(r)) for *_, r in lines],
+            range(len(lines)), [max(0, value(r) or 0) for *_, r in lines],
             color=[colors[kind] for _, _, kind, _ in lines])
         axis.bar_label(bars, [text(value(r)) for *_, r in lines], padding=3,
                        fontsize=8)
