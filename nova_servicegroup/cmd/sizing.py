@@ -46,28 +46,28 @@ MEASURED = {
         1.5, ('store', 'zk', '1000', 'at_rest_per_s', 'packets'), 1000),
     'zk_bytes': Coefficient(
         24, ('store', 'zk', '1000', 'at_rest_per_s', 'bytes'), 1000),
-    'zk_cpu': Coefficient(4.5e-5, (
+    'zk_cpu': Coefficient(1.9e-5, (
         'zk', 'members', '10000', 'sessions', 'fleet',
         'server_cpu_at_rest'), 10000),
     # One member that is killed and joins again.
     'zk_restart_transactions': Coefficient(4, (
         'store', 'zk', '1000', 'restart_per_member', 'transactions')),
-    'zk_restart_s': Coefficient(6.7e-4, (
+    'zk_restart_s': Coefficient(1.2e-3, (
         'zk', 'members', '10000', 'sessions', 'keeper', '20', 'restart',
         'join_s'), 10000),
     'zk_server_mb_at_1000': Coefficient(
-        118, ('zk', 'members', '1000', 'sessions', 'server_memory_mb')),
+        122, ('zk', 'members', '1000', 'sessions', 'server_memory_mb')),
     'zk_server_mb_at_10000': Coefficient(
-        168, ('zk', 'members', '10000', 'sessions', 'server_memory_mb')),
+        201, ('zk', 'members', '10000', 'sessions', 'server_memory_mb')),
     'zk_keeper_mb': Coefficient(
         24, ('soak', 'processes', 'zk reader 1, keeper', 'memory_mb')),
-    'zk_reader_mb_at_1000': Coefficient(38, (
+    'zk_reader_mb_at_1000': Coefficient(41, (
         'zk', 'members', '1000', 'sessions', 'keeper', '20',
         'reader_memory_mb')),
-    'zk_reader_mb_at_10000': Coefficient(53, (
+    'zk_reader_mb_at_10000': Coefficient(76, (
         'zk', 'members', '10000', 'sessions', 'keeper', '20',
         'reader_memory_mb')),
-    'zk_kill_ms': Coefficient(15, ('crash', 'zk', 'sigkill', 'p50_ms')),
+    'zk_kill_ms': Coefficient(9, ('crash', 'zk', 'sigkill', 'p50_ms')),
 }
 #: members of a group whose names fit into an answer that Java clients accept
 ZK_MOST_MEMBERS = 23800

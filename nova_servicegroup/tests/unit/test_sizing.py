@@ -88,7 +88,7 @@ def test_many_hosts_are_for_zookeeper():
 
 def test_what_ten_thousand_hosts_need_is_said():
     found = sizing.choice(10000)
-    assert any('in parts of 2985' in why for why in found.why)
+    assert any('in parts of 1666' in why for why in found.why)
     assert any(line.startswith('5 ZooKeeper servers')
                for line in found.settings)
     assert 'LimitNOFILE of a server: 20480' in found.settings
@@ -107,7 +107,7 @@ def test_the_command_tells_costs_and_choice(capsys):
     assert rows['host without power: down after'] == {
         'What': 'host without power: down after', 'db': '50 to 60 s',
         'mc': '50 to 61 s', 'zk': '4 to 8 s'}
-    assert rows['nova-compute killed: no candidate after']['zk'] == '15 ms'
+    assert rows['nova-compute killed: no candidate after']['zk'] == '9 ms'
     assert told.err.startswith('We would pick zk.\n')
     assert '\n  [DEFAULT] servicegroup_driver = zk\n' in told.err
 
