@@ -5,6 +5,7 @@
 from nova import context as nova_context
 from nova import objects
 from oslo_db import exception as db_exc
+import sqlalchemy.exc
 
 
 class CellsUnknown(Exception):
@@ -39,12 +40,17 @@ def ask(context, question, *args):
         raise CellsUnknown('The API database does not answer: %s'
                            % first_line(e)) from e
     except Exception as e:
-        # SQLAlchemy's, about the URL. It may quote that, with the password.
+        if isinstance(e, (ValueError, sqlalchemy.exc.ArgumentError)):
+            # It may quote the URL, with the password.
+            reason = 'it is no URL of a database'
+        elif isinstance(e, ImportError):
+            reason = e
+        else:
+            reason = getattr(e, 'strerror', None) or type(e).__name__
         raise CellsUnknown(
             '[api_database] connection in nova.conf cannot be used (%s): '
-            'write mysql+pymysql://nova:PASSWORD@HOST/nova_api.' % (
-                e if isinstance(e, ImportError) else 'it is no URL of a '
-                'database')) from e
+            'write mysql+pymysql://nova:PASSWORD@HOST/nova_api.' %
+            reason) from e
     if not cells:
         raise CellsUnknown('No cell is known; make one with "nova-manage '
                            'cell_v2 create_cell".')

@@ -87,6 +87,10 @@ class Deployment:
         if self.has_database:
             conf = _read_as_nova(arguments(config_files, config_dirs))
         elif conf.servicegroup_driver != 'zk':
+            if not conf.config_file and not conf.config_dir:
+                raise base.CommandError(
+                    'There is no nova.conf where Nova looks for it, such as '
+                    '/etc/nova/nova.conf: name it with --config-file PATH.')
             raise base.CommandError(
                 'This host\'s configuration has no [api_database] connection, '
                 'so the services cannot be listed: run this on a '
@@ -216,10 +220,6 @@ def read(config_files=(), config_dirs=()):
              prog='nova-servicegroup')
     except (cfg.Error, ValueError) as e:
         raise base.CommandError(str(e)) from e
-    if not conf.config_file and not conf.config_dir:
-        raise base.CommandError(
-            'There is no nova.conf where Nova looks for it, such as '
-            '/etc/nova/nova.conf: name it with --config-file PATH.')
     for group, opts in [(None, _NOVA_OPTS), *sg_conf.list_opts()]:
         for opt in opts:
             _check_value(conf, group, opt)
@@ -230,6 +230,9 @@ def _check_value(conf, group, opt):
     """Refuse an invalid value now; oslo.config checks it only when read."""
     try:
         getattr(conf if group is None else conf[group.name], opt.dest)
+    except cfg.NoSuchOptError:
+        # It refers to an option of Nova.
+        pass
     except ValueError as e:
         raise base.CommandError('[%s] %s in nova.conf cannot be used: %s.' % (
             'DEFAULT' if group is None else group.name, opt.name,

@@ -67,6 +67,7 @@ class Group(group_records.GroupRecords):
         self._synced = False    # this connection's server is up to date
         self._recorded = False  # the records' names were listed
         self._look_back = lookback.LookBack()
+        self._connected_at = 0
         self._urgent = False    # a host was missed since the last reading
         self._dirty = True
         self._list_at = 0       # no listing before
@@ -84,6 +85,7 @@ class Group(group_records.GroupRecords):
         self._list_at = 0
         # Hosts may have returned during the loss of the connection.
         self._look_back = lookback.LookBack()
+        self._connected_at = now
         waits = self._absences.returns
         waits.together = self._link.timeout
         waits.rejoin = max(self._link.timeout / 2,
@@ -208,7 +210,7 @@ class Group(group_records.GroupRecords):
         return made - self._listed, deleted
 
     def _change(self, joined, left):
-        """Apply and post changes of members' nodes, two sets of names."""
+        """Apply changes of members' nodes, two sets of names."""
         if not joined and not left:
             return
         self._members |= joined

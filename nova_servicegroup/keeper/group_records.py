@@ -52,10 +52,12 @@ class GroupRecords:
         requests = [(host, self._request(host, functools.partial(
             self._link.submit, self._record_changed, host)))
             for host in hosts]
-        present = self._look_back.take(most - len(hosts))
+        present = self._look_back.next(most - len(hosts))
         requests += [(host, self._request(host)) for host in present]
         for number, (host, request) in enumerate(requests):
             record = None
+            if number >= len(hosts):
+                self._look_back.answered()
             try:
                 record = records.parse(*self._link.get(request))
             except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
@@ -63,7 +65,9 @@ class GroupRecords:
             self._absences.record_read(host, record, now, time)
             if number >= len(hosts):
                 self._look_back.record_read(record, time)
-        if requests and not self._look_back.is_complete:
+        # A return that a longer connection didn't see is too old to matter.
+        if requests and not self._look_back.is_complete and (
+                now - self._connected_at < lookback.RECENT):
             silent = self._absences.count_silent(time - lookback.RECENT)
             if silent:
                 self._look_back.silent(silent, self._absences.present())

@@ -7,6 +7,8 @@ it and have returned. A reader that connects later sees these hosts as present;
 only the gaps in their records show that they were missing.
 """
 
+import collections
+import itertools
 import random
 
 #: seconds for which a return matters
@@ -31,7 +33,7 @@ class LookBack:
 
     def __init__(self):
         self._begun = False
-        self._due = []
+        self._due = collections.deque()
         self._rest = []
 
     @property
@@ -48,7 +50,8 @@ class LookBack:
         if not self._begun:
             self._begun = True
             random.shuffle(hosts)
-            self._due, self._rest = hosts[:SAMPLE], hosts[SAMPLE:]
+            self._due.extend(hosts[:SAMPLE])
+            self._rest = hosts[SAMPLE:]
         if count > FEW * (count + len(hosts)):
             self._choose_all()
 
@@ -57,10 +60,13 @@ class LookBack:
         """Whether chosen records are unread; no host becomes silent then."""
         return bool(self._due)
 
-    def take(self, most):
+    def next(self, most):
         """Return the hosts whose records to read next, a list."""
-        chosen, self._due = self._due[:most], self._due[most:]
-        return chosen
+        return list(itertools.islice(self._due, most))
+
+    def answered(self):
+        """Forget the next host: there is an answer or an error."""
+        self._due.popleft()
 
     def record_read(self, record, time):
         """Take the Record of a chosen host, None if there is none.

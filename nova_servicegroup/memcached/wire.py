@@ -22,7 +22,7 @@ This package adds metadata, which in-tree readers ignore:
 
 A later release may append fields whose values are None, numbers, text in
 Latin-1 without backslashes (and no text twice: pickle would refer to the first
-one), or tuples of these. Readers ignore them.
+one), or non-empty tuples of these. Readers ignore them.
 
 The payload of a removed member is None, which in-tree readers take for no
 heartbeat. Values don't expire: readers judge a lost host by its last sign of

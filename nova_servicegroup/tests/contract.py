@@ -208,7 +208,9 @@ class DriverContract:
         world.break_store()
         for _ in range(243):
             world.driver()
-        assert self.logs.records == []
+        # Other threads of the test run may log.
+        assert [r for r in self.logs.records
+                if r.name.startswith('nova_servicegroup')] == []
 
     def test_arguments_for_other_drivers_are_ignored(self, world):
         assert world.driver(colour='blue')

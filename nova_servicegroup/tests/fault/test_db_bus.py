@@ -9,6 +9,7 @@ import oslo_messaging as messaging
 import pytest
 
 from nova_servicegroup.drivers import db
+from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import rabbitmq
 
 
@@ -48,8 +49,9 @@ def break_unseen(client):
     def write(*args):
         raise StopIteration
 
-    items = list(client.transport._driver._connection_pool._items)
-    assert items
+    pool = client.transport._driver._connection_pool
+    items = process.wait_until(
+        lambda: list(pool._items), 10, 'a connection in the pool')
     for item in items:
         held = item[-1] if isinstance(item, tuple) else item
         held.connection._connection.frame_writer = write

@@ -192,7 +192,13 @@ def test_no_configuration_at_all(monkeypatch):
     for name in ('find_config_files', 'find_config_dirs'):
         monkeypatch.setattr(cfg, name, lambda *args, **kwargs: [])
     with pytest.raises(base.CommandError, match='--config-file PATH'):
-        deployment.read()
+        deployment.Deployment()
+
+
+def test_a_value_may_refer_to_an_option_of_nova(tmp_path):
+    config = tmp_path / 'nova.conf'
+    config.write_text('[servicegroup]\nmetrics_dir = $state_path/metrics\n')
+    assert deployment.read([str(config)]).config_file == [str(config)]
 
 
 def forced(cells):

@@ -39,7 +39,7 @@ class Ensemble:
         self.read = []          # hosts
         self.listings = self.views = 0
         self.absences = {}      # what the parent was told
-        self.client = self.watches = self
+        self.client = self.watches = self.rights = self
         self.supported = True
         self.slow = False
 
@@ -60,6 +60,9 @@ class Ensemble:
     def post(self, op, **fields):
         self.views += op == 'view'
         self.absences.update(fields.get('absences', {}))
+
+    def reason(self, path, error):
+        return str(error)
 
     def get(self, request):
         if isinstance(request, Exception):
@@ -174,6 +177,37 @@ def test_who_came_back_unseen_is_read_before_silence_is_judged(
     told_back = [host for host, about in ensemble.absences.items()
                  if about and about[0] == 'back']
     assert len(told_back) == SIZE / 4
+
+
+def test_who_is_connected_for_long_has_nothing_to_look_back_for(
+        ensemble, reader):
+    run(ensemble, reader, lookback.RECENT)
+    ensemble.read.clear()
+    for number in range(30):
+        ensemble.lose('host%d' % number)
+    run(ensemble, reader, 15)
+    assert ensemble.absences['host7'][2]
+    assert set(ensemble.read) == {'host%d' % number for number in range(30)}
+
+
+def test_records_that_could_not_be_read_are_read_later(
+        ensemble, reader, monkeypatch):
+    for number in range(0, SIZE, 4):
+        ensemble.back('host%d' % number, 30)
+    answer, refused = ensemble.get_async, []
+
+    def refuse(path, watch=None):
+        if watch is None and len(refused) < 5:
+            refused.append(path)
+            return kazoo_exc.MarshallingError()
+        return answer(path, watch)
+
+    monkeypatch.setattr(ensemble, 'get_async', refuse)
+    ensemble.lose('host7')
+    run(ensemble, reader, 60)
+    assert len(refused) == 5
+    assert len([host for host, about in ensemble.absences.items()
+                if about and about[0] == 'back']) >= SIZE / 4 - len(refused)
 
 
 def test_where_many_are_silent_one_who_came_back_unseen_is_found(
