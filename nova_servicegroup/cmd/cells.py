@@ -5,7 +5,6 @@
 from nova import context as nova_context
 from nova import objects
 from oslo_db import exception as db_exc
-import sqlalchemy.exc
 
 
 class CellsUnknown(Exception):
@@ -40,8 +39,9 @@ def ask(context, question, *args):
         raise CellsUnknown('The API database does not answer: %s'
                            % first_line(e)) from e
     except Exception as e:
-        if isinstance(e, (ValueError, sqlalchemy.exc.ArgumentError)):
-            # It may quote the URL, with the password.
+        # The text may quote the URL, with the password.
+        if type(e).__name__ in ('ArgumentError', 'ValueError'):
+            # SQLAlchemy's.
             reason = 'it is no URL of a database'
         elif isinstance(e, ImportError):
             reason = e

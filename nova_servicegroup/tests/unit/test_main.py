@@ -57,9 +57,9 @@ def test_the_command_line_wrong_exits_with_2(capsys):
     assert 'dropin install' in capsys.readouterr().out
     for arguments, told in (
             (['dropin', 'install', '--color'], '--color'),
-            (['list', '--group', 'computes'], "'compute'"),
-            (['watch', '--group', 'computes'], "'compute'"),
-            (['leave', 'computes', 'a'], "'compute'")):
+            (['list', '--group', 'computes'], "invalid choice: 'computes'"),
+            (['watch', '--group', 'computes'], "invalid choice: 'computes'"),
+            (['leave', 'computes', 'a'], "invalid choice: 'computes'")):
         with pytest.raises(SystemExit, match='2'):
             main.main(arguments)
         assert told in capsys.readouterr().err
