@@ -40,8 +40,8 @@ def ask(context, question, *args):
                            % first_line(e)) from e
     except Exception as e:
         # The text may quote the URL, with the password.
-        if type(e).__name__ in ('ArgumentError', 'ValueError'):
-            # SQLAlchemy's.
+        kinds = {kind.__name__ for kind in type(e).__mro__}
+        if kinds & {'ArgumentError', 'ValueError'}:     # SQLAlchemy's
             reason = 'it is no URL of a database'
         elif isinstance(e, ImportError):
             reason = e
