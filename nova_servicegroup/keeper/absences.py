@@ -208,13 +208,12 @@ class Absences:
         """Return the hosts that have nodes, as a list."""
         return list(self._present)
 
-    def count_silent(self, since):
-        """Return how many hosts fell silent since a time, in ZooKeeper's time.
+    def count_silent(self):
+        """Return how many hosts are silent, however long they have been.
 
         Excludes those with unread records, which may tell of an end.
         """
-        return sum(missing.read and missing.last > since
-                   and missing.state not in records.ENDS
+        return sum(missing.read and missing.state not in records.ENDS
                    for missing in self._missing.values())
 
     def changes(self):

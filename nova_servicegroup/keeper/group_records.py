@@ -68,7 +68,7 @@ class GroupRecords:
         # A return that a longer connection didn't see is too old to matter.
         if requests and not self._look_back.is_complete and (
                 now - self._connected_at < lookback.RECENT):
-            silent = self._absences.count_silent(time - lookback.RECENT)
+            silent = self._absences.count_silent()
             if silent:
                 self._look_back.silent(silent, self._absences.present())
         if self._absences.wants_listing:

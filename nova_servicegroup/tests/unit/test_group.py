@@ -179,6 +179,24 @@ def test_who_came_back_unseen_is_read_before_silence_is_judged(
     assert len(told_back) == SIZE / 4
 
 
+def test_a_reader_that_starts_after_a_long_outage_finds_who_came_back(
+        ensemble):
+    """A switch was away for two hours: 600 of its 1,000 came back already."""
+    for number in range(400):
+        host = 'host%d' % number
+        record = records.joined(ensemble.nodes.pop(host), None)
+        ensemble.records[host] = (
+            record.replace(b'joined', b'missed'), ensemble.now - 7200)
+    for number in range(400, 1000):
+        ensemble.back('host%d' % number, 7200)
+    reader = group.Group(ensemble, NODES, '', RECORDS, 600, ())
+    reader.connected(ensemble.now)
+    run(ensemble, reader, 60)
+    assert ensemble.absences['host7'][2]
+    assert len([about for about in ensemble.absences.values()
+                if about and about[0] == 'back']) == 600
+
+
 def test_who_is_connected_for_long_has_nothing_to_look_back_for(
         ensemble, reader):
     run(ensemble, reader, lookback.RECENT)
