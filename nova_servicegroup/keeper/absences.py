@@ -48,8 +48,7 @@ class Absences:
         self._present = {}      # host -> {token: since when}
         self._missing = {}      # host -> _Missing
         self._gaps = {}         # host -> (missed at, back at)
-        # Hosts whose gaps are assumed until their records are read, as the
-        # keys of a dict.
+        # Present hosts whose records tell about a gap, as the keys of a dict.
         self._assumed = {}
         self._posted = {}       # host -> its last state for the parent
         self._changed = set()   # hosts whose state may differ from that
@@ -82,6 +81,9 @@ class Absences:
             else:
                 for token in tokens:
                     del seen[token]
+                if self._has_records:
+                    # Only its record tells whether it was silent.
+                    self._assumed[host] = True
         self.returns.present = len(self._present)
 
     def confirm(self, began, judged=True):
@@ -105,10 +107,11 @@ class Absences:
         self._unconfirmed.pop(host, None)
         self.unwritten.pop(host, None)
         record = missing.record
-        if not self._has_records or missing.state in records.ENDS:
+        if not self._has_records:
             return
-        if record is not None and record.token == token:
-            # Written by its own keeper, after a restart or a silence.
+        if missing.state in records.ENDS or (
+                record is not None and record.token == token):
+            # A restart is no gap, but the last one still counts.
             if record.gap:
                 self._gaps[host] = record.gap
             return
@@ -146,7 +149,7 @@ class Absences:
         """Return the hosts whose records to read next, a list.
 
         The most recently missed come first: one that was killed while many
-        are cut off is urgent. Returned hosts, with assumed gaps, come last.
+        are cut off is urgent. Present hosts come last.
         """
         return list(itertools.islice(itertools.chain(
             reversed(self._unread), self._assumed), most))
@@ -170,8 +173,10 @@ class Absences:
         if missing is None:
             if self._assumed.pop(host, None):
                 self._gaps.pop(host, None)
-            if record is not None and record.gap and host in self._present:
-                self._gaps.setdefault(host, record.gap)
+            if record is not None and record.gap and (
+                    host in self._present) and (
+                    record.gap[1] > self._gaps.get(host, (0, 0))[1]):
+                self._gaps[host] = record.gap
             return
         before, missing.record = missing.record, record
         was_read, missing.read = missing.read, True

@@ -106,6 +106,18 @@ def test_who_is_back_before_its_record_was_read_may_have_been_silent(reader):
     assert reader.absences.unread(9) == []
 
 
+def test_who_is_replaced_within_one_listing_may_have_been_silent(reader):
+    reader.list(5, 'h1 c', 'h2 b')
+    assert reader.told('h1') is None
+    assert reader.absences.unread(9) == ['h1']
+    reader.read('h1', told_by('c', 'joined', AHEAD + 5, gap=(990, 1005)))
+    assert reader.told('h1') == [absences.BACK, 990, 1005]
+    reader.list(6, 'h1 d', 'h2 b')
+    reader.read('h1', told_by('d', 'joined', AHEAD + 6))
+    assert reader.told('h1') is None
+    assert reader.absences.unread(9) == []
+
+
 @pytest.mark.parametrize('before', [None, 'joined'])
 def test_who_was_restarted_before_its_record_was_read_was_not(reader, before):
     """Its return would end the doubt about others that are cut off."""

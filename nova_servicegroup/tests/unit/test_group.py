@@ -265,6 +265,26 @@ def test_what_happened_while_the_connection_was_away_is_read(
     assert len(set(ensemble.read)) == SIZE
 
 
+def test_of_two_outages_that_were_not_seen_the_later_one_counts(
+        ensemble, reader):
+    """Else a reader that knows of the earlier one calls the living down."""
+    for lost in ('host0', 'host2'):
+        reader.disconnected(ensemble.now)
+        ensemble.now += 1000
+        for number in range(1, SIZE, 4):
+            ensemble.back('host%d' % number, 30)
+        back_at = AHEAD + ensemble.now
+        ensemble.now += 1
+        reader.connected(ensemble.now)
+        ensemble.lose(lost)
+        run(ensemble, reader, 30)
+        assert ensemble.absences[lost][2]
+        assert all(
+            ensemble.absences['host%d' % number] == [
+                'back', back_at - 30, back_at]
+            for number in range(1, SIZE, 4))
+
+
 def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
     for number in range(1000):
         ensemble.lose('host%d' % number)

@@ -277,6 +277,26 @@ def test_a_restart_in_the_middle_of_it_ends_no_doubt(ensemble, begin):
     assert new.down() == set()
 
 
+def test_a_restart_of_those_who_are_back_ends_no_doubt(ensemble, begin):
+    """An operator restarts what has come back, while the rest still does."""
+    reader = begin()
+    lose_everybody(ensemble)
+    for host in ensemble.hosts[400:]:
+        ensemble.join(host, 200)
+    ensemble.run(10)
+    for host in ensemble.hosts[400:]:
+        ensemble.kill(host)
+    ensemble.run(2)
+    for host in ensemble.hosts[400:]:
+        ensemble.join(host)
+    ensemble.run(10)
+    new = begin()
+    ensemble.run(REJOIN)
+    for one in (reader, new):
+        assert one.down() == set()
+    assert reader.states() == new.states()
+
+
 def test_most_are_back_before_anybody_wrote_that_they_were_missed(
         ensemble, begin):
     reader = begin(writes=False)
