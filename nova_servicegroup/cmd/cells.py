@@ -2,9 +2,10 @@
 
 """Queries all cells of a deployment, for the commands."""
 
-from nova import context as nova_context
 from nova import objects
 from oslo_db import exception as db_exc
+
+from nova_servicegroup.integration import cells as nova_cells
 
 
 class CellsUnknown(Exception):
@@ -12,22 +13,13 @@ class CellsUnknown(Exception):
 
 
 def ask(context, question, *args):
-    """Query all cells in parallel.
-
-    Blocks for ``nova.context.CELL_TIMEOUT`` (60 s) at most.
+    """Query all cells at the same time; blocks for a minute at most.
 
     :param question: ``question(context, *args)``, run for each cell
     :returns: (list of (CellMapping, answer), list of texts about the cells
         that did not answer)
     :raises CellsUnknown: the API database doesn't answer or knows no cell
     """
-    def ask_one(cell_context):
-        try:
-            return question(cell_context, *args)
-        except Exception as e:
-            # Returned, as Nova would log a traceback for it.
-            return e
-
     try:
         cells = objects.CellMappingList.get_all(context)
     except db_exc.CantStartEngineError as e:
@@ -54,16 +46,14 @@ def ask(context, question, *args):
     if not cells:
         raise CellsUnknown('No cell is known; make one with "nova-manage '
                            'cell_v2 create_cell".')
-    results = nova_context.scatter_gather_cells(
-        context, cells, nova_context.CELL_TIMEOUT, ask_one)
+    results = nova_cells.ask(
+        context, cells, lambda cell_context: question(cell_context, *args))
     answers, silent = [], []
     for cell in cells:
         answer = results[cell.uuid]
-        if nova_context.is_cell_failure_sentinel(answer):
+        if isinstance(answer, Exception):
             silent.append('cell %s does not answer: %s' % (
-                cell.identity,
-                first_line(answer) if isinstance(answer, Exception)
-                else 'not within %s s' % nova_context.CELL_TIMEOUT))
+                cell.identity, first_line(answer)))
         else:
             answers.append((cell, answer))
     return answers, silent

@@ -74,12 +74,15 @@ def _ask_all_cells(context, function):
     :raises ServiceGroupUnavailable: a cell doesn't answer
     """
     from nova import context as nova_context
-    answers = nova_context.scatter_gather_all_cells(context, function)
+
+    from nova_servicegroup.integration import cells
+    nova_context.load_cells()
+    answers = cells.ask(context, nova_context.CELLS, function)
     for cell, answer in answers.items():
-        if nova_context.is_cell_failure_sentinel(answer):
+        if isinstance(answer, Exception):
             raise exception.ServiceGroupUnavailable(
                 cfg.CONF.servicegroup_driver,
-                'the cell %s does not list its services' % cell)
+                'the cell %s does not list its services' % cell) from answer
     return answers.values()
 
 

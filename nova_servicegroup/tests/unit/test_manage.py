@@ -7,15 +7,30 @@ a Nova with the plug-in dropped in.
 """
 
 import re
+import socket
 import subprocess
 import uuid
 
 import pytest
 
+from nova_servicegroup.tests.fixtures.cells import COUNTING
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
 
+# Runs the command, with little patience, then names the threads that are left
+# on stderr.
+IMPATIENT = '''
+import sys
+import threading
+from nova import context
+from nova.cmd import manage
+context.CELL_TIMEOUT = 0.5
+code = manage.main()
+print('THREADS', *(thread.name for thread in threading.enumerate()),
+      file=sys.stderr)
+sys.exit(code)
+'''
 HEADER = ('Binary           Host                                 Zone        '
           '     Status     State Updated_At\n')
 
@@ -66,10 +81,10 @@ def test_list_takes_exact_names(cells, arguments, hosts):
 def test_list_costs_as_many_statements_for_10000_services_as_for_two(cells):
     cells.insert('cell0', 'services', **cells.service('boss', 'nova-x'))
     cells.insert('cell1', 'services', **cells.service('c'))
-    few = cells.manage('list', counting=True)
+    few = cells.manage('list', program=COUNTING)
     cells.insert_many('cell1', 'services', [
         cells.service('c%04d' % number) for number in range(9998)])
-    many = cells.manage('list', counting=True)
+    many = cells.manage('list', program=COUNTING)
     assert len(many.stdout.splitlines()) == 1 + 10000
     counted = [next(row.split()[1:] for row in done.stderr.splitlines()
                     if row.startswith('STATEMENTS')) for done in (few, many)]
@@ -90,6 +105,26 @@ def test_list_goes_on_when_a_cell_is_away(cells):
     assert len(errors) == 1
     assert '(cell2) does not answer: ' in errors[0]
     assert 'Traceback' not in done.stderr
+
+
+def test_list_goes_on_when_a_cell_hangs(cells):
+    cells.add_service('cell1', 'here')
+    with socket.create_server(('127.0.0.1', 0)) as mute:
+        cells.execute(
+            'api', 'UPDATE cell_mappings SET database_connection = ? '
+            'WHERE name = "cell2"', 'mysql+pymysql://nova:secret@127.0.0.1:%d'
+            '/nova' % mute.getsockname()[1])
+        done = cells.manage('list', code=1, mode=nova.THREADING,
+                            program=IMPATIENT)
+    assert [row.split()[1] for row in done.stdout.splitlines()[1:]] == ['here']
+    assert '(cell2) does not answer: not within 0.5 s' in done.stderr
+    assert 'secret' not in done.stderr
+
+
+def test_no_idle_thread_delays_the_end(cells):
+    cells.add_service('cell1', 'here')
+    done = cells.manage('list', mode=nova.THREADING, program=IMPATIENT)
+    assert 'THREADS MainThread\n' in done.stderr
 
 
 def test_list_says_when_the_driver_can_not_tell(cells):
