@@ -72,7 +72,7 @@ class _Common:
         options = self.app.options
         return deployment.Deployment(options.config_file, options.config_dir)
 
-    def tell_failures(self, deployment):
+    def print_failures(self, deployment):
         """Write to stderr which cells did not answer; return if any."""
         for text in deployment.failures:
             self.app.stderr.write('error: %s\n' % text)

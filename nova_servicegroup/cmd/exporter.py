@@ -30,7 +30,7 @@ BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300)
 class Deployment:
     """The states that a Watcher sees, as metrics.
 
-    ``look`` and ``collect`` may run in different threads.
+    ``check`` and ``collect`` may run in different threads.
 
     :param watched: a watcher.Watcher
     :param driver: the drivers.base.Driver that it uses
@@ -57,10 +57,10 @@ class Deployment:
         self._seen = None
         registry.register(self)
 
-    def look(self):
+    def check(self):
         """Check all services; return the changes, as the Watcher does."""
         began = self._monotonic()
-        changes = self._watched.look()
+        changes = self._watched.check()
         for change in changes:
             self._count(change)
         # In one assignment, as another thread reads it.

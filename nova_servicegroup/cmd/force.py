@@ -96,7 +96,7 @@ class ForceDown(base.Command):
                 and bool(record['forced_down']) is parsed_args.undo
                 and (not parsed_args.hosts
                      or record['host'] in parsed_args.hosts)]
-        self.tell_failures(deployment)
+        self.print_failures(deployment)
         missing = set(parsed_args.hosts) - {one.host for one in found}
         if missing:
             raise base.CommandError(

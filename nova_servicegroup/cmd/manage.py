@@ -120,11 +120,11 @@ class ServiceCommands:
         rows.sort(key=lambda row: (row.binary, row.host))
 
         table = [('Binary', 'Host', 'Zone', 'Status', 'State', 'Updated_At')]
-        doubts = collections.Counter()
+        unknown = collections.Counter()
         for row in rows:
             verdict = servicegroup.verdict(row)
             if verdict.state is liveness.State.UNKNOWN:
-                doubts[verdict.reason.value] += 1
+                unknown[verdict.reason.value] += 1
             table.append((
                 row.binary, row.host, _zone(row, zones),
                 'disabled' if row.disabled else 'enabled',
@@ -133,10 +133,10 @@ class ServiceCommands:
         # At the end, as nova-manage mixes logs of drivers into its output.
         for row in table:
             print(_SERVICE_ROW % row)
-        for reason, count in doubts.items():
+        for reason, count in unknown.items():
             print('error: the state of %d of %d services is unknown: %s.'
                   % (count, len(rows), reason), file=sys.stderr)
-        return FAILED if doubts or silent_cells else None
+        return FAILED if unknown or silent_cells else None
 
     @_command('host', 'service')
     def enable(self, host, service):

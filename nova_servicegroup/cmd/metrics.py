@@ -65,7 +65,7 @@ class Metrics(base.Command):
                 'nova-servicegroup[metrics], into the Python of this command.'
                 % e) from e
         registry = prometheus_client.CollectorRegistry()
-        look = (self._local(registry) if parsed_args.local
+        check = (self._local(registry) if parsed_args.local
                 else self._deployment(registry, parsed_args.per_host))
         if path is None:
             address, port = parsed_args.listen
@@ -77,13 +77,13 @@ class Metrics(base.Command):
                     'Cannot listen on %s port %d: %s. Choose another with '
                     '--listen.' % (address, port, e)) from e
             self.app.LOG.info('Listening on %s port %d.', address, port)
-        told = None
+        reported = None
         while True:
-            look()
+            check()
             if path is not None:
                 error = _write(prometheus_client, path, registry)
-                if error != told:
-                    told = error
+                if error != reported:
+                    reported = error
                     self.app.stderr.write(
                         'error: %s\n' % error if error else
                         '%s is written again.\n' % path)
@@ -96,7 +96,7 @@ class Metrics(base.Command):
         deployment = self.deployment()
         return exporter.Deployment(
             watcher.Watcher(deployment), deployment.driver, version.version(),
-            registry, per_host).look
+            registry, per_host).check
 
     def _local(self, registry):
         from nova_servicegroup.cmd import deployment

@@ -43,7 +43,7 @@ class Check(base.Lister):
             rows = [_compare(deployment.driver, driver, record, cell)
                     for record, cell in deployment.records()]
         self.exit_code = max([_WORST[row[-1]] for row in rows], default=0)
-        if self.tell_failures(deployment):
+        if self.print_failures(deployment):
             self.exit_code = 2
         self.app.stderr.write(
             '%d of %d services are in the store of %s.\n' % (

@@ -135,7 +135,7 @@ class Outbox:
         #: whether this watcher is the leader
         self.leads = False
 
-    def tell(self, changes):
+    def add(self, changes):
         """Queue changes; send them if this watcher is the leader.
 
         Blocks as the election does.

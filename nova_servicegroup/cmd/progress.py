@@ -7,8 +7,8 @@ import threading
 import time
 
 #: seconds until the line appears, and between its updates
-PATIENCE = 2.0
-_TURN = 0.5
+DELAY = 2.0
+_UPDATE = 0.5
 
 
 class Progress:
@@ -48,10 +48,10 @@ class Progress:
 
     def _show(self):
         began = time.monotonic()
-        pause = PATIENCE
+        pause = DELAY
         shown = False
         while not self._done.wait(pause):
-            shown, pause = True, _TURN
+            shown, pause = True, _UPDATE
             self._stream.write('\r%s ... %d s' % (
                 self._text, time.monotonic() - began))
             self._stream.flush()

@@ -43,7 +43,7 @@ class List(base.Lister):
         services = [
             service for service in deployment.services(parsed_args.group)
             if not states or service.state.value in states]
-        self.exit_code = int(self.tell_failures(deployment))
+        self.exit_code = int(self.print_failures(deployment))
         columns = ['Binary', 'Host', 'State', 'Reason', 'Last Seen']
         if parsed_args.long:
             columns += ['Group', 'Cell', 'Status', 'Forced Down',

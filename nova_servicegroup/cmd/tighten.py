@@ -94,18 +94,18 @@ def tighten(client, ours, prefix, dry_run=False, force=False):
     with progress.Progress('Reading what is in ZooKeeper'):
         nodes = list(_walk(client, prefix))
     wrong = [node for node in nodes if not ours.is_as_wanted(node.acl)]
-    strangers = [node for node in wrong
+    foreign = [node for node in wrong
                  if node.is_member and not ours.is_ours(node.acl)]
-    for node in strangers:
+    for node in foreign:
         print('%s (%s) was not made by %s.' % (
             node.path, names.host(node.path.rpartition('/')[2])
             or 'no member', ours.name))
-    if strangers and not (force or dry_run):
+    if foreign and not (force or dry_run):
         raise TightenError(
             'Nothing was changed. The services that made these %d nodes '
             'could not come back once their sessions end: let all have this '
             'identity first. Delete what no service of yours has made. '
-            '--force goes on all the same.' % len(strangers))
+            '--force goes on all the same.' % len(foreign))
     for node in wrong:
         print('%s%s: %s -> %s' % ('would change ' if dry_run else '',
                                   node.path, _text(node.acl),
@@ -117,7 +117,7 @@ def tighten(client, ours, prefix, dry_run=False, force=False):
         'would be tightened' if dry_run else 'were tightened'))
 
 
-class _Complaints(logging.Handler):
+class _LogCapture(logging.Handler):
     """Keeps the cause of an error from kazoo's log, else its last message."""
 
     def __init__(self, ours):
@@ -136,9 +136,9 @@ class _Complaints(logging.Handler):
 
 def _connected(ours, hosts, timeout):
     """Return a client that is connected and authenticated."""
-    complaints = _Complaints(ours)
+    captured = _LogCapture(ours)
     kazoo_log = logging.getLogger('kazoo')
-    kazoo_log.addHandler(complaints)
+    kazoo_log.addHandler(captured)
     # Independent of the log level of the program.
     kazoo_log.setLevel(logging.WARNING)
     kazoo_log.propagate = False
@@ -155,7 +155,7 @@ def _connected(ours, hosts, timeout):
         client.stop()
         client.close()
         raise TightenError('There is no connection to ZooKeeper at %s: %s' % (
-            hosts, complaints)) from e
+            hosts, captured)) from e
     return client
 
 

@@ -23,7 +23,7 @@ _HOME_AND_CLEAR = '\033[H\033[J'
 _INTERVAL = 1.0
 _INTERVAL_UNTIL = 0.2
 #: seconds to send what is left at the end
-_LAST_WORDS = 5
+_SEND_LIMIT = 5
 #: transitions at the bottom of the live table
 _RECENT = 8
 
@@ -122,9 +122,9 @@ class Watch(base.Command):
 
         signal.signal(signal.SIGTERM, stop)
 
-        def tell(changes):
+        def notify_of(changes):
             led = outbox.leads
-            outbox.tell(changes)
+            outbox.add(changes)
             if outbox.leads is not led:
                 self.app.stderr.write(
                     'This watcher sends the notifications.\n'
@@ -132,10 +132,10 @@ class Watch(base.Command):
                     'This watcher sends no notifications, another one does.\n')
 
         try:
-            return self._watch(watched, parsed_args, tell)
+            return self._watch(watched, parsed_args, notify_of)
         finally:
             chosen.close()
-            unsent = sender.wait(_LAST_WORDS)
+            unsent = sender.wait(_SEND_LIMIT)
             if unsent:
                 self.app.stderr.write(
                     'error: %d notifications were not sent.\n' % unsent)
@@ -145,8 +145,8 @@ class Watch(base.Command):
         with progress.Progress('Waiting for %s on %s to be %s' % (
                 parsed_args.service, host, parsed_args.until)):
             while True:
-                for change in watched.look():
-                    self._tell(change, parsed_args.json)
+                for change in watched.check():
+                    self._print(change, parsed_args.json)
                 for one in watched.services.values():
                     if one.state.value == parsed_args.until:
                         return 0
@@ -163,29 +163,29 @@ class Watch(base.Command):
                 parsed_args.until, parsed_args.timeout))
         return TIMED_OUT
 
-    def _watch(self, watched, parsed_args, tell):
+    def _watch(self, watched, parsed_args, on_changes):
         is_live = self.app.stdout.isatty() and not (
             parsed_args.lines or parsed_args.json)
         recent = collections.deque(maxlen=_RECENT)
-        told = []
-        watched.look()
+        shown = []
+        watched.check()
         self.app.LOG.info('Watching %d services.', len(watched.services))
         while True:
-            changes = watched.look()
-            tell(changes)
+            changes = watched.check()
+            on_changes(changes)
             if is_live:
                 recent.extend(changes)
                 self._draw(watched, recent)
             else:
                 for change in changes:
-                    self._tell(change, parsed_args.json)
-                if watched.failures != told:
-                    told = watched.failures
-                    for text in told:
+                    self._print(change, parsed_args.json)
+                if watched.failures != shown:
+                    shown = watched.failures
+                    for text in shown:
                         self.app.stderr.write('error: %s\n' % text)
             time.sleep(parsed_args.interval or _INTERVAL)
 
-    def _tell(self, change, as_json):
+    def _print(self, change, as_json):
         self.app.stdout.write(
             (json.dumps(_fields(change)) if as_json else line(change)) + '\n')
         # The reader of a pipe waits for each line.

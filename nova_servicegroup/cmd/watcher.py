@@ -70,7 +70,7 @@ class Watcher:
         """Seconds since all services were listed; math.inf if never."""
         return self._monotonic() - self._listed_at
 
-    def look(self):
+    def check(self):
         """Check all services; return the changes, a list of Transition.
 
         The first call returns none. Blocks as the driver does; raises nothing
@@ -79,18 +79,18 @@ class Watcher:
         is_first = self._records is None
         self._reload()
         now = self._utcnow()
-        looked_at = {
+        checked = {
             key: self._deployment.service(record, key[2])
             for key, record in (self._records or {}).items()}
         changes = []
-        for key in [*looked_at, *(set(self.services) - set(looked_at))]:
-            before, after = self.services.get(key), looked_at.get(key)
+        for key in [*checked, *(set(self.services) - set(checked))]:
+            before, after = self.services.get(key), checked.get(key)
             old, new = before and before.state, after and after.state
             if old is not new and not is_first:
                 changes.append(Transition(
                     now, key[1], key[0], key[2], old, new,
                     after and after.verdict.reason, after or before))
-        self.services = looked_at
+        self.services = checked
         return changes
 
     def _reload(self):

@@ -37,7 +37,8 @@ class Driver(base.Driver):
     :param monotonic: clock for ages, seconds as float
     :param utcnow: wall clock, naive UTC datetime
     :param jitter: ``jitter(low, high)`` returns a float between, seconds
-    :param inventory: ``inventory(group)`` returns Nova's service records
+    :param inventory: ``inventory(group)`` returns Nova's service records, by
+        default those of all cells
     :param store: the client of the store, if the driver has one
     """
 
@@ -53,7 +54,7 @@ class Driver(base.Driver):
             timeutils.utcnow_ts, microsecond=True) if utcnow is None else (
                 lambda: utcnow().replace(tzinfo=records.UTC).timestamp())
         self.jitter = jitter or random.uniform
-        self.list_services = inventory or _list_services
+        self.inventory = inventory
         self.store = store
 
     def join(self, member, group, service=None):
@@ -77,6 +78,13 @@ class Driver(base.Driver):
         beating = self._heartbeats.pop((member, group), None)
         if beating is not None:
             beating.leave(liveness.End.LEFT)
+
+    def list_services(self, group):
+        """Return Nova's service records of a group; blocks.
+
+        :param group: a topic, None for all
+        """
+        return (self.inventory or service_records.list_services)(group)
 
     def verdict(self, record, guarded=True):
         """Return the liveness.Verdict on the service of a record.
@@ -215,7 +223,3 @@ class Driver(base.Driver):
                 'nova-metadata never report: leave their records out.' % (
                     member.get('binary'), host, group))
         return group, host
-
-
-def _list_services(group):
-    return service_records.list_services(group)

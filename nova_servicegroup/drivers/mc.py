@@ -64,10 +64,6 @@ class MemcachedDriver(common.Driver):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._list_services = self.list_services
-        self.list_services = self._list_and_expect
-        if kwargs.get('inventory'):
-            self.list_members = self._members_of_inventory
         self._view_key = (self.name, 'view', id(self.conf))
         # Raises ConfigurationError for invalid options.
         self._servers
@@ -144,7 +140,17 @@ class MemcachedDriver(common.Driver):
     def now(self):
         return self._view.now()
 
-    list_members = staticmethod(service_records.members)
+    def list_services(self, group):
+        services = super().list_services(group)
+        # These will be queried soon.
+        self._view.expect(_members_of(services))
+        return services
+
+    def list_members(self):
+        """Return (topic, host, whether it is deleted) of all services."""
+        if self.inventory:
+            return _members_of(self.inventory(None))
+        return service_records.members()
 
     def recorded_time(self, record):
         """Return the time of the last heartbeat or the record's last change.
@@ -207,14 +213,6 @@ class MemcachedDriver(common.Driver):
         # conductor: only when a member seems to be lost.
         nova_objects = sys.modules.get('nova.objects.base')
         return nova_objects and nova_objects.NovaObject.indirection_api
-
-    def _list_and_expect(self, group):
-        services = self._list_services(group)
-        self._view.expect(_members_of(services))
-        return services
-
-    def _members_of_inventory(self):
-        return _members_of(self._list_services(None))
 
 
 def _members_of(services):

@@ -56,6 +56,12 @@ TIME_FORMS = {
 }
 
 
+def needs(driver, promise):
+    """Skip a test of a Promise that a driver doesn't declare."""
+    if promise not in driver.promises:
+        pytest.skip('%s does not promise it' % driver.name)
+
+
 @contextlib.contextmanager
 def input_and_output():
     """Collect the calls of this thread that do I/O.
@@ -359,8 +365,7 @@ class DriverContract:
 
     def test_a_question_costs_no_io_once_the_view_is_filled(self, world):
         driver, _ = self.joined(world)
-        if Promise.LOCAL_READS not in driver.promises:
-            pytest.skip('%s does not promise it' % driver.name)
+        needs(driver, Promise.LOCAL_READS)
         record = world.record('host1')
         unseen = dict(record.items(), host='nobody')
         # At DEBUG, a line about a member that is down would be I/O, too.
@@ -404,8 +409,7 @@ class DriverContract:
 
     @pytest.mark.parametrize('policy', ['safe', 'up', 'down'])
     def test_a_long_outage_is_unknown(self, world, policy):
-        if Promise.KNOWS_OUTAGE not in world.driver().promises:
-            pytest.skip('%s does not promise it' % world.driver().name)
+        needs(world.driver(), Promise.KNOWS_OUTAGE)
         world.set_option('outage_policy', policy)
         driver, _ = self.joined(world)
         record = world.record('host1')
@@ -430,8 +434,7 @@ class DriverContract:
 
     def test_a_stop_is_no_loss_of_the_host_until_the_grace(self, world):
         driver, service = self.joined(world)
-        if Promise.SEES_STOP not in driver.promises:
-            pytest.skip('%s does not promise it' % driver.name)
+        needs(driver, Promise.SEES_STOP)
         service.timer.stop()
         world.settle()
         record = world.record('host1')
@@ -448,8 +451,7 @@ class DriverContract:
     def test_the_grace_may_be_nothing(self, world):
         world.set_option('restart_grace', 0)
         driver, service = self.joined(world)
-        if Promise.SEES_STOP not in driver.promises:
-            pytest.skip('%s does not promise it' % driver.name)
+        needs(driver, Promise.SEES_STOP)
         service.timer.stop()
         world.settle()
         assert driver.is_up(world.record('host1')) is False
@@ -554,8 +556,7 @@ class DriverContract:
 
     def test_the_in_tree_driver_agrees_in_both_directions(self, world):
         driver, service = self.joined(world)
-        if Promise.IN_TREE_FORMAT not in driver.promises:
-            pytest.skip('%s does not promise it' % driver.name)
+        needs(driver, Promise.IN_TREE_FORMAT)
         in_tree = world.in_tree()
         assert in_tree.is_up(world.record('host1')) is True
         world.advance(DOWN_TIME + INTERVAL)
@@ -570,8 +571,7 @@ class DriverContract:
 
     @pytest.mark.parametrize('skew', [-120, 120])
     def test_the_writers_clock_does_not_decide(self, world, skew):
-        if Promise.READER_CLOCK not in world.driver().promises:
-            pytest.skip('%s does not promise it' % world.driver().name)
+        needs(world.driver(), Promise.READER_CLOCK)
         driver, service = self.joined(world)
         assert driver.is_up(world.record('host1')) is True
         world.skew_writer(skew)
@@ -585,8 +585,7 @@ class DriverContract:
 
     def test_a_killed_process_is_down_within_a_second(self, world):
         driver, _ = self.joined(world)
-        if Promise.SEES_KILL not in driver.promises:
-            pytest.skip('%s does not promise it' % driver.name)
+        needs(driver, Promise.SEES_KILL)
         record = world.record('host1')
         assert driver.answer(record, Question.MAY_PLACE) is True
         world.kill('host1')

@@ -274,12 +274,12 @@ def exported(clock):
         watcher.Watcher(made, monotonic=lambda: clock[0], utcnow=lambda: AT),
         made.driver, '1.0.0', made.registry, monotonic=lambda: clock[0])
 
-    def look():
+    def check():
         clock[0] += 10
-        made.exporter.look()
+        made.exporter.check()
         return samples(
             prometheus_client.generate_latest(made.registry).decode())
-    made.look = look
+    made.check = check
     return made
 
 
@@ -300,7 +300,7 @@ def test_members_by_state_and_group(exported):
         ('d', 'compute'): (State.UNKNOWN, Reason.OUTAGE, None),
         ('e', 'compute'): (State.DOWN, Reason.FORCED_DOWN, None),
         ('f', 'conductor'): (State.ENDED, Reason.KILLED, 1)}
-    found = exported.look()
+    found = exported.check()
 
     def members(group):
         return [value(found, 'members', group=group, state=state)
@@ -321,17 +321,17 @@ def test_members_by_state_and_group(exported):
 def test_hosts_are_named_for_those_who_want_it(exported):
     exported.exporter._per_host = True
     exported.verdicts = {('a', 'compute'): UP}
-    found = exported.look()
+    found = exported.check()
     assert value(found, 'member_state', host='a', service='nova-compute',
                  cell='cell1', state='up') == 1
 
 
 def test_transitions_have_a_cause_and_a_latency(exported):
     exported.verdicts = {('a', 'compute'): UP, ('b', 'compute'): UP}
-    exported.look()
+    exported.check()
     exported.verdicts['a', 'compute'] = State.ENDED, Reason.KILLED, 0.25
     exported.verdicts['b', 'compute'] = State.UNKNOWN, Reason.OUTAGE, 50
-    found = exported.look()
+    found = exported.check()
     assert value(found, 'transitions_total', group='compute', old='up',
                  new='ended', reason='killed') == 1
     assert value(found, 'transitions_total', group='compute', old='up',
@@ -341,35 +341,35 @@ def test_transitions_have_a_cause_and_a_latency(exported):
     assert value(found, 'detection_seconds_sum', **names) == 0.25
     # Doubt is no detection, nor is what the operator says.
     exported.verdicts['a', 'compute'] = UP
-    exported.look()
+    exported.check()
     exported.verdicts['a', 'compute'] = State.DOWN, Reason.FORCED_DOWN, 3
-    found = exported.look()
+    found = exported.check()
     assert value(found, 'transitions_total', group='compute', old='up',
                  new='down', reason='forced_down') == 1
     assert [key for key in found if 'detection_seconds_count' in key[0]] == [
         (P + 'detection_seconds_count', frozenset(names.items()))]
     del exported.verdicts['b', 'compute']
-    assert value(exported.look(), 'transitions_total', group='compute',
+    assert value(exported.check(), 'transitions_total', group='compute',
                  old='unknown', new='deleted', reason='') == 1
 
 
 def test_the_age_of_what_is_known(exported, clock):
     exported.verdicts = {('a', 'compute'): UP}
     exported.driver.age = 7.5
-    found = exported.look()
+    found = exported.check()
     assert value(found, 'view_age_seconds', group='compute') == 7.5
     assert value(found, 'list_age_seconds') == 0
     exported.failures = ['cell cell1 does not answer: y']
-    exported.look()
-    found = exported.look()
+    exported.check()
+    found = exported.check()
     assert value(found, 'list_age_seconds') == 20
     assert value(found, 'unreadable_cells') == 1
     # A driver that judges by Nova's records knows nothing newer than these.
     exported.driver.age = None
-    found = exported.look()
+    found = exported.check()
     assert value(found, 'view_age_seconds', group='compute') == 30
     exported.driver.age = math.inf
-    assert value(exported.look(), 'view_age_seconds',
+    assert value(exported.check(), 'view_age_seconds',
                  group='compute') == math.inf
 
 
@@ -429,9 +429,9 @@ def known_names(exported, stub, service, tmp_path):
     exported.exporter._per_host = True
     exported.verdicts = {('a', 'compute'): UP,
                          ('b', 'compute'): (State.UNKNOWN, Reason.OUTAGE, 0)}
-    exported.look()
+    exported.check()
     exported.verdicts['a', 'compute'] = State.DOWN, Reason.SILENT, 60
-    found = exported.look()
+    found = exported.check()
     driver = stub()
     driver.name = 'zk'
     service.tg.timers[0].fire()
@@ -501,7 +501,7 @@ def test_promtool_takes_the_queries_of_the_board(tmp_path):
 
 def test_promtool_finds_nothing_to_say_of_the_metrics(exported):
     exported.verdicts = {('a', 'compute'): UP}
-    exported.look()
+    exported.check()
     text = prometheus_client.generate_latest(exported.registry).decode()
     promtool('check', 'metrics', input=text)
 

@@ -96,34 +96,34 @@ def outbox(clock):
 
 def test_the_one_that_leads_tells_at_once(outbox):
     outbox._election.leading = True
-    outbox.tell([change(host='a'), change(host='b')])
+    outbox.add([change(host='a'), change(host='b')])
     assert outbox.leads
     assert outbox.sent() == ['a', 'b']
-    outbox.tell([])
+    outbox.add([])
     assert outbox.sent() == []
 
 
 def test_the_others_tell_nothing_until_they_lead(outbox, clock):
-    outbox.tell([change(host='old')])
+    outbox.add([change(host='old')])
     clock[0] = 3
-    outbox.tell([change(host='a')])
+    outbox.add([change(host='a')])
     clock[0] = 6
-    outbox.tell([change(host='b')])
+    outbox.add([change(host='b')])
     assert outbox.sent() == [] and not outbox.leads
     outbox._election.leading = True
     clock[0] = 7
     # What the lost one cannot have told, and nothing that it has.
-    outbox.tell([change(host='c')])
+    outbox.add([change(host='c')])
     assert outbox.sent() == ['a', 'b', 'c']
 
 
 def test_who_leads_again_tells_nothing_twice(outbox):
     outbox._election.leading = True
-    outbox.tell([change(host='a')])
+    outbox.add([change(host='a')])
     outbox._election.leading = False
-    outbox.tell([change(host='b')])
+    outbox.add([change(host='b')])
     outbox._election.leading = True
-    outbox.tell([])
+    outbox.add([])
     assert outbox.sent() == ['a', 'b']
 
 

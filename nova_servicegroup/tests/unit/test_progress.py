@@ -27,8 +27,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
-    monkeypatch.setattr(progress, 'PATIENCE', 0.2)
-    monkeypatch.setattr(progress, '_TURN', 0.05)
+    monkeypatch.setattr(progress, 'DELAY', 0.2)
+    monkeypatch.setattr(progress, '_UPDATE', 0.05)
 
 
 def shown(seconds, is_terminal=True):

@@ -63,7 +63,7 @@ def watching(clock):
 
 
 def told(watched):
-    return [watch.line(change) for change in watched.look()]
+    return [watch.line(change) for change in watched.check()]
 
 
 def test_each_change_is_told_once(watching, clock):
@@ -80,12 +80,12 @@ def test_each_change_is_told_once(watching, clock):
 
 def test_who_comes_and_who_is_deleted(watching, clock):
     made, watched = watching(a=UP)
-    watched.look()
+    watched.check()
     del made.states['a']
     made.states['b'] = UP
     # Nova is asked once a second.
     with pytest.raises(KeyError):
-        watched.look()
+        watched.check()
     clock[0] += watcher.RELOAD
     assert [text.split(' ', 1)[1] for text in told(watched)] == [
         'b nova-compute absent -> up: its ephemeral node is there',
@@ -94,7 +94,7 @@ def test_who_comes_and_who_is_deleted(watching, clock):
 
 def test_a_database_that_is_away_deletes_nobody(watching, clock):
     made, watched = watching(a=UP)
-    watched.look()
+    watched.check()
     made.away = True
     made.states['a'] = KILLED
     clock[0] += watcher.RELOAD
@@ -104,7 +104,7 @@ def test_a_database_that_is_away_deletes_nobody(watching, clock):
 
 def test_a_cell_that_is_away_deletes_nobody(watching, clock):
     made, watched = watching(a=UP)
-    watched.look()
+    watched.check()
     made.failures = ['cell cell1 does not answer: y']
     records, made.records = made.records, lambda group: []
     clock[0] += watcher.RELOAD
@@ -129,16 +129,16 @@ def test_a_list_that_takes_long_is_read_less_often(watching, clock):
 
     made.records = slowly
     for _ in range(20):
-        watched.look()
+        watched.check()
         clock[0] += 1
     assert [moment - read[0] for moment in read] == [0, 10, 20]
 
 
 def test_lines_for_programs(watching):
     made, watched = watching(a=UP)
-    watched.look()
+    watched.check()
     made.states['a'] = DOUBT
-    change, = watched.look()
+    change, = watched.check()
     assert watch._fields(change) == {
         'at': '2026-11-21T10:00:00.123Z', 'host': 'a',
         'binary': 'nova-compute', 'cell': 'cell1', 'old': 'up',
