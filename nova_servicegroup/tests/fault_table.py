@@ -25,7 +25,8 @@ Faults, as tested
 Made by ``make fault-table`` from the results of the tests that are named in
 the last column: %(faults)d faults, %(tests)d tests. "up" and "down" are what
 everything in Nova but the scheduler is told; the scheduler takes no host
-whose process has ended or that is silent. See :doc:`liveness` for the rules.
+whose process has ended or that is silent. "-": nothing changes, so nothing has
+to end. See :doc:`liveness` for the rules.
 
 .. list-table::
    :header-rows: 1

@@ -7,15 +7,19 @@ run, but a reporter's wall clock may be wrong.
 """
 
 import collections
+import contextlib
+import datetime
 import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from nova_servicegroup.drivers import mc
+from nova_servicegroup.memcached import servers
 from nova_servicegroup import per_process
 from nova_servicegroup.tests.fixtures import crowd
 from nova_servicegroup.tests.fixtures import memcached
@@ -65,7 +69,7 @@ def report(tmp_path, conf_file):
     started = []
     numbers = itertools.count()
 
-    def start(host, **how):
+    def start(host, conf_file=conf_file, **how):
         made = reporter.Reporter('reporter%d' % next(numbers), tmp_path,
                                  conf_file, host, **how)
         started.append(made)
@@ -385,3 +389,130 @@ def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
         # A new process needs the other one only, too.
         per_process.forget()
         assert Reader(conf_file).states() == 'up up up'
+
+
+@contextlib.contextmanager
+def repeatedly(action, pause):
+    """Do something over and over while the block runs."""
+    done = threading.Event()
+
+    def run():
+        while not done.wait(pause):
+            action()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.fault(
+    'mc',
+    'memcached is full, and started so that it evicts nothing (-M)',
+    readers='as before, then up (nobody can tell)',
+    lasts='service_down_time',
+    logged='ERROR with the numbers at the begin, WARNING at the end; each '
+           'service: WARNING "Lost connection to memcache server", INFO when '
+           'it recovers',
+    ends='memory for the next heartbeats')
+def test_memcached_is_full(report, conf_file):
+    with memcached.Memcached(options=['-M', '-m', '2']) as full:
+        conf_file.write_text(CONF % full.address)
+        reader = Reader(conf_file)
+        fleet = [report(host) for host in COMPUTES]
+        reader.wait('up up up', 1)
+        key = full.keys()[0].decode()
+        # Of the size of a heartbeat: they share their memory.
+        value = b'x' * (
+            len(key) + len(full.raw_get(key)[1]) - len('fill0000'))
+        client = servers.Server(full.address)
+        numbers = itertools.count()
+
+        def fill():
+            with contextlib.suppress(servers.ServerRefused):
+                while True:
+                    client.put('fill%04d' % next(numbers), value, None, 1)
+
+        fill()
+        with repeatedly(fill, 0.001):
+            reader.wait('unknown unknown unknown', DOWN_TIME + 2 * INTERVAL)
+            reader.watch(DOWN_TIME, 'unknown unknown unknown')
+        full.flush()
+        reader.wait('up up up', 2 * INTERVAL)
+        for one in fleet:
+            assert 'out of memory' in one.log()
+
+
+@pytest.mark.fault(
+    'mc',
+    'memcached is slow: it hangs for half of each second',
+    readers='as before',
+    lasts='-',
+    logged='nothing, or WARNING and INFO at a timeout',
+    ends='-')
+def test_memcached_is_slow(fleet, reader, store):
+    def hang():
+        store.freeze()
+        time.sleep(TIMEOUT * 0.8)
+        store.thaw()
+
+    with repeatedly(hang, 0.5):
+        reader.watch(3 * DOWN_TIME, 'up up up')
+    assert reader.longest > TIMEOUT / 2
+
+
+@pytest.mark.fault(
+    'mc',
+    'two clouds with the same host names use one memcached',
+    readers='as if each had its own, with [servicegroup] mc_key_prefix',
+    lasts='-',
+    logged='nothing',
+    ends='-')
+def test_two_clouds_on_one_memcached(tmp_path, report, conf_file):
+    reporters, readers = {}, {}
+    for cloud in ('east', 'west'):
+        own = tmp_path / cloud
+        own.write_text('%smc_key_prefix = %s-\n' % (
+            conf_file.read_text(), cloud))
+        readers[cloud] = Reader(own)
+        reporters[cloud] = [report(host, conf_file=own) for host in COMPUTES]
+    for reader in readers.values():
+        reader.wait('up up up', 1)
+    reporters['west'][0].kill()
+    readers['west'].wait('down up up', DOWN_TIME)
+    readers['east'].watch(1, 'up up up')
+
+
+@pytest.mark.fault(
+    'mc',
+    'a reader is paused, or asks nothing, for longer than service_down_time',
+    readers='up for who lives, from the first answer on; down for who died',
+    lasts='-',
+    logged='nothing',
+    ends='-')
+def test_a_reader_is_paused(fleet, reader):
+    for killed, expected in (((), 'up up up'), ((0,), 'down up up')):
+        for number in killed:
+            fleet[number].kill()
+        time.sleep(2 * DOWN_TIME)
+        reader.watch(1, expected)
+
+
+@pytest.mark.parametrize('step', [3600, -3600])
+@pytest.mark.fault(
+    'mc',
+    "a reader's clock is set by an hour",
+    readers='as before',
+    lasts='-',
+    logged='nothing',
+    ends='-')
+def test_a_readers_clock_is_set(fleet, reader, step):
+    before = reader.driver._view._utcnow
+    reader.driver._view._utcnow = lambda: before() + datetime.timedelta(
+        seconds=step)
+    reader.watch(DOWN_TIME, 'up up up')
+    fleet[0].kill()
+    reader.wait('down up up', DOWN_TIME)

@@ -23,6 +23,7 @@ from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup.tests.fixtures import answers
+from nova_servicegroup.tests.fixtures import asker
 from nova_servicegroup.tests.fixtures import process
 
 DIRECTORY = '/servicegroups/compute'
@@ -328,6 +329,76 @@ def test_a_fork_in_c_freezes_no_view(ensemble, members, reader):
             os.close(end)
 
 
+@pytest.mark.fault(
+    'zk',
+    'every server is slow: it hangs for half of each second',
+    readers='as before',
+    lasts='-',
+    logged='nothing, or WARNING and INFO at a lost connection',
+    ends='-')
+def test_the_servers_are_slow(ensemble, members, everybody):
+    for _ in range(10):
+        for change in ('freeze', 'thaw'):
+            for server in ensemble.servers:
+                getattr(server, change)()
+            time.sleep(0.5)
+    all_back(members)
+    assert [watch.given for watch in everybody] == [[True]] * len(HOSTS)
+
+
+@pytest.mark.fault(
+    'zk',
+    'a reader and its keeper are paused for longer than a session lasts',
+    readers='up for who lives; down for who died meanwhile',
+    lasts='-',
+    logged='nothing, or WARNING and INFO at a lost connection',
+    ends='-')
+def test_a_reader_is_paused(ensemble, session):
+    stays, dies = session(), session()
+    for one, host in ((stays, 'stays'), (dies, 'dies')):
+        join(one, host, timeout=5)
+    with asker.Asker(ensemble.address, restart_grace=0) as reader:
+        keeper = reader.ask('watch', hosts=['stays', 'dies'])['keeper']
+        for pid in (reader.pid, keeper):
+            os.kill(pid, signal.SIGSTOP)
+        dies.close()
+        time.sleep(8)
+        for pid in (reader.pid, keeper):
+            os.kill(pid, signal.SIGCONT)
+        seen = set()
+
+        def down():
+            seen.update(reader.ask('report')['not_up'])
+            return 'dies' in seen
+
+        process.wait_until(down, 20, 'the end of who died')
+        assert seen == {'dies'}
+
+
+@pytest.mark.fault(
+    'zk',
+    'two clouds with the same host names use one ensemble',
+    readers='as if each had its own, with [zookeeper] sg_prefix or a path '
+            'after the addresses',
+    lasts='-',
+    logged='nothing',
+    ends='-')
+def test_two_clouds_on_one_ensemble(ensemble, session, begin):
+    host = answers.record('h')
+    clouds = {'/east': session(), '/west': session()}
+    readers = {}
+    for prefix, one in clouds.items():
+        membership.Membership(one, prefix + '/compute', 'h', timeout=5,
+                              records=prefix + '/@last/compute')
+        readers[prefix] = begin(sg_prefix=prefix)
+        # What a reader is told by its options is told when it first asks.
+        process.wait_until(lambda: placed(readers[prefix], host), 10, 'h')
+    clouds['/west'].close()
+    process.wait_until(lambda: not placed(readers['/west'], host), 5,
+                       'its end')
+    assert placed(readers['/east'], host)
+
+
 # Reading
 
 def test_readers_see_a_change_among_a_thousand(ensemble, session, reader):
@@ -623,6 +694,13 @@ def test_a_name_that_does_not_resolve(session):
         session('nowhere.invalid:2181', timeout=1.5)
 
 
+@pytest.mark.fault(
+    'zk',
+    'the name service is slow, and then refuses',
+    readers='as before',
+    lasts='-',
+    logged='WARNING at the loss of a connection, INFO at the return',
+    ends='-')
 def test_a_slow_name_service_costs_no_session(ensemble, monkeypatch):
     resolve, slow, lost = socket.getaddrinfo, [], threading.Event()
 
