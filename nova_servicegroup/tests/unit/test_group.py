@@ -285,6 +285,17 @@ def test_of_two_outages_that_were_not_seen_the_later_one_counts(
             for number in range(1, SIZE, 4))
 
 
+def test_silence_counts_only_after_a_sync(ensemble, reader, monkeypatch):
+    """A server that lost its leader still answers, and shows no return."""
+    monkeypatch.setattr(ensemble, 'sync_async',
+                        lambda path: kazoo_exc.ConnectionLoss())
+    ensemble.lose('host7')
+    with pytest.raises(kazoo_exc.ConnectionLoss):
+        run(ensemble, reader, 60)
+    assert ensemble.absences['host7'][0] == 'missed'
+    assert not ensemble.absences['host7'][2]
+
+
 def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
     for number in range(1000):
         ensemble.lose('host%d' % number)
