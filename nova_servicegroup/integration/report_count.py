@@ -73,6 +73,11 @@ class Counter:
         self._new_step = self.value < _OURS or ended is not None
         if ended is None and silent_for is not None:
             self._stored_at = now - silent_for
+        low = self.value % _STEP
+        if not self._new_step and low < _STEADY:
+            # A process that was killed left a gap that still counts.
+            self._base = low // _SHOWN * _SHOWN
+            self._back_at = self._stored_at - low % _SHOWN
 
     def heartbeat(self, now):
         """Return the number to store with a heartbeat."""

@@ -189,6 +189,22 @@ def test_half_is_back(fleet):
         assert reader.down(records) == fleet.silent
 
 
+def test_a_crash_of_those_who_are_back_ends_no_doubt(fleet):
+    lose_everybody(fleet)
+    fleet.silent = set(fleet.names[:400])
+    fleet.run(15)
+    for name in fleet.names[400:]:
+        # Another process goes on with the row.
+        before = fleet._counters[name]
+        fleet._counters[name] = report_count.Counter(
+            before.value, fleet.now - before._stored_at, DOWN_TIME * 2 / 3,
+            fleet.now)
+    fleet.run(15)
+    assert Reader().down(fleet.records()) == set()
+    fleet.run(40)
+    assert Reader().down(fleet.records()) == fleet.silent
+
+
 def test_they_come_back_at_fifty_a_second(fleet):
     reader = Reader()
     lose_everybody(fleet)
