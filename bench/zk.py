@@ -66,7 +66,7 @@ KEEPER, WATCH = 'keeper', 'watch'
 KINDS = (WATCH, KEEPER)
 #: seconds
 REST, AWAY = 5.0, 10.0
-SETTLE_LIMIT = 120
+VIEWS_LIMIT = 120
 PER_SESSION = 100
 #: members that are asked about at a time in an outage, of those with and of
 #: those without a node
@@ -77,7 +77,7 @@ class Reader(talker.Talker):
 
     def __init__(self, kind, server):
         super().__init__(HERE / 'zk_reader.py', kind, server.port, GROUP,
-                         timeout=SETTLE_LIMIT)
+                         timeout=VIEWS_LIMIT)
         self.kind = kind
         self.pids = [self.pid]
 
@@ -148,8 +148,8 @@ def at_rest(server, readers):
     return [figure / seconds for figure in used]
 
 
-def settle(fleet, readers):
-    """Wait until all readers have the right view, or SETTLE_LIMIT.
+def wait_for_views(fleet, readers):
+    """Wait until all readers have the right view, or VIEWS_LIMIT.
 
     :returns: the report of each reader
     """
@@ -162,7 +162,7 @@ def settle(fleet, readers):
         return all(r['checksum'] == awaited for r in found)
 
     try:
-        process.wait_until(reports, SETTLE_LIMIT, 'views of the fleet',
+        process.wait_until(reports, VIEWS_LIMIT, 'views of the fleet',
                            interval=0.25)
     except process.NotReady as e:
         report.say('A hiccup: %s' % e)
@@ -188,7 +188,7 @@ def opened_readers(kind, count, server, fleet):
                    'first_listing': {'server_cpu_s': round(server_s, 3),
                                      'reader_cpu_s': round(reader_s, 3),
                                      'reader_bytes': round(size)}}
-        settle(fleet, readers)
+        wait_for_views(fleet, readers)
         resting = at_rest(server, readers)
         figures['at_rest'] = {
             'server_cpu': round(resting[0], 4),
@@ -223,7 +223,7 @@ def changes(server, fleet, readers, members, deaths, resting):
         seen = [host for host in died if gone.get(host, 0) >= died[host]]
         times += [(gone[host] - died[host]) * 1000 for host in seen]
         unseen += len(died) - len(seen)
-    settle(fleet, readers)
+    wait_for_views(fleet, readers)
     server_s, reader_s, size = (
         (figure - rest * seconds) / (2 * deaths)
         for figure, rest in zip(used, resting))
@@ -241,7 +241,7 @@ def restart(server, fleet, readers):
     meter = Meter(server, readers)
     joined = fleet.ask('restart')
     ended = time.monotonic()
-    reports = settle(fleet, readers)
+    reports = wait_for_views(fleet, readers)
     seconds, server_s, reader_s, size = meter.stop()
     result = {'die_s': round(joined['die_seconds'], 2),
               'join_s': round(joined['join_seconds'], 2),
@@ -279,23 +279,23 @@ def outage(server, fleet, readers, members):
         server.wait_ready(lambda: server.mode, 60)
         served = time.monotonic()
         back = wait_back(fleet, members)
-        settle(fleet, readers)
-        settled = time.monotonic()
+        wait_for_views(fleet, readers)
+        exact_at = time.monotonic()
         answers = judge.ask('report')
     return {'away_s': AWAY,
             'server_start_s': round(served - began, 2),
             'fleet_back_s': round(back - served, 2),
-            'views_exact_s': round(settled - served, 2),
+            'views_exact_s': round(exact_at - served, 2),
             'sessions_expired': fleet.ask('state')['expired'] - expired,
             'answers': answers['answers'],
             'wrong_downs': len(answers['not_up'])}
 
 
 def wait_back(fleet, members):
-    """Wait for all members, SETTLE_LIMIT at most; return when."""
+    """Wait for all members, VIEWS_LIMIT at most; return when."""
     try:
         process.wait_until(lambda: fleet.ask('state')['there'] == members,
-                           SETTLE_LIMIT, 'the fleet is back', interval=0.2)
+                           VIEWS_LIMIT, 'the fleet is back', interval=0.2)
     except process.NotReady as e:
         report.say('A hiccup: %s' % e)
     return time.monotonic()
@@ -313,7 +313,7 @@ def expiry(server, fleet, readers):
     # All of them end with their sessions, however late.
     process.wait_until(
         lambda: all(r.ask('report')['nodes'] == 0 for r in readers),
-        SETTLE_LIMIT, 'all are gone', interval=0.25)
+        VIEWS_LIMIT, 'all are gone', interval=0.25)
     _, server_s, reader_s, size = meter.stop()
     gone = [reader.ask('gone')['gone'].values() for reader in readers]
     return {'first_gone_s': round(min(map(min, gone)) - killed, 2),

@@ -166,7 +166,7 @@ class World(abc.ABC):
     def mend_store(self):
         """Undo break_store; the store keeps its data."""
 
-    def settle(self):
+    def wait_visible(self):
         """Wait until readers can see the last write."""
 
     def set_option(self, name, value):
@@ -205,7 +205,7 @@ class DriverContract:
         driver = world.driver(**kwargs)
         service = world.service(host)
         driver.join(host, GROUP, service)
-        world.settle()
+        world.wait_visible()
         return driver, service
 
     # Creating a driver
@@ -281,7 +281,7 @@ class DriverContract:
         world.mend_store()
         world.advance(INTERVAL)
         service.timer.fire()
-        world.settle()
+        world.wait_visible()
         assert driver.is_up(world.record('host1')) is True
 
     # Answering
@@ -299,7 +299,7 @@ class DriverContract:
         for _ in range(DOWN_TIME + 2):
             world.advance(INTERVAL)
             service.timer.fire()
-            world.settle()
+            world.wait_visible()
             assert driver.is_up(world.record('host1')) is True
 
     def test_a_silent_member_goes_down_and_a_beat_brings_it_back(self, world):
@@ -308,7 +308,7 @@ class DriverContract:
         world.advance(DOWN_TIME + INTERVAL)
         assert driver.is_up(world.record('host1')) is False
         service.timer.fire()
-        world.settle()
+        world.wait_visible()
         assert driver.is_up(world.record('host1')) is True
 
     def test_members_are_told_apart(self, world):
@@ -317,7 +317,7 @@ class DriverContract:
         for _ in range(DOWN_TIME + 1):
             world.advance(INTERVAL)
             other.timer.fire()
-            world.settle()
+            world.wait_visible()
         assert driver.is_up(world.record('host1')) is False
         assert driver.is_up(world.record('host2')) is True
 
@@ -335,7 +335,7 @@ class DriverContract:
         assert moment.tzinfo is not None
         world.advance(INTERVAL)
         service.timer.fire()
-        world.settle()
+        world.wait_visible()
         later = driver.updated_time(world.record('host1'))
         assert moment < later
         assert later - moment < datetime.timedelta(seconds=60)
@@ -436,7 +436,7 @@ class DriverContract:
         driver, service = self.joined(world)
         needs(driver, Promise.SEES_STOP)
         service.timer.stop()
-        world.settle()
+        world.wait_visible()
         record = world.record('host1')
         verdict = driver.verdict(record)
         assert (verdict.state, verdict.reason) == (
@@ -453,14 +453,14 @@ class DriverContract:
         driver, service = self.joined(world)
         needs(driver, Promise.SEES_STOP)
         service.timer.stop()
-        world.settle()
+        world.wait_visible()
         assert driver.is_up(world.record('host1')) is False
 
     def test_a_stop_may_be_left_to_time(self, world):
         world.set_option('leave_on_stop', False)
         driver, service = self.joined(world)
         service.timer.stop()
-        world.settle()
+        world.wait_visible()
         if Promise.SEES_KILL in driver.promises:
             pytest.skip('its process has not ended')
         record = world.record('host1')
@@ -472,10 +472,10 @@ class DriverContract:
         driver, service = self.joined(world)
         assert driver.leave('host1', GROUP) is None
         service.timer.fire()
-        world.settle()
+        world.wait_visible()
         world.advance(DOWN_TIME + INTERVAL)
         service.timer.fire()
-        world.settle()
+        world.wait_visible()
         assert driver.is_up(world.record('host1')) is False
 
     def test_leaving_without_having_joined_does_nothing(self, world):
@@ -520,12 +520,12 @@ class DriverContract:
         assert beat.is_alive()
         go_on.set()
         beat.join(30)
-        world.settle()
+        world.wait_visible()
         if Promise.SEES_LEAVE in driver.promises:
             assert driver.is_up(world.record('host1')) is False
         world.advance(DOWN_TIME + INTERVAL)
         service.timer.fire()
-        world.settle()
+        world.wait_visible()
         assert driver.is_up(world.record('host1')) is False
 
     def test_a_member_may_join_again(self, world):
@@ -564,7 +564,7 @@ class DriverContract:
         other = world.service('host2')
         in_tree.join('host2', GROUP, other)
         other.timer.fire()
-        world.settle()
+        world.wait_visible()
         assert driver.is_up(world.record('host2')) is True
         world.advance(DOWN_TIME + INTERVAL)
         assert driver.is_up(world.record('host2')) is False
@@ -578,7 +578,7 @@ class DriverContract:
         for _ in range(DOWN_TIME + 1):
             world.advance(INTERVAL)
             service.timer.fire()
-            world.settle()
+            world.wait_visible()
             assert driver.is_up(world.record('host1')) is True
         world.advance(DOWN_TIME + INTERVAL)
         assert driver.is_up(world.record('host1')) is False

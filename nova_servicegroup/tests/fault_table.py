@@ -103,12 +103,12 @@ class _Writer:
                                  'tests': len(self._tests)})
             for row, tests in sorted(self._rows.items(), key=lambda r: (
                     dict(r[0])['driver'], dict(r[0])['fault'])):
-                told = dict(row)
+                fields = dict(row)
                 measured = '; '.join(sorted(self._measured[row]))
                 if measured:
-                    told['readers'] += ' (measured: %s)' % measured
-                cells = [told['driver'], told['fault'], *(
-                    told[field] for field in FIELDS)]
+                    fields['readers'] += ' (measured: %s)' % measured
+                cells = [fields['driver'], fields['fault'], *(
+                    fields[field] for field in FIELDS)]
                 cells.append(', '.join(
                     '``%s``%s' % (test, ' (failed)' * (test in self._failed))
                     for test in sorted(tests)))

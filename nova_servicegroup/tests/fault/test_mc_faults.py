@@ -145,9 +145,9 @@ def assert_told_once(reporters, caplog, server):
         assert recovered.startswith('INFO ')
         assert ('Recovered connection to memcache server for reporting '
                 'service status. The outage lasted' in recovered)
-    told = [r.getMessage() for r in caplog.records if server in r.getMessage()]
-    assert ['cannot be read' in text for text in told] == [True, False]
-    assert 'can be read again after' in told[1]
+    logged = [text for text in caplog.messages if server in text]
+    assert ['cannot be read' in text for text in logged] == [True, False]
+    assert 'can be read again after' in logged[1]
 
 
 @pytest.mark.fault(
@@ -255,9 +255,9 @@ def test_memcached_restarted_empty(fleet, reader, store):
         reader.watch(DOWN_TIME / 2, 'up up up')
     for one in fleet:
         # A beat that met the gap says so; the next one says that it is over.
-        told = ['Lost' in line
-                for line in lines(one.log(), 'nova_servicegroup')]
-        assert told in ([], [True, False], [True, False] * 2)
+        losses = ['Lost' in line
+                  for line in lines(one.log(), 'nova_servicegroup')]
+        assert losses in ([], [True, False], [True, False] * 2)
 
 
 @pytest.mark.fault(

@@ -65,7 +65,7 @@ class ZooKeeperWorld(contract.World):
     def advance(self, seconds):
         time.sleep(seconds * SECOND + 0.1)
 
-    def settle(self):
+    def wait_visible(self):
         # A reader is there from the begin.
         self._driver.is_up(self.record('host1'))
         time.sleep(0.2)
@@ -81,7 +81,7 @@ class ZooKeeperWorld(contract.World):
         if self._driver is not None:
             process.wait_until(self._driver._session.is_connected, 5,
                                'the session')
-        self.settle()
+        self.wait_visible()
 
     def set_option(self, name, value):
         self.config.config(group='servicegroup', **{name: value})
@@ -156,6 +156,6 @@ class TestZooKeeperDriver(contract.DriverContract):
         record = world.record('host3')
         assert driver.verdict(record).state is state
         assert driver.is_up(record) is (state is State.UNKNOWN)
-        told = [one for one in caplog.messages if 'Only 1 of 4' in one]
-        assert len(told) == (listed is not None and len(listed) == 4)
+        logged = [one for one in caplog.messages if 'Only 1 of 4' in one]
+        assert len(logged) == (listed is not None and len(listed) == 4)
         driver.leave('host0', 'compute')

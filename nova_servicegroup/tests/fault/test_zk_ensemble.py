@@ -308,11 +308,11 @@ def test_a_fork_in_c_freezes_no_view(ensemble, members, reader):
     """As uWSGI forks: without Python's hooks."""
     driver = reader()
     assert placed(driver, answers.record('h0')) is True
-    told, result = os.pipe(), os.pipe()
+    started, result = os.pipe(), os.pipe()
     pid = ctypes.PyDLL(None).fork()
     if pid == 0:
         signal.alarm(30)
-        os.read(told[0], 1)
+        os.read(started[0], 1)
         up = placed(driver, answers.record('h0'))
         others = placed(driver, answers.record('h1'))
         driver._session.close()
@@ -320,12 +320,12 @@ def test_a_fork_in_c_freezes_no_view(ensemble, members, reader):
                                         str(others).encode()))
         os._exit(0)
     assert members[0].leave() is True
-    os.write(told[1], b'.')
+    os.write(started[1], b'.')
     try:
         assert os.read(result[0], 20) == b'False True'
     finally:
         os.waitpid(pid, 0)
-        for end in told + result:
+        for end in started + result:
             os.close(end)
 
 
@@ -510,20 +510,20 @@ def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
                       driver.member_details(answers.record('twin')))
     assert boot_ids == ['boot-a', 'boot-a', 'boot-b']
 
-    def told(mine, other):
+    def reported(mine, other):
         return [r.getMessage() for r in caplog.records
                 if 'Two machines report as the host twin' in r.getMessage()
                 and 'this one (boot id %s)' % mine in r.getMessage()
                 and 'another (boot id %s' % other in r.getMessage()]
 
     process.wait_until(
-        lambda: told('boot-a', 'boot-b') and told('boot-b', 'boot-a'),
-        10, 'both sides told')
+        lambda: reported('boot-a', 'boot-b') and reported('boot-b', 'boot-a'),
+        10, 'both sides reported')
     time.sleep(4)
     # Each of the three says it of each other machine's node, once.
-    assert len(told('boot-a', 'boot-b')) == 2
-    assert len(told('boot-b', 'boot-a')) == 2
-    assert not told('boot-a', 'boot-a')
+    assert len(reported('boot-a', 'boot-b')) == 2
+    assert len(reported('boot-b', 'boot-a')) == 2
+    assert not reported('boot-a', 'boot-a')
     assert all(each.refresh() for each in one)
 
 

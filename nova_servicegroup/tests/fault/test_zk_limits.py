@@ -27,8 +27,8 @@ def test_more_connections_than_a_server_takes(tmp_path):
                 process.wait_until(
                     lambda: 'Connection dropped' in second.log(), 10,
                     'a word of the reason')
-                told = second.log().partition('Connection dropped')[0]
-                assert 'There is no connection to ZooKeeper' in told
+                text = second.log().partition('Connection dropped')[0]
+                assert 'There is no connection to ZooKeeper' in text
                 assert 'joined, keeper' not in second.log()
                 first.stop()
                 second.wait_joined(10)

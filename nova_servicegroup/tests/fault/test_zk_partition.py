@@ -102,9 +102,9 @@ def ports(ensemble):
 
 def logged_at(line):
     """Return when a line was logged, on the clock of time.monotonic()."""
-    told = datetime.datetime.strptime(
+    logged = datetime.datetime.strptime(
         line[:23].replace(',', '.'), '%Y-%m-%d %H:%M:%S.%f').timestamp()
-    return told - time.time() + time.monotonic()
+    return logged - time.time() + time.monotonic()
 
 
 def test_nothing_is_left_of_a_run_that_was_killed(tmp_path):
@@ -170,10 +170,10 @@ def test_who_is_cut_off_knows_it_first_and_is_down_in_time(
         assert max(times) <= LOST_PROMISE + LOADED, (way, times)
     for one in everybody:
         _, (missed_at, _), _, (up_at, _) = seen[one].changes
-        told, = (line for line in one.log().splitlines() if LOST in line)
-        assert ' WARNING ' in told
-        assert 'suspended' in told and 'is seen as down until' in told
-        known_at = logged_at(told)
+        message, = (line for line in one.log().splitlines() if LOST in line)
+        assert ' WARNING ' in message
+        assert 'suspended' in message and 'is seen as down until' in message
+        known_at = logged_at(message)
         assert known_at < missed_at, (one.host, missed_at - known_at)
         length, = BACK.findall(one.log())
         # It is as long as it knew of it.
@@ -239,9 +239,9 @@ def test_a_nova_compute_that_is_cut_off(make_cloud, namespace, ensemble):
         compute.wait_log('Recovered connection to ZooKeeper', 10, mark)
 
         assert took <= LOST_PROMISE + LOADED
-        told, = compute.lines(LOST, mark)
-        assert ' WARNING ' in told
-        assert logged_at(told) < down_at
+        message, = compute.lines(LOST, mark)
+        assert ' WARNING ' in message
+        assert logged_at(message) < down_at
         assert len(BACK.findall(compute.log())) == 1
         # Nothing else was cut off.
         assert not compute.lines('oslo.messaging', mark)

@@ -301,6 +301,6 @@ def test_all_readers_agree_since_when_a_host_is_missed(client, start, begin):
     record = read(client, 'h')
     assert record.state == 'missed'
     assert client.exists(RECORDS + '/h').version == version + 1
-    told = {reader.verdict(answers.record('h')).seen_at.timestamp()
+    seen = {reader.verdict(answers.record('h')).seen_at.timestamp()
             for reader in readers + [begin()]}
-    assert told == {record.last}
+    assert seen == {record.last}

@@ -662,11 +662,11 @@ def test_what_the_servers_grant_is_told_and_counts(
             ensemble.expire(one.client_id())
             process.wait_until(one.is_connected, 10, 'another session')
             time.sleep(0.5)
-            told = [text for text in warnings(caplog) if 'grants' in text]
-            assert len(told) == 1
+            logged = [text for text in warnings(caplog) if 'grants' in text]
+            assert len(logged) == 1
             for part in ('%d ms' % granted, '%d ms' % wanted, setting,
                          '[zookeeper] recv_timeout'):
-                assert part in told[0]
+                assert part in logged[0]
             # The keeper's own clock ends the session when the servers do.
             ensemble.kill()
             began = time.monotonic()

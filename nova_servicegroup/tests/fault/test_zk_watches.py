@@ -141,9 +141,9 @@ def test_without_persistent_watches_each_change_is_listed(
     without(monkeypatch)
     one = change_much(reader, client)
     assert len(listings) > 20
-    told, = one.logged
-    assert 'no persistent watches' in told
-    assert GROUP in told
+    message, = one.logged
+    assert 'no persistent watches' in message
+    assert GROUP in message
 
 
 def test_what_happened_while_the_connection_was_away_is_seen(
@@ -182,8 +182,8 @@ def test_other_nodes_and_deeper_ones_are_no_members(reader, client):
     client.create('%s/%s/%s' % (GROUP, node('dir'), node('deep')))
     make(client, 'a')
     one.wait('a')
-    told, = one.logged
-    assert 'no memberships' in told
+    message, = one.logged
+    assert 'no memberships' in message
 
 
 @pytest.mark.long

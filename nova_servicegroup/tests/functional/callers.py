@@ -255,7 +255,7 @@ class Scene:
             '`binary` = "nova-compute" AND deleted = 0 AND host = %s', host)
         return row
 
-    def settle(self):
+    def wait_idle(self):
         """Wait until Nova has nothing in hand but what waits for a host."""
         def everything():
             return [self.cloud.database.query(database, statement)
@@ -504,15 +504,15 @@ def list_services(scene):
     """List services: state and updated_at"""
     def ask():
         asked = datetime.datetime.now(datetime.timezone.utc)
-        told = []
+        shown = []
         for row in scene.services().values():
             updated = datetime.datetime.fromisoformat(row['updated_at'])
             age = asked - updated.replace(tzinfo=datetime.timezone.utc)
             # The API leaves the fraction of the second away.
             fresh = age.total_seconds() < scene.cloud.report_interval + 1.5
-            told.append('%s, %s' % (row['state'],
-                                    'now' if fresh else 'long ago'))
-        return '200: ' + '; '.join(sorted(set(told)))
+            shown.append('%s, %s' % (
+                row['state'], 'now' if fresh else 'long ago'))
+        return '200: ' + '; '.join(sorted(set(shown)))
     yield from _display(ask)
 
 
@@ -604,10 +604,10 @@ def cache_images(scene):
 def hash_ring(scene):
     """Make the hash ring of the ironic driver"""
     def ask():
-        told = scene.ring()
-        if isinstance(told, str):
-            return told
-        missing = {*HOSTS, 'controller'} - set(told)
+        ring = scene.ring()
+        if isinstance(ring, str):
+            return ring
+        missing = {*HOSTS, 'controller'} - set(ring)
         return 'without %s' % sorted(missing) if missing else 'all hosts'
     yield from _display(ask)
 
@@ -653,13 +653,13 @@ def force_down(scene):
     command = 'compute', 'service', 'set'
     yield
     before = scene.services()
-    told = scene.openstack(*command, '--down', KVM_2, 'nova-compute')
+    result = scene.openstack(*command, '--down', KVM_2, 'nova-compute')
     yield
     states = {host: row['state'] for host, row in scene.services().items()}
     others = {host: before[host]['state'] for host in (KVM_1, METAL)}
     # Nobody else turns down with it.
     assert states == dict(others, **{KVM_2: 'down'})
-    yield told, 'forced_down = %d' % scene.service(
+    yield result, 'forced_down = %d' % scene.service(
         KVM_2)['forced_down']
     back = scene.openstack(*command, '--up', KVM_2, 'nova-compute')
     assert back == 'exit 0', back
@@ -682,7 +682,7 @@ def evacuate_forced(scene):
     yield
     answer = ask()
     yield
-    scene.settle()
+    scene.wait_idle()
     yield str(answer), scene.saved(server) + migration(scene, server)
     how = 'done'
     if not moved():
@@ -759,12 +759,12 @@ def play(scene, doubt, together, alone=()):
         step(together + alone)
         with doubt:
             step(together)
-            scene.settle()
+            scene.wait_idle()
             results = step(together)
             for caller in alone:
                 next(caller)
                 results.append(next(caller))
-        scene.settle()
+        scene.wait_idle()
         # Who changed a host last changes it back first.
         back = [next(caller) for caller in reversed(alone)]
         afterwards = step(together) + back[::-1]

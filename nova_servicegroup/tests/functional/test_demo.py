@@ -85,7 +85,7 @@ def assert_nothing_is_left(folder):
 def states(text):
     """Return {host: (state, what Nova is told)} of the last list."""
     listed = text.rpartition('$ nova-servicegroup list')[2]
-    return {host: (state, told) for host, state, told in re.findall(
+    return {host: (state, answer) for host, state, answer in re.findall(
         r'^\| (\S+-\d) +\| (\w+) +\|.* (\w+) +\|$', listed, re.MULTILINE)}
 
 
@@ -159,7 +159,7 @@ def test_without_any_server_it_says_so_and_shows_db(without_servers, folder):
     assert_nothing_is_left(folder)
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize('arguments, expected', [
     (['--driver=zk'], 'There is no ZooKeeper here'),
     (['--driver=mc'], 'There is no memcached here'),
     (['--zookeeper=127.0.0.1:%d' % process.free_port()],
@@ -168,10 +168,10 @@ def test_without_any_server_it_says_so_and_shows_db(without_servers, folder):
     (['--zookeeper=a:1', '--driver=db'], '--zookeeper is for --driver zk'),
 ])
 def test_what_was_asked_for_is_not_to_be_had(
-        without_servers, folder, arguments, told):
+        without_servers, folder, arguments, expected):
     done = run(without_servers, *arguments)
     assert done.returncode in (1, 2)
-    assert told in done.stderr
+    assert expected in done.stderr
     assert 'Traceback' not in done.stderr
     assert done.stdout == ''
     assert_nothing_is_left(folder)

@@ -42,10 +42,10 @@ def found(config, code):
 
 
 def test_databases_that_are_well_hang_and_are_lost(server, config):
-    told = [row['What'] for row in found(config, 0)]
-    assert [what.partition(' (')[0] for what in told[::2]] == list(ROWS)
-    assert 'MariaDB' in told[0] and ' ms.' in told[0]
-    for what in told[1::2]:
+    findings = [row['What'] for row in found(config, 0)]
+    assert [what.partition(' (')[0] for what in findings[::2]] == list(ROWS)
+    assert 'MariaDB' in findings[0] and ' ms.' in findings[0]
+    for what in findings[1::2]:
         assert what.startswith('The clocks of the ')
     server.freeze()
     try:

@@ -32,14 +32,14 @@ def test_all_is_well_with_db(cells, plugin_tree):
         cells.command, 0, *of(plugin_tree),
         skip=['processes', 'descriptors', 'units'])
     assert not any(result.values())
-    told = result.text
-    assert 'uses the driver db of nova-servicegroup' in told
-    assert 'by the drop-in' in told
-    assert 'report_interval is 10 s and service_down_time 3600 s' in told
+    text = result.text
+    assert 'uses the driver db of nova-servicegroup' in text
+    assert 'by the drop-in' in text
+    assert 'report_interval is 10 s and service_down_time 3600 s' in text
     for name in ('The API database', 'The database of cell1',
                  'The database of cell2'):
-        assert '%s (SQLite 3.' % name in told
-    assert '3 of 3 services are up by db.' in told
+        assert '%s (SQLite 3.' % name in text
+    assert '3 of 3 services are up by db.' in text
 
 
 def test_a_nova_that_does_not_load_it(cells):
@@ -55,17 +55,17 @@ def test_a_nova_that_does_not_load_it(cells):
     assert 'by the configuration hook' in of_nova(cells, 0).text
 
 
-@pytest.mark.parametrize('driver, told', [
+@pytest.mark.parametrize('driver, expected', [
     ('zk', '[zookeeper] address'),
     ('zookeeper', "but found 'zookeeper'")])
-def test_a_nova_that_does_not_start(cells, driver, told):
+def test_a_nova_that_does_not_start(cells, driver, expected):
     cells.configure(servicegroup_driver=driver, config_source='liveness')
     with open(cells.config, 'a') as config:
         config.write('[liveness]\ndriver = nova_servicegroup\n')
     row = of_nova(cells, 2).the_one('nova')
     assert row['Level'] == 'CRITICAL'
     assert 'does not start with this configuration' in row['What']
-    assert told in row['What']
+    assert expected in row['What']
 
 
 def test_zk_without_hook_or_drop_in_does_not_start(cells):

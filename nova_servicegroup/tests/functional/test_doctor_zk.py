@@ -137,10 +137,10 @@ def test_nodes_and_records_that_do_not_belong(compute):
                       b'{"version": "0.9"}', acl, ephemeral=True)
         rows = found(compute.run, 1)['records']
     assert [row['Level'] for row in rows] == ['WARNING'] * 3
-    told = [row['What'] for row in rows]
-    assert 'no memberships: old-style' in told[0]
-    assert told[1] == 'Members without a record: c.'
-    assert '1 of 0.9' in told[2]
+    texts = [row['What'] for row in rows]
+    assert 'no memberships: old-style' in texts[0]
+    assert texts[1] == 'Members without a record: c.'
+    assert '1 of 0.9' in texts[2]
 
 
 def test_members_records_and_services_of_nova(compute, cells):
@@ -163,15 +163,15 @@ def test_members_records_and_services_of_nova(compute, cells):
         client.create(group + 'forged@0123456789abcdef',
                       client.get(group + a)[0],
                       client.get_acls(group + a)[0], ephemeral=True)
-        told = [row for row in found(
+        rows = [row for row in found(
             cells.command, 1, '--only', 'records', '--only',
             'mixed-deployment').rows if row['Level'] != 'OK']
-        assert [row['What'].partition(', on')[0] for row in told] == [
+        assert [row['What'].partition(', on')[0] for row in rows] == [
             'Services that were never in the store of zk',
             'Members without a record: forged.',
             'Members that are no computes of this Nova: stranger.',
             'Records of hosts that Nova does not have: gone.']
-        never, *_, left = told
+        never, *_, left = rows
         assert never['What'].endswith(', on: quiet.')
         assert 'openstack compute service delete' in never['Fix']
         command, identity, delete = left['Fix'].splitlines()
@@ -209,10 +209,10 @@ def test_limits_and_ticks_of_the_servers(tmp_path):
             rows = found(compute.run, (1, 2))['zookeeper-settings']
         finally:
             compute.close()
-    told = [row['What'] for row in rows]
-    assert 'tickTime of 2000 ms, more than a ninth' in told[0]
+    texts = [row['What'] for row in rows]
+    assert 'tickTime of 2000 ms, more than a ninth' in texts[0]
     assert 'tickTime=400' in rows[0]['Fix']
-    assert '6 connections from one address (maxClientCnxns)' in told[1]
+    assert '6 connections from one address (maxClientCnxns)' in texts[1]
     assert 'maxClientCnxns=0' in rows[1]['Fix']
 
 
@@ -305,9 +305,9 @@ def test_certificates_that_end(tmp_path, days, code, level):
             key_file=client.key_file)
         rows = found(compute.run, 2)['certificates']
     # The authority's own ends in two days.
-    told = {row['What'].partition(' ends')[0]: row['Level'] for row in rows}
-    assert told.pop('[zookeeper] ca_file') == 'CRITICAL'
-    assert told == ({} if level is None else {
+    levels = {row['What'].partition(' ends')[0]: row['Level'] for row in rows}
+    assert levels.pop('[zookeeper] ca_file') == 'CRITICAL'
+    assert levels == ({} if level is None else {
         '[zookeeper] cert_file': level,
         'The certificate of %s' % ensemble.address: level})
 

@@ -164,15 +164,15 @@ def test_three_watchers_tell_once(fleet, watch, listener):
     fleet.join('a', 'b', 'c')
     watchers = watch(fleet.config)
     fleet.members['a'].kill()
-    told = listener.next(10)
-    assert {name: told[name] for name in (
+    message = listener.next(10)
+    assert {name: message[name] for name in (
         'version', 'host', 'service', 'group', 'old_state', 'new_state',
         'evidence', 'reason')} == {
             'version': '1.0', 'host': 'a', 'service': 'nova-compute',
             'group': 'compute', 'old_state': 'up', 'new_state': 'ended',
             'evidence': 'end', 'reason': 'killed'}
-    assert told['last_seen'] <= told['at']
-    assert told['silence'] is None
+    assert message['last_seen'] <= message['at']
+    assert message['silence'] is None
     listener.nothing(4)
     # All of them saw it, one of them told it.
     for one in watchers:
@@ -188,8 +188,8 @@ def test_who_tells_is_replaced_and_nothing_is_lost(fleet, watch, listener):
     fleet.members['a'].kill()
     time.sleep(1)
     first.kill()
-    told = listener.next(RECV_TIMEOUT / 1000 * 2 + 10)
-    assert (told['host'], told['new_state']) == ('a', 'ended')
+    message = listener.next(RECV_TIMEOUT / 1000 * 2 + 10)
+    assert (message['host'], message['new_state']) == ('a', 'ended')
     second = process.wait_until(
         lambda: leader([one for one in watchers if one is not first]), 5,
         'another one that sends')
@@ -233,13 +233,14 @@ def test_watchers_of_the_database_tell_once(make_cloud, request, watch,
                 Listener(cloud.rabbit.url, request.node.name)) as heard:
             watch(config, 2)
             compute.stop()
-            told = heard.next(20)
-            assert (told['host'], told['cell'], told['new_state'],
-                    told['evidence'], told['reason']) == (
+            message = heard.next(20)
+            assert (message['host'], message['cell'], message['new_state'],
+                    message['evidence'], message['reason']) == (
                         'a', 'cell1', 'ended', 'end', 'stopped')
-            assert told['disabled'] is False and told['forced_down'] is False
-            told = heard.next(20)
-            assert (told['host'], told['new_state']) == ('a', 'down')
+            assert message['disabled'] is False
+            assert message['forced_down'] is False
+            message = heard.next(20)
+            assert (message['host'], message['new_state']) == ('a', 'down')
             heard.nothing(3)
 
 
@@ -272,14 +273,14 @@ def test_watchers_of_memcached_tell_once(reporters, watch, listener):
     members, config = reporters
     watchers = watch(config)
     members['a'].kill()
-    told = listener.next(15)
-    assert {name: told[name] for name in (
+    message = listener.next(15)
+    assert {name: message[name] for name in (
         'host', 'cell', 'service', 'old_state', 'new_state', 'evidence',
         'reason')} == {
             'host': 'a', 'cell': 'cell1', 'service': 'nova-compute',
             'old_state': 'up', 'new_state': 'down', 'evidence': 'silence',
             'reason': 'silent'}
-    assert told['last_seen'] < told['at']
+    assert message['last_seen'] < message['at']
     listener.nothing(3)
     for one in watchers:
         assert ' a nova-compute up -> down' in one.log()
@@ -413,10 +414,10 @@ def test_a_store_that_is_away_is_told_once(tmp_path, caplog):
     away = servers.Server('127.0.0.1:%d' % process.free_port())
     one = election.Memcached([away], 'key', 0.2)
     assert [one.leads() for _ in range(3)] == [False] * 3
-    told = [r for r in caplog.records if r.name == election.__name__
-            and r.levelname == 'ERROR']
-    assert len(told) == 1
-    assert 'This one sends none until they can' in told[0].getMessage()
+    logged = [r for r in caplog.records if r.name == election.__name__
+              and r.levelname == 'ERROR']
+    assert len(logged) == 1
+    assert 'This one sends none until they can' in logged[0].getMessage()
 
 
 # Masakari
@@ -648,9 +649,9 @@ def test_masakari_that_is_away_is_told_later(masakari):
     masakari.start('--already-fenced')
     masakari.api.trouble = [500]
     masakari.send()
-    told = [masakari.done() for _ in range(4)]
-    assert told == [('nova', {'forced_down': True}), ('masakari', 500),
-                    ('nova', {'forced_down': True}), HOST_IS_LOST]
+    results = [masakari.done() for _ in range(4)]
+    assert results == [('nova', {'forced_down': True}), ('masakari', 500),
+                       ('nova', {'forced_down': True}), HOST_IS_LOST]
     # What it knows already is no trouble.
     masakari.api.trouble = [409]
     masakari.send()
@@ -671,17 +672,17 @@ def test_the_handler_wants_to_know_who_fences():
     assert '--fence --already-fenced is required' in done.stderr
 
 
-@pytest.mark.parametrize('config, told', [
+@pytest.mark.parametrize('config, expected', [
     (None, 'Check --config-file'), ('transport_url = nowhere', 'Check --conf'),
     ('transport_url = fake:/', 'Set OS_CLOUD')])
-def test_the_handler_says_what_is_missing(tmp_path, config, told):
+def test_the_handler_says_what_is_missing(tmp_path, config, expected):
     path = tmp_path / 'nova.conf'
     if config is not None:
         path.write_text('[DEFAULT]\n%s\n' % config)
     done = run_handler('--already-fenced', '--config-file', str(path),
                        HOME=str(tmp_path), OS_CLOUD='')
     assert done.returncode == 1
-    assert told in done.stderr.splitlines()[-1]
+    assert expected in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr
 
 

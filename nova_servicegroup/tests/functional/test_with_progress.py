@@ -15,37 +15,37 @@ WITH_PROGRESS = pathlib.Path(__file__).parents[3] / 'tools/with-progress'
 def on_a_terminal(*command, keys=b''):
     """Run tools/with-progress on a terminal; return (output, exit code).
 
-    :param keys: what is typed when it has told something
+    :param keys: what is typed when it has shown something
     """
     pid, terminal = pty.fork()
     if pid == 0:
         # A run in the background may have been told to ignore it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execv(WITH_PROGRESS, [WITH_PROGRESS, 'Installing', *command])
-    told = b''
+    shown = b''
     with open(terminal, 'rb+', buffering=0) as stream:
         # Linux says EIO at the end.
         with contextlib.suppress(OSError):
             while part := stream.read(1000):
-                told += part
-                if keys and b'Installing' in told:
+                shown += part
+                if keys and b'Installing' in shown:
                     stream.write(keys)
                     keys = b''
-    return told.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_a_long_installation_is_told_and_wiped_off():
-    told, code = on_a_terminal('sleep', '3')
-    assert told.startswith('\rInstalling ... 2 s')
-    assert told.endswith('\r\033[K')
+    shown, code = on_a_terminal('sleep', '3')
+    assert shown.startswith('\rInstalling ... 2 s')
+    assert shown.endswith('\r\033[K')
     assert code == 0
 
 
 def test_an_interrupted_installation_leaves_no_process():
-    told, code = on_a_terminal('sleep', '31.4159', keys=b'\x03')
+    shown, code = on_a_terminal('sleep', '31.4159', keys=b'\x03')
     assert code == 130
     # Its own terminal would not have ended if somebody still wrote there.
-    assert told.endswith('\r\033[K')
+    assert shown.endswith('\r\033[K')
     assert subprocess.run(['pgrep', '-f', 'sleep 31.4159']).returncode == 1
 
 

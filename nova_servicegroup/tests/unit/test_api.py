@@ -157,10 +157,10 @@ class OtherDriver(StubDriver):
     """Is told, never asked."""
 
 
-@pytest.mark.parametrize('names, told', [
+@pytest.mark.parametrize('names, expected', [
     ([], 0), (['other'], 1), (['other', 'db', 'other'], 1)])
 def test_further_drivers_are_told_but_not_asked(stub, config, monkeypatch,
-                                                names, told):
+                                                names, expected):
     monkeypatch.setitem(drivers.DRIVERS, 'other',
                         '%s.OtherDriver' % __name__)
     config.config(group='servicegroup', also_report=names)
@@ -168,7 +168,7 @@ def test_further_drivers_are_told_but_not_asked(stub, config, monkeypatch,
     api.join('a', 'compute', 'service')
     api.service_is_up({'host': 'a'})
     api.leave('a', 'compute')
-    assert [type(d) for d in api._also_report] == [OtherDriver] * told
+    assert [type(d) for d in api._also_report] == [OtherDriver] * expected
     for driver in api._also_report:
         assert driver.asked == [('join', 'a', 'compute', 'service'),
                                 ('leave', 'a', 'compute')]

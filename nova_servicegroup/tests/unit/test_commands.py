@@ -110,14 +110,14 @@ def test_explain_for_people_and_for_programs(outage):
     assert done.stdout == 'state: unknown\ndriver: db\n'
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize('arguments, expected', [
     (['show', 'nobody'], 'There is no service on a host named nobody'),
     (['explain', 'boss', '--service', 'nova-compute'],
      '--service nova-conductor'),
 ])
-def test_names_that_are_not_there(outage, arguments, told):
+def test_names_that_are_not_there(outage, arguments, expected):
     done = outage.command(*arguments, code=1)
-    assert told in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -160,7 +160,7 @@ def test_a_configuration_that_is_not_there(cells):
     assert 'Traceback' not in done.stderr
 
 
-@pytest.mark.parametrize('section, option, value, told', [
+@pytest.mark.parametrize('section, option, value, expected', [
     ('DEFAULT', 'servicegroup_driver', 'zoo', "is 'zoo', which is no driver"),
     ('DEFAULT', 'report_interval', 'soon', "'soon'"),
     ('zookeeper', 'recv_timeout', 'fast', "'fast'"),
@@ -170,7 +170,7 @@ def test_a_configuration_that_is_not_there(cells):
     ('api_database', 'connection', 'mysql://u:secret@h/d', 'MySQLdb'),
     ('api_database', 'connection', 'mysql+pymysql://u:secret@127.0.0.1:1/d',
      'The API database does not answer')])
-def test_a_value_that_cannot_be_used(cells, section, option, value, told):
+def test_a_value_that_cannot_be_used(cells, section, option, value, expected):
     config = configparser.RawConfigParser(default_section=None)
     config.read(cells.config)
     config.read_dict({section: {option: value}})
@@ -182,8 +182,8 @@ def test_a_value_that_cannot_be_used(cells, section, option, value, told):
     begin = time.monotonic()
     done = cells.command('list', code=1)
     assert time.monotonic() - begin < 10
-    assert told in done.stderr and 'secret' not in done.stderr
-    assert 'does not answer' in told or (
+    assert expected in done.stderr and 'secret' not in done.stderr
+    assert 'does not answer' in expected or (
         '[%s] %s' % (section, option) in done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
@@ -222,11 +222,11 @@ def test_force_down_of_all_that_are_silent_together(outage):
     assert again.stdout == 'There is no compute to do that for.\n'
 
 
-@pytest.mark.parametrize('answer, told', [
+@pytest.mark.parametrize('answer, expected', [
     ('y', 'Nothing was changed.'), (None, 'give --yes')])
-def test_without_a_yes_nothing_is_changed(outage, answer, told):
+def test_without_a_yes_nothing_is_changed(outage, answer, expected):
     done = outage.command('force-down', '--silent', code=1, answer=answer)
-    assert told in done.stdout + done.stderr
+    assert expected in done.stdout + done.stderr
     assert forced(outage) == {'forced'}
 
 
@@ -247,7 +247,7 @@ def test_who_is_back_is_lifted_and_nobody_else(outage):
     assert forced(outage) == {'c1'}
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize('arguments, expected', [
     ([], 'name hosts, or give --silent'),
     (['--undo'], 'name hosts, or give --back'),
     (['--back'], 'add --undo'),
@@ -255,9 +255,9 @@ def test_who_is_back_is_lifted_and_nobody_else(outage):
     (['c0', 'nobody'], 'no nova-compute that is not yet forced down on: '
                        'nobody'),
     (['boss'], 'on: boss')])
-def test_force_down_says_what_is_wrong(outage, arguments, told):
+def test_force_down_says_what_is_wrong(outage, arguments, expected):
     done = outage.command('force-down', *arguments, '--yes', code=1)
-    assert told in done.stderr
+    assert expected in done.stderr
     assert forced(outage) == {'forced'}
 
 
@@ -290,9 +290,9 @@ def test_migrate_check(moving):
     moving.add_service('cell2', 'b')
     moving.add_service('cell2', 'dead', age=9 * DOWN_TIME)
     report('a')
-    results, told = check(2)
+    results, output = check(2)
     assert results == {'b': 'cannot tell', 'dead': 'not running'}
-    assert '1 of 3 services are in the store of mc.' in told
+    assert '1 of 3 services are in the store of mc.' in output
     report('b')
     assert check(1)[0] == {'dead': 'not running'}
     report('dead')
@@ -300,13 +300,13 @@ def test_migrate_check(moving):
     assert check(0, '--all')[0] == dict.fromkeys(['a', 'b', 'dead'], 'ok')
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize('arguments, expected', [
     ([], 'name it with --to DRIVER'),
     (['--to', 'pigeon'], '--to pigeon is no driver: give one of db, mc, zk'),
     (['--to', 'zk'], '[zookeeper] address')])
-def test_migrate_check_says_what_is_wrong(cells, arguments, told):
+def test_migrate_check_says_what_is_wrong(cells, arguments, expected):
     done = cells.command('migrate', 'check', *arguments, code=2)
-    assert told in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -328,12 +328,12 @@ def test_leave_takes_one_out_and_changes_nothing_for_others(outage):
     assert {states['c%d' % n]['State'] for n in range(2, 6)} == {'unknown'}
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize('arguments, expected', [
     (['compute', 'b0'], 'gives signs of life'),
     (['compute', 'boss'], 'There is no service of the group compute')])
-def test_leave_is_refused(outage, arguments, told):
+def test_leave_is_refused(outage, arguments, expected):
     done = outage.command('leave', *arguments, code=1)
-    assert told in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

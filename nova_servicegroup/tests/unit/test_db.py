@@ -190,10 +190,10 @@ class TestDbDriver(contract.DriverContract):
         world.record('host1').destroy()
         for _ in range(3):
             service.timer.fire()
-        told = [t for t in self.logged(logging.ERROR)
-                if t.startswith('The services table record for the nova-'
+        messages = [t for t in self.logged(logging.ERROR)
+                    if t.startswith('The services table record for the nova-'
                                 'conductor service on host host1 is gone.')]
-        assert len(told) == 1
+        assert len(messages) == 1
         assert service.model_disconnected is True
 
     def test_a_vanished_row_is_told_even_during_an_outage(self, world):
@@ -281,18 +281,18 @@ class TestEvidence:
                     if name not in fleet.off:
                         service.timer.fire()
 
-        def told(fresh=True):
+        def answers(fresh=True):
             if fresh:
                 groups.Groups.__init__(driver.groups, 'db', driver.monotonic)
             return {name: driver.is_up(world.record(name, 'compute'))
                     for name in fleet.names}
 
-        fleet.run, fleet.told, fleet.driver = run, told, driver
+        fleet.run, fleet.answers, fleet.driver = run, answers, driver
         run(2)
         return fleet
 
     def everybody(self, fleet, up):
-        assert fleet.told() == dict.fromkeys(fleet.names, up)
+        assert fleet.answers() == dict.fromkeys(fleet.names, up)
 
     def test_a_lost_bus_kills_nobody_and_its_return_does_not_either(
             self, fleet):
@@ -312,7 +312,7 @@ class TestEvidence:
         fleet.run(contract.DOWN_TIME - 1)
         self.everybody(fleet, True)
         fleet.run(2)
-        assert fleet.told() == {n: n != 'host3' for n in fleet.names}
+        assert fleet.answers() == {n: n != 'host3' for n in fleet.names}
 
     def test_the_gap_is_as_long_as_the_outage(self, fleet):
         # Heartbeats go on failing all the while, for longer than the window.
@@ -331,14 +331,14 @@ class TestEvidence:
         fleet.run(1)
         self.everybody(fleet, True)
         fleet.run(contract.DOWN_TIME + 1)
-        assert fleet.told() == {n: n == 'host3' for n in fleet.names}
+        assert fleet.answers() == {n: n == 'host3' for n in fleet.names}
 
     def test_one_that_dies_is_down_at_once(self, fleet):
         fleet.off = {'host3'}
         fleet.run(contract.DOWN_TIME)
         self.everybody(fleet, True)
         fleet.run(1)
-        assert fleet.told() == {n: n != 'host3' for n in fleet.names}
+        assert fleet.answers() == {n: n != 'host3' for n in fleet.names}
 
     def test_a_planned_stop_of_most_is_no_outage(self, fleet):
         for name in fleet.names[:6]:
@@ -349,7 +349,7 @@ class TestEvidence:
         assert placed == {n: n >= 'host6' for n in fleet.names}
         self.everybody(fleet, True)
         fleet.run(contract.DOWN_TIME)
-        assert fleet.told() == {n: n >= 'host6' for n in fleet.names}
+        assert fleet.answers() == {n: n >= 'host6' for n in fleet.names}
 
     def test_deleting_some_changes_nothing_for_others(self, fleet):
         fleet.off = set(fleet.names[:5])
@@ -374,12 +374,12 @@ class TestEvidence:
         fleet.off = set(fleet.names)
         fleet.run(10)
         for _ in range(3):
-            fleet.told(fresh=False)
+            fleet.answers(fresh=False)
         fleet.off = set()
         fleet.run(2)
         for _ in range(3):
             fleet.run(1)
-            fleet.told(fresh=False)
+            fleet.answers(fresh=False)
         texts = [r.getMessage() for r in caplog.records
                  if r.levelno >= logging.WARNING]
         assert len(texts) == 2
@@ -391,15 +391,15 @@ class TestEvidence:
         asked = []
         fleet.driver.list_heartbeats = lambda *args: (
             asked.append(args) or service_records.heartbeats(*args))
-        fleet.told(fresh=False)
+        fleet.answers(fresh=False)
         assert asked == []
         fleet.off = set(fleet.names)
         fleet.run(10)
         for _ in range(5):
-            fleet.told(fresh=False)
+            fleet.answers(fresh=False)
         assert len(asked) == 1
         fleet.run(1)
-        fleet.told(fresh=False)
+        fleet.answers(fresh=False)
         assert len(asked) == 2
 
     def test_a_table_that_cannot_be_read_is_unknown(self, fleet):

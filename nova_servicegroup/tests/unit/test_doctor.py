@@ -48,7 +48,7 @@ def test_the_output_for_people(cells):
     assert done.stderr == 'SERVICEGROUP CRITICAL - 1 critical\n'
 
 
-@pytest.mark.parametrize('options, level, told', [
+@pytest.mark.parametrize('options, level, expected', [
     ({'report_interval': 60, 'service_down_time': 60}, 'CRITICAL',
      'every service would be down'),
     ({'report_interval': 30, 'service_down_time': 60}, 'WARNING',
@@ -63,7 +63,7 @@ def test_the_output_for_people(cells):
      'more than a quarter of service_down_time'),
     ({'also_report': 'mc', 'memcache_servers': ''}, 'CRITICAL',
      '[cache] memcache_servers')])
-def test_options_that_do_not_fit(tmp_path, options, level, told):
+def test_options_that_do_not_fit(tmp_path, options, level, expected):
     options = {'memcache_servers': 'localhost:11211', **options}
     sections = {
         'DEFAULT': ('report_interval', 'service_down_time'),
@@ -78,7 +78,7 @@ def test_options_that_do_not_fit(tmp_path, options, level, told):
     site = sites.Site([str(config)])
     row, = [one for one in nova_checks.configuration(site)
             if one.level is not doctor.Level.OK]
-    assert (row.level.name, told in row.what) == (level, True), row
+    assert (row.level.name, expected in row.what) == (level, True), row
     assert row.fix
 
 
@@ -145,8 +145,8 @@ def test_services_that_report_by_another_driver(cells, store):
     for host in 'bc':
         report(cells, store, host)
     rows = found(cells.command, 2)['mixed-deployment']
-    told = {row['What']: row['Level'] for row in rows}
-    assert told == {
+    levels = {row['What']: row['Level'] for row in rows}
+    assert levels == {
         'Services that were never in the store of mc, on: a, dead.':
             'WARNING',
         'Services that report by db and not by mc, on: a.': 'CRITICAL',
@@ -180,15 +180,15 @@ def test_limits_of_memcached(cells):
         store.fill(2000, 2000)
         for number in range(70):
             cells.add_service('cell1', 'h%d' % number)
-        told = {row['What'].partition('; ')[0]: row for row in
-                found(cells.command, 2, '--only', 'memcached', '--only',
+        by_start = {row['What'].partition('; ')[0]: row for row in
+                    found(cells.command, 2, '--only', 'memcached', '--only',
                       'database')['memcached']}
-    limits = [row for what, row in told.items()
+    limits = [row for what, row in by_start.items()
               if 'takes 64 connections' in what]
     assert limits[0]['Level'] == 'CRITICAL'
     assert 'Nova has 70 services' in limits[0]['What']
     assert '-c 4096' in limits[0]['Fix']
-    evicted, = [row for what, row in told.items() if 'evicted' in what]
+    evicted, = [row for what, row in by_start.items() if 'evicted' in what]
     assert '-m 128' in evicted['Fix']
 
 
@@ -359,24 +359,24 @@ def run(*checks, **how):
 
 def test_a_check_that_hangs_keeps_what_it_found():
     began = time.monotonic()
-    told, runner = run(
+    results, runner = run(
         check('a', FINE, wait=5, limit=0.3), check('b', needs=('a',)),
         check('c', FINE, needs=('b',)), check('d', FINE))
     assert time.monotonic() - began < 3
-    assert told == [('a', 'OK'), ('a', 'CRITICAL'), ('b', 'UNKNOWN'),
-                    ('c', 'UNKNOWN'), ('d', 'OK')]
+    assert results == [('a', 'OK'), ('a', 'CRITICAL'), ('b', 'UNKNOWN'),
+                       ('c', 'UNKNOWN'), ('d', 'OK')]
     assert runner.is_stuck
 
 
 def test_checks_that_fail_and_time_that_is_over():
-    told, _ = run(check('a', error=KeyError('x')),
-                  check('b', error=doctor.Unreachable('gone', 'come')),
-                  check('c', FINE, needs=('a',)), check('d', needs=('b',)))
-    assert told == [('a', 'UNKNOWN'), ('b', 'CRITICAL'), ('c', 'OK'),
-                    ('d', 'UNKNOWN')]
-    told, runner = run(check('a', FINE, wait=0.3), check('b', FINE),
-                       timeout=0.2)
-    assert told == [('a', 'OK'), ('a', 'CRITICAL'), ('b', 'UNKNOWN')]
+    results, _ = run(check('a', error=KeyError('x')),
+                     check('b', error=doctor.Unreachable('gone', 'come')),
+                     check('c', FINE, needs=('a',)), check('d', needs=('b',)))
+    assert results == [('a', 'UNKNOWN'), ('b', 'CRITICAL'), ('c', 'OK'),
+                       ('d', 'UNKNOWN')]
+    results, runner = run(check('a', FINE, wait=0.3), check('b', FINE),
+                          timeout=0.2)
+    assert results == [('a', 'OK'), ('a', 'CRITICAL'), ('b', 'UNKNOWN')]
 
 
 @pytest.mark.parametrize('levels, worst', [

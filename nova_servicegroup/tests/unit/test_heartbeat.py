@@ -96,7 +96,7 @@ def test_one_driver_that_fails_keeps_the_flag(drivers, service, caplog):
                 seen.append(service.model_disconnected)
         return seen
 
-    def told():
+    def logged():
         texts = [r.getMessage().partition(' The ')[0]
                  for r in caplog.records]
         caplog.clear()
@@ -104,13 +104,13 @@ def test_one_driver_that_fails_keeps_the_flag(drivers, service, caplog):
 
     drivers[0].failing = True
     assert flags() == [True] * 4
-    assert told() == ['Lost one']
+    assert logged() == ['Lost one']
     drivers[1].failing = True
     assert flags() == [True] * 4
-    assert told() == ['Lost other']
+    assert logged() == ['Lost other']
     drivers[0].failing = False
     assert flags() == [True] * 4
-    assert told() == [base.Driver.recovered_text]
+    assert logged() == [base.Driver.recovered_text]
     drivers[1].failing = False
     assert flags() == [True, False, False, False]
-    assert told() == [base.Driver.recovered_text]
+    assert logged() == [base.Driver.recovered_text]

@@ -55,14 +55,14 @@ def test_completion_knows_every_command(capsys):
 def test_the_command_line_wrong_exits_with_2(capsys):
     assert main.main(['dropout']) == 2
     assert 'dropin install' in capsys.readouterr().out
-    for arguments, told in (
+    for arguments, expected in (
             (['dropin', 'install', '--color'], '--color'),
             (['list', '--group', 'computes'], "invalid choice: 'computes'"),
             (['watch', '--group', 'computes'], "invalid choice: 'computes'"),
             (['leave', 'computes', 'a'], "invalid choice: 'computes'")):
         with pytest.raises(SystemExit, match='2'):
             main.main(arguments)
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 class Broken(base.Command):

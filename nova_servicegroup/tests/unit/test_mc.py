@@ -102,7 +102,7 @@ class McWorld(contract.World):
         self.now += seconds
         timeutils.advance_time_seconds(seconds)
 
-    def settle(self):
+    def wait_visible(self):
         self.advance(VIEW_REFRESH)
 
     def break_store(self):
@@ -169,7 +169,7 @@ def fleet(world, size, **kwargs):
     all_services = [world.service(host) for host in hosts]
     for service in all_services:
         world.driver().join(service.host, contract.GROUP, service)
-    world.settle()
+    world.wait_visible()
     reader = world.driver(**kwargs)
     return reader, [world.record(host) for host in hosts], all_services
 
@@ -322,7 +322,7 @@ class TestTruth:
             world.advance(contract.INTERVAL)
             for service in beating[1:]:
                 service.timer.fire()
-            world.settle()
+            world.wait_visible()
             assert all(reader.is_up(record) for record in records[1:])
         # Who died meanwhile goes down in time.
         assert reader.verdict(records[0]).reason is Reason.SILENT
@@ -332,12 +332,12 @@ class TestTruth:
         assert reader.is_up(records[0])
         world.server.restart()
         for _ in range(20):
-            world.settle()
+            world.wait_visible()
             assert all(reader.is_up(record) for record in records)
         beating[0].timer.fire()
         assert beating[0].model_disconnected is False
         for _ in range(10):
-            world.settle()
+            world.wait_visible()
             assert reader.is_up(records[0]) is True
         assert reader.is_up(records[1]) is False
 
@@ -358,7 +358,7 @@ class TestTruth:
         assert reader.is_up(records[0]) is True
         assert reader.recorded_time(records[0]) == records[0].updated_at
         world.mend_store()
-        world.settle()
+        world.wait_visible()
         assert reader.is_up(records[0])
 
     def test_after_an_outage_everybody_has_time_to_report(self, world):
@@ -372,7 +372,7 @@ class TestTruth:
         assert {reader.verdict(record).reason for record in records} == {
             Reason.OUTAGE}
         world.mend_store()
-        world.settle()
+        world.wait_visible()
         assert {reader.verdict(record).reason for record in records} == {
             Reason.RETURNING}
         world.advance(contract.DOWN_TIME - 1)
@@ -388,14 +388,14 @@ class TestTruth:
         caplog.clear()
         world.break_store()
         for _ in range(3):
-            world.settle()
+            world.wait_visible()
             reader.is_up(records[0])
         assert ['cannot be read' in text for text in warnings(caplog)] == [
             True]
         caplog.clear()
         world.mend_store()
         for _ in range(3):
-            world.settle()
+            world.wait_visible()
             reader.is_up(records[0])
         recovered = [r.getMessage() for r in caplog.records
                      if r.levelno >= logging.INFO]
@@ -410,7 +410,7 @@ class TestTruth:
         reader.is_up(records[0])
         world.break_store()
         for _ in range(15):
-            world.settle()
+            world.wait_visible()
             reader.is_up(records[0])
         assert len(requests) == 2
         world.advance(2)
@@ -434,7 +434,7 @@ class TestTruth:
         reader.is_up(records[0])
         for _ in range(3):
             beating[0].timer.fire()
-            world.settle()
+            world.wait_visible()
             assert reader.is_up(records[0])
         for since, up in ((1, True), (10, False), (2.5, True)):
             world.advance(20)
@@ -448,7 +448,7 @@ class TestTruth:
             world.skew_writer(ahead)
             for _ in range(3):
                 beating[0].timer.fire()
-                world.settle()
+                world.wait_visible()
                 assert reader.is_up(records[0])
 
     def test_a_silent_loss_of_a_write_is_a_loss(self, world, monkeypatch):
@@ -525,7 +525,7 @@ class TestBadValues:
         assert ['is not a heartbeat' in w for w in warnings(caplog)] == [True]
         # The next beat mends it.
         beating[0].timer.fire()
-        world.settle()
+        world.wait_visible()
         assert reader.is_up(records[0]) is True
 
     def test_a_hostile_pickle_does_nothing(self, world, tmp_path, caplog):
@@ -539,7 +539,7 @@ class TestBadValues:
                     dogpile_api.CachedValue(PAYLOAD, {'x': Evil()}),
                     protocol)):
                 world.server.raw_set(self.KEY, data, 1)
-                world.settle()
+                world.wait_visible()
                 assert reader.verdict(
                     records[0]).reason is Reason.UNREADABLE
                 assert reader.is_up(records[1]) is True
@@ -574,13 +574,13 @@ class TestBadValues:
             assert reader.recorded_time(
                 records[0]) == records[0].updated_at
             world.advance(contract.INTERVAL)
-        world.settle()
+        world.wait_visible()
         assert reader.is_up(records[0]) is False
         assert reader.updated_time(records[0]) == records[0].updated_at
         assert ['in the future' in text for text in warnings(caplog)] == [
             True]
         beating[0].timer.fire()
-        world.settle()
+        world.wait_visible()
         assert reader.is_up(records[0]) is True
 
 
@@ -591,7 +591,7 @@ class TestKeys:
     def test_any_host_name_works_for_both(self, world, host):
         service = world.service(host)
         world.driver().join(host, contract.GROUP, service)
-        world.settle()
+        world.wait_visible()
         record = world.record(host)
         assert world.driver().is_up(record) is True
         assert world.in_tree().is_up(record) is True
@@ -653,7 +653,7 @@ class TestWorkers:
         for _ in range(3):
             made.append(world.service('host1'))
             worker(world).join('host1', contract.GROUP, made[-1])
-        world.settle()
+        world.wait_visible()
         return made
 
     def test_one_that_leaves_keeps_the_host_up(self, world, workers):
@@ -662,7 +662,7 @@ class TestWorkers:
             assert reader.is_up(record) is True
             assert world.in_tree().is_up(record) is True
             worker.timer.stop()
-            world.settle()
+            world.wait_visible()
         assert reader.verdict(record)[:2] == (State.ENDED, Reason.STOPPED)
         # Which in-tree readers don't see as long as a restart may take.
         assert world.in_tree().is_up(record) is True
@@ -676,10 +676,10 @@ class TestWorkers:
         workers[2].timer.stop()
         workers[0].timer.fire()
         workers[0].timer.stop()
-        world.settle()
+        world.wait_visible()
         assert reader.verdict(record).state is State.UP
         workers[1].timer.stop()
-        world.settle()
+        world.wait_visible()
         assert reader.verdict(record).state is State.ENDED
 
     def test_the_death_of_one_is_not_seen(self, world, workers):
@@ -687,11 +687,11 @@ class TestWorkers:
         for _ in range(6):
             world.advance(contract.INTERVAL)
             workers[1].timer.fire()
-            world.settle()
+            world.wait_visible()
             assert reader.is_up(record) is True
         # The other two are dead by now: nobody waits for them to leave.
         workers[1].timer.stop()
-        world.settle()
+        world.wait_visible()
         assert reader.verdict(record).state is State.ENDED
 
     def test_leaving_is_no_beat(self, world, workers):
@@ -699,7 +699,7 @@ class TestWorkers:
         assert reader.is_up(record) is True
         world.advance(contract.DOWN_TIME - contract.INTERVAL)
         workers[0].timer.stop()
-        world.settle()
+        world.wait_visible()
         assert reader.is_up(record) is True
         world.advance(contract.INTERVAL)
         assert reader.is_up(record) is False
@@ -711,7 +711,7 @@ class TestWorkers:
         in_tree_service.timer.fire()
         for worker in workers:
             worker.timer.stop()
-        world.settle()
+        world.wait_visible()
         assert world.driver().is_up(world.record('host1')) is True
 
     def test_workers_that_beat_at_once_do_not_lose_each_other(self, world):
@@ -751,7 +751,7 @@ class TestInProcess:
         for _ in range(3):
             assert world.driver().verdict(
                 world.record('host1')).state is State.UNKNOWN
-            world.settle()
+            world.wait_visible()
         assert ['no other process sees them' in text
                 for text in warnings(caplog)] == [True]
 
@@ -797,11 +797,11 @@ class TestSeveralServers:
             world.advance(contract.INTERVAL)
             for service in beating:
                 service.timer.fire()
-        told = [text for text in warnings(caplog) if '[::1]:11211' in text]
+        logged = [text for text in warnings(caplog) if '[::1]:11211' in text]
         # One by who asks; by those who report, one, or one for each member.
-        assert len([t for t in told if 'cannot be read' in t]) == 1
-        assert len([t for t in told if 'others do' in t]) == replicate
-        assert all('inet6:[address]:port' in text for text in told)
+        assert len([t for t in logged if 'cannot be read' in t]) == 1
+        assert len([t for t in logged if 'others do' in t]) == replicate
+        assert all('inet6:[address]:port' in text for text in logged)
 
     def test_every_server_has_every_beat(self, world, three):
         fleet(world, 3)
@@ -837,7 +837,7 @@ class TestSeveralServers:
             True] * 2
         assert any('takes no heartbeats, others do' in w
                    for w in warnings(caplog))
-        world.settle()
+        world.wait_visible()
         beating[1].timer.fire()
         assert reader.is_up(records[1]) is True
         assert 'takes heartbeats again' in caplog.text
@@ -848,13 +848,13 @@ class TestSeveralServers:
         reader, records, beating = fleet(world, 4)
         assert all(reader.is_up(record) for record in records)
         three[0].freeze()
-        world.settle()
+        world.wait_visible()
         start = time.monotonic()
         assert reader.is_up(records[0])
         assert time.monotonic() - start < 0.3 + 1
         start = time.monotonic()
         for _ in range(10):
-            world.settle()
+            world.wait_visible()
             assert all(reader.is_up(record) for record in records)
         assert time.monotonic() - start < 1
         beating[0].timer.fire()
@@ -868,7 +868,7 @@ class TestSeveralServers:
         try:
             beating[0].timer.fire()
             assert beating[0].model_disconnected is True
-            world.settle()
+            world.wait_visible()
             assert reader.is_up(records[0])
             world.advance(contract.DOWN_TIME + contract.INTERVAL)
             assert reader.verdict(records[0]).state is State.UNKNOWN
@@ -877,19 +877,19 @@ class TestSeveralServers:
                 server.start()
         beating[0].timer.fire()
         assert beating[0].model_disconnected is False
-        world.settle()
+        world.wait_visible()
         assert reader.is_up(records[0])
 
     def test_who_left_stays_away_when_a_server_returns(self, world, three):
         reader, records, beating = fleet(world, 1)
         assert reader.is_up(records[0])
         three[1].freeze()
-        world.settle()
+        world.wait_visible()
         reader.is_up(records[0])
         reader.leave('host0', contract.GROUP)
         three[1].thaw()
         for _ in range(3):
-            world.settle()
+            world.wait_visible()
             assert reader.is_up(records[0]) is False
         per_process.forget()
         assert world.driver().is_up(records[0]) is False

@@ -197,15 +197,16 @@ class Crowd:
     def watch(self):
         wrong = {}
         now = int(self.fleet.now)
-        told = {'always': self.always.down(), 'ahead': self.ahead.down(),
-                'behind': self.behind.down(),
-                'one question': Reader(self.fleet).down_of_next(),
-                'seldom': self.seldom.down_of_next() if now % 2 else set()}
+        down_by = {
+            'always': self.always.down(), 'ahead': self.ahead.down(),
+            'behind': self.behind.down(),
+            'one question': Reader(self.fleet).down_of_next(),
+            'seldom': self.seldom.down_of_next() if now % 2 else set()}
         if now % 7 == 0:
-            told['new'] = Reader(self.fleet).down()
-            told['new, ahead'] = Reader(self.fleet, ahead=61).down()
-            told['new, behind'] = Reader(self.fleet, ahead=-61).down()
-        for who, down in told.items():
+            down_by['new'] = Reader(self.fleet).down()
+            down_by['new, ahead'] = Reader(self.fleet, ahead=61).down()
+            down_by['new, behind'] = Reader(self.fleet, ahead=-61).down()
+        for who, down in down_by.items():
             if down - self.dead:
                 wrong[who] = sorted(down - self.dead)
         assert not wrong, 'after %s s' % (now - 100000)
@@ -218,9 +219,9 @@ class Crowd:
 
     def agree(self):
         """Return which hosts are down to all readers, who must agree."""
-        told = {who: reader.down() for who, reader in self.readers().items()}
-        first = told['always']
-        assert told == dict.fromkeys(told, first)
+        down = {who: reader.down() for who, reader in self.readers().items()}
+        first = down['always']
+        assert down == dict.fromkeys(down, first)
         return first
 
 
@@ -392,9 +393,9 @@ def test_one_that_never_reported_is_down_and_most_are_not(make_fleet, caplog):
         fleet.advance(1)
         assert strayed.down() == set()
     assert strayed.verdict('c0')[:2] == (State.UNKNOWN, Reason.UNSEEN)
-    told = [r.getMessage() for r in caplog.records
+    logged = [r.getMessage() for r in caplog.records
             if 'have ever reported' in r.getMessage()]
-    assert len(told) == 1 and told[0].startswith('Only 0 of 51 services ')
+    assert len(logged) == 1 and logged[0].startswith('Only 0 of 51 services ')
 
 
 def test_a_cells_only_compute(make_fleet):
@@ -552,8 +553,8 @@ def test_the_end_of_a_doubt_is_logged(make_fleet, caplog):
     fleet.advance(100, reader.down)
     fleet.cut_off = set()
     fleet.advance(DOWN_TIME + 3 * INTERVAL, reader.down)
-    told = [r.getMessage() for r in caplog.records
+    logged = [r.getMessage() for r in caplog.records
             if r.name == 'nova_servicegroup.groups']
-    assert [text.split(' of ')[0].split(' about ')[0] for text in told] == [
+    assert [text.split(' of ')[0].split(' about ')[0] for text in logged] == [
         'Cannot tell whether silent members', 'The doubt']
-    assert liveness.Reason.MASS_FAILURE.value in told[0]
+    assert liveness.Reason.MASS_FAILURE.value in logged[0]

@@ -163,9 +163,9 @@ def test_a_folder_that_is_missing_costs_one_line(stub, service, tmp_path,
     stub()
     (timer,) = service.tg.timers
     timer.fire()
-    told = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(told) == 1
-    assert '[servicegroup] metrics_dir' in told[0].getMessage()
+    logged = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(logged) == 1
+    assert '[servicegroup] metrics_dir' in logged[0].getMessage()
     assert service.model_disconnected is False
     # Once it is there, all is counted.
     (tmp_path / 'none').mkdir()
@@ -179,9 +179,9 @@ def test_without_prometheus_client_there_are_heartbeats(
     monkeypatch.setitem(sys.modules, 'prometheus_client', None)
     stub()
     service.tg.timers[0].fire()
-    told = [r.getMessage() for r in caplog.records
-            if r.levelno >= logging.WARNING]
-    assert len(told) == 1 and 'nova-servicegroup[metrics]' in told[0]
+    logged = [r.getMessage() for r in caplog.records
+              if r.levelno >= logging.WARNING]
+    assert len(logged) == 1 and 'nova-servicegroup[metrics]' in logged[0]
     assert not list(tmp_path.iterdir())
 
 

@@ -67,9 +67,9 @@ def test_the_page_tells_of_every_field():
     (State.UNKNOWN, Reason.OUTAGE, None, 'doubt'),
     (None, Reason.HEARTBEAT, SEEN, 'operator')])
 def test_what_it_is_founded_on(new, reason, seen_at, evidence):
-    told = notify.payload(change(new=new, reason=reason, seen_at=seen_at))
-    assert told['evidence'] == evidence
-    json.dumps(told)
+    message = notify.payload(change(new=new, reason=reason, seen_at=seen_at))
+    assert message['evidence'] == evidence
+    json.dumps(message)
 
 
 class Election:

@@ -39,9 +39,9 @@ def shown(seconds, is_terminal=True):
 
 
 def test_what_takes_long_is_told_and_wiped_off():
-    told = shown(0.5)
-    assert told.startswith('\rAsking ... 0 s')
-    assert told.endswith('\r\033[K')
+    text = shown(0.5)
+    assert text.startswith('\rAsking ... 0 s')
+    assert text.endswith('\r\033[K')
 
 
 def test_one_inside_of_another_is_silent():
@@ -79,8 +79,8 @@ def test_who_tightens_is_told_what_takes_long(monkeypatch):
     monkeypatch.setattr(tighten, '_connected', connected)
     monkeypatch.setattr(sys, 'stderr', Terminal(True))
     with tighten.connection(None, 'zk1:2181'):
-        told = sys.stderr.getvalue()
-    assert told.startswith('\rConnecting to ZooKeeper ...')
+        text = sys.stderr.getvalue()
+    assert text.startswith('\rConnecting to ZooKeeper ...')
 
 
 def test_a_pipe_is_told_nothing():

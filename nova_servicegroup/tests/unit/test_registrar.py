@@ -94,11 +94,11 @@ class World:
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        self.posted = []
+        self._posted = []
         self.registrar = registrar.Registrar({
             'hosts': 'h:1', 'session_timeout': 4, 'retry_interval': 5,
             'security': {}, 'ident': None, 'clock': None},
-            lambda op, **fields: self.posted.append(dict(fields, op=op)),
+            lambda op, **fields: self._posted.append(dict(fields, op=op)),
             lambda: self.now, lambda low, high: high)
         self.client = Client()
         monkeypatch.setattr(self.registrar.security, 'client',
@@ -130,10 +130,10 @@ class World:
                               [])
         self.turn()
 
-    def told(self, op):
+    def posted(self, op):
         """Return the messages of a kind since the last time."""
-        found = [m for m in self.posted if m['op'] == op]
-        self.posted.clear()
+        found = [m for m in self._posted if m['op'] == op]
+        self._posted.clear()
         return found
 
     def owners(self, host='host1'):
@@ -150,10 +150,10 @@ def world(monkeypatch):
 def test_a_session_that_does_not_answer_is_none(world):
     world.client.failing['exists'] = kazoo_exc.ConnectionLoss()
     world.connect(1)
-    assert 'connected' not in [m['state'] for m in world.told('state')]
+    assert 'connected' not in [m['state'] for m in world.posted('state')]
     del world.client.failing['exists']
     world.turn(session.RETRY)
-    assert [m['state'] for m in world.told('state')] == ['connected']
+    assert [m['state'] for m in world.posted('state')] == ['connected']
 
 
 def test_each_connection_is_synced_before_it_is_believed(world):
@@ -175,12 +175,12 @@ def test_each_connection_is_synced_before_it_is_believed(world):
 def test_a_change_that_nobody_told_of_is_seen_in_two_minutes(world):
     world.connect(1)
     world.watch()
-    world.told('view')
+    world.posted('view')
     node = names.node('host1', '%016x' % 1)
     world.client.nodes['%s/%s' % (GROUP, node)] = 1
     assert world.registrar._next_event() <= world.now + 120
     world.turn(120)
-    seen, = world.told('view')
+    seen, = world.posted('view')
     assert seen['nodes'] == [(node, True)]
 
 
@@ -202,7 +202,7 @@ def test_a_session_that_changes_while_it_joins_gets_one_node(world):
     world.turn()
     world.turn(1)
     assert world.owners() == [2]
-    assert world.told('member')[-1]['node'] is not None
+    assert world.posted('member')[-1]['node'] is not None
     world.registrar.submit(world.registrar.leave, 1, 'left', 9)
     world.turn()
     assert world.owners() == []
@@ -229,10 +229,10 @@ def test_who_is_away_for_too_long_keeps_its_session_if_it_can(world):
     world.connect(1)
     world.join()
     world.lose()
-    world.told('state')
+    world.posted('state')
     # The old client would end the session that another one takes over.
     world.turn(5)
-    assert [m['state'] for m in world.told('state')] == ['expired']
+    assert [m['state'] for m in world.posted('state')] == ['expired']
     # A wiped ensemble refuses who has seen more than it holds.
     assert world.client.last_zxid == 0
     world.connect(1)

@@ -101,15 +101,15 @@ def test_what_ten_thousand_hosts_need_is_said():
 
 def test_the_command_tells_costs_and_choice(capsys):
     assert main.main(['size', '--hosts', '1000', '-f', 'json']) == 0
-    told = capsys.readouterr()
-    rows = {row['What']: row for row in json.loads(told.out)}
+    output = capsys.readouterr()
+    rows = {row['What']: row for row in json.loads(output.out)}
     assert rows['heartbeats written, a second']['db'] == '100'
     assert rows['host without power: down after'] == {
         'What': 'host without power: down after', 'db': '50 to 60 s',
         'mc': '50 to 61 s', 'zk': '4 to 8 s'}
     assert rows['nova-compute killed: no candidate after']['zk'] == '9 ms'
-    assert told.err.startswith('We would pick zk.\n')
-    assert '\n  [DEFAULT] servicegroup_driver = zk\n' in told.err
+    assert output.err.startswith('We would pick zk.\n')
+    assert '\n  [DEFAULT] servicegroup_driver = zk\n' in output.err
 
 
 def test_the_command_takes_interval_and_workers(capsys):

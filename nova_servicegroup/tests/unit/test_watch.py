@@ -62,20 +62,20 @@ def watching(clock):
     return make
 
 
-def told(watched):
+def changes(watched):
     return [watch.line(change) for change in watched.check()]
 
 
 def test_each_change_is_told_once(watching, clock):
     made, watched = watching(a=UP, b=UP)
-    assert told(watched) == []
+    assert changes(watched) == []
     made.states['a'] = KILLED
-    assert told(watched) == [
+    assert changes(watched) == [
         '2026-11-21T10:00:00.123Z a nova-compute up -> ended: its process '
         'was killed or has crashed']
-    assert told(watched) == []
+    assert changes(watched) == []
     made.states['a'] = UP
-    assert len(told(watched)) == 1
+    assert len(changes(watched)) == 1
 
 
 def test_who_comes_and_who_is_deleted(watching, clock):
@@ -87,7 +87,7 @@ def test_who_comes_and_who_is_deleted(watching, clock):
     with pytest.raises(KeyError):
         watched.check()
     clock[0] += watcher.RELOAD
-    assert [text.split(' ', 1)[1] for text in told(watched)] == [
+    assert [text.split(' ', 1)[1] for text in changes(watched)] == [
         'b nova-compute absent -> up: its ephemeral node is there',
         'a nova-compute up -> deleted']
 
@@ -98,7 +98,7 @@ def test_a_database_that_is_away_deletes_nobody(watching, clock):
     made.away = True
     made.states['a'] = KILLED
     clock[0] += watcher.RELOAD
-    assert len(told(watched)) == 1
+    assert len(changes(watched)) == 1
     assert watched.failures == ['The API database does not answer: x']
 
 
@@ -108,14 +108,14 @@ def test_a_cell_that_is_away_deletes_nobody(watching, clock):
     made.failures = ['cell cell1 does not answer: y']
     records, made.records = made.records, lambda group: []
     clock[0] += watcher.RELOAD
-    assert told(watched) == []
+    assert changes(watched) == []
     assert watched.failures == made.failures
     made.states['a'] = KILLED
-    assert len(told(watched)) == 1
+    assert len(changes(watched)) == 1
     made.records, made.failures = records, []
     del made.states['a']
     clock[0] += watcher.RELOAD
-    assert told(watched)[0].endswith('ended -> deleted')
+    assert changes(watched)[0].endswith('ended -> deleted')
 
 
 def test_a_list_that_takes_long_is_read_less_often(watching, clock):

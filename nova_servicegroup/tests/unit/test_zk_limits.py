@@ -62,9 +62,9 @@ def test_who_is_cut_off_is_down_within_one_and_a_half_timeouts():
              2 / 3 * TIMEOUT, TIMEOUT + 1.5 * TICK),
             ('only those from the servers',
              TIMEOUT, 4 / 3 * TIMEOUT + 1.5 * TICK)):
-        told = re.search(lost + r'.*? ([\d.]+) to ([\d.]+) s$', PAGE,
-                         re.DOTALL | re.MULTILINE).groups()
-        assert [float(number) for number in told] == pytest.approx(
+        seconds = re.search(lost + r'.*? ([\d.]+) to ([\d.]+) s$', PAGE,
+                            re.DOTALL | re.MULTILINE).groups()
+        assert [float(number) for number in seconds] == pytest.approx(
             [least, longest], abs=0.05)
         assert longest <= 1.5 * TIMEOUT
     # The page tells it of ticks that are a ninth.
@@ -105,8 +105,8 @@ def test_what_has_to_fit_into_a_timeout():
     parts.append(TIMEOUT - sum(parts))
     table = PAGE[PAGE.index('What must fit into a session timeout'):
                  PAGE.index('*Measured*, on 900 members')]
-    assert [float(told) for told in re.findall(r'([\d.]+) s$', table,
-                                               re.MULTILINE)
+    assert [float(seconds) for seconds in re.findall(r'([\d.]+) s$', table,
+                                                     re.MULTILINE)
             ] == pytest.approx(parts, abs=0.005)
 
 

@@ -170,10 +170,10 @@ def test_what_is_wrong_with_tls_is_named(
                 hostname=changes.get('host', '127.0.0.1')).recv(1)
         thread.join()
     # As kazoo tells it.
-    told = security.Security.cause(
+    cause = security.Security.cause(
         'Connection dropped: socket connection error: %s'
         % refused.value.strerror)
-    assert named in told and not told.startswith('Connection')
+    assert named in cause and not cause.startswith('Connection')
 
 
 def test_a_server_that_spoke_tls_before_has_only_ended(authorities, options):
