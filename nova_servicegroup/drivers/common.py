@@ -134,7 +134,8 @@ class Driver(base.Driver):
         try:
             self.groups.review((liveness.GUARDED, self.cell_of(record)), load,
                                self.now(), self.settings.rules)
-        except exception.ServiceGroupUnavailable:
+        except (exception.InvalidMember,
+                exception.ServiceGroupUnavailable):
             # The doubt goes on.
             pass
 

@@ -32,6 +32,7 @@ import pytest
 from nova_servicegroup.drivers.base import Promise
 from nova_servicegroup.drivers import heartbeat
 from nova_servicegroup import exception
+from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
@@ -328,6 +329,17 @@ class DriverContract:
             record = dict(world.record('host1').items())
             record[field] = None
             assert driver.is_up(record) is False
+
+    def test_a_record_without_host_raises_nothing_in_doubt(self, world):
+        driver, _ = self.joined(world)
+        record = dict(world.record('host1').items(), host=None,
+                      topic=liveness.GUARDED)
+        key = liveness.GUARDED, driver.cell_of(record)
+        driver.groups.doubted[key] = driver.monotonic()
+        try:
+            assert driver.is_up(record) in (True, False)
+        finally:
+            driver.groups.doubted.clear()
 
     def test_updated_time_is_aware_and_fresh(self, world):
         driver, service = self.joined(world)
