@@ -202,20 +202,20 @@ class Service:
 
         :raises SystemExit: one doesn't in time
         """
-        told = {}
+        answers = {}
         deadline = time.monotonic() + LIMIT
-        while len(told) < self.count:
+        while len(answers) < self.count:
             if not select.select([self._popen.stdout], [], [],
                                  max(0, deadline - time.monotonic()))[0]:
                 raise SystemExit('%s: %d of %d workers say nothing of %s' % (
-                    self.name, self.count - len(told), self.count, what))
+                    self.name, self.count - len(answers), self.count, what))
             line = self._popen.stdout.readline()
             if not line:
                 raise SystemExit('%s ended' % self.name)
             message = json.loads(line)
             if what in message:
-                told[message['worker']] = message[what]
-        return list(told.values())
+                answers[message['worker']] = message[what]
+        return list(answers.values())
 
     def end(self):
         self._popen.stdin.close()

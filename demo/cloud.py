@@ -191,9 +191,9 @@ class Cloud:
 
         def read():
             for line in watch.stdout:
-                told = json.loads(line)
-                change = Change(time.monotonic(), told['host'], told['new'],
-                                told['reason'])
+                fields = json.loads(line)
+                change = Change(time.monotonic(), fields['host'],
+                                fields['new'], fields['reason'])
                 self.changes.append(change)
                 self.states[change.host] = change
         threading.Thread(target=read, daemon=True).start()

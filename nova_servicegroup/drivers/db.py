@@ -32,6 +32,7 @@ import oslo_messaging as messaging
 
 from nova_servicegroup.drivers import base
 from nova_servicegroup.drivers import common
+from nova_servicegroup.integration import bounded_rpc
 from nova_servicegroup.integration import report_count
 from nova_servicegroup.integration import service_records
 from nova_servicegroup import liveness
@@ -71,7 +72,7 @@ class DbDriver(common.Driver):
 
     @staticmethod
     def _save(record, count, timeout):
-        _bound_rpc(record, timeout)
+        bounded_rpc.limit(record, timeout)
         # Nova's database layer sets last_seen_up only if this grows (Nova
         # commit b9bae02af2): enabling a dead host must not make it up.
         record.report_count = count
@@ -207,42 +208,3 @@ def _is_of_the_bus(error):
     # oslo.messaging passes on its library's exceptions while it connects.
     return (isinstance(error, messaging.MessagingException)
             or type(error).__module__.partition('.')[0] in ('kombu', 'amqp'))
-
-
-class _BoundedConductor:
-    """Nova's conductor API with a time limit on saving an object.
-
-    Without it, one lost reply blocks the heartbeat for rpc_response_timeout,
-    60 s: as long as service_down_time (bug 1368989; Nova had a limit and lost
-    it in 6285d6a511).
-    """
-
-    def __init__(self, conductor, timeout):
-        self._conductor = conductor
-        self.timeout = timeout
-        self._failed = False
-
-    def __getattr__(self, name):
-        return getattr(self._conductor, name)
-
-    def object_action(self, context, objinst, objmethod, args, kwargs):
-        # No retry: the timeout doesn't apply while oslo.messaging connects,
-        # and each attempt at a hung broker takes 5 s. But after a failure one
-        # retry: only a retry makes kombu drop a connection that is broken
-        # unnoticed; else every heartbeat fails on it.
-        client = self._conductor.client.prepare(
-            timeout=self.timeout, retry=int(self._failed))
-        self._failed = True
-        result = client.call(context, 'object_action', objinst=objinst,
-                             objmethod=objmethod, args=args, kwargs=kwargs)
-        self._failed = False
-        return result
-
-
-def _bound_rpc(record, timeout):
-    """Limit the time of this record's RPCs."""
-    conductor = record.indirection_api
-    if isinstance(conductor, _BoundedConductor):
-        conductor.timeout = timeout
-    elif conductor is not None:
-        record.indirection_api = _BoundedConductor(conductor, timeout)

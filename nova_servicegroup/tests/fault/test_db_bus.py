@@ -8,7 +8,7 @@ from oslo_config import cfg
 import oslo_messaging as messaging
 import pytest
 
-from nova_servicegroup.drivers import db
+from nova_servicegroup.integration import bounded_rpc
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import rabbitmq
 
@@ -63,7 +63,7 @@ def break_unseen(client):
     logged='WARNING "Lost connection to nova-conductor", INFO when it '
     'recovers', ends='the next heartbeat')
 def test_the_second_heartbeat_gets_through(client):
-    conductor = db._BoundedConductor(
+    conductor = bounded_rpc.BoundedConductor(
         types.SimpleNamespace(client=client), timeout=5)
 
     def beat():

@@ -134,6 +134,7 @@ def test_what_zookeeper_lost_is_counted(stub, service, tmp_path):
 
 def test_a_session_of_a_process_without_metrics(config):
     metrics.session_state('expired')
+    assert metrics.of_process(config.conf, 'nova-compute') is None
 
 
 def test_who_leaves_takes_the_file_along(stub, service, tmp_path):
