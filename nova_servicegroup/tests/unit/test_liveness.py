@@ -226,6 +226,11 @@ class TestReturn:
                           for n in range(1, 21)], (20, 700))
         assert state(members, 30) is State.DOWN
 
+    def test_who_is_silent_again_did_not_come_back(self):
+        members = fleet((5, 100, {'gap': Gap(NOW - 300, NOW - 120)}),
+                        (95, 300))
+        assert state(members, 5) is State.UNKNOWN
+
     def test_an_old_death_is_not_doubted_again(self):
         members = self.members(999, 1, 0) + [member('old', 86400)]
         assert state(members, 999) is State.DOWN
