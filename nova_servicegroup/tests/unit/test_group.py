@@ -285,6 +285,24 @@ def test_of_two_outages_that_were_not_seen_the_later_one_counts(
             for number in range(1, SIZE, 4))
 
 
+@pytest.mark.parametrize('answer', [
+    kazoo_exc.BadVersionError(), kazoo_exc.NoNodeError(),
+    # Deleted and created again, so that the versions are the same.
+    types.SimpleNamespace(czxid=2)])
+def test_a_record_that_changed_before_it_was_marked_is_read_again(
+        ensemble, reader, monkeypatch, answer):
+    token = ensemble.nodes['host7']
+
+    def set_async(path, data, version):
+        ensemble.write('host7', records.ended(token, 'killed', 0, None))
+        return answer
+
+    monkeypatch.setattr(ensemble, 'set_async', set_async)
+    ensemble.lose('host7')
+    run(ensemble, reader, 30)
+    assert ensemble.absences['host7'][0] == 'killed'
+
+
 def test_silence_counts_only_after_a_sync(ensemble, reader, monkeypatch):
     """A server that lost its leader still answers, and shows no return."""
     monkeypatch.setattr(ensemble, 'sync_async',
