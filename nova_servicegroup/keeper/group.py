@@ -66,7 +66,8 @@ class Group(group_records.GroupRecords):
         self._founded = None
         self._synced = False    # this connection's server is up to date
         self._recorded = False  # the records' names were listed
-        self._look_back = lookback.LookBack()
+        self._bound = bound
+        self._look_back = lookback.LookBack(bound)
         self._connected_at = 0
         self._urgent = False    # a host was missed since the last reading
         self._dirty = True
@@ -84,7 +85,7 @@ class Group(group_records.GroupRecords):
         self._watched = None
         self._list_at = 0
         # Hosts may have returned during the loss of the connection.
-        self._look_back = lookback.LookBack()
+        self._look_back = lookback.LookBack(self._bound)
         self._connected_at = now
         waits = self._absences.returns
         waits.together = self._link.timeout

@@ -9,7 +9,6 @@ import random
 from kazoo import exceptions as kazoo_exc
 from kazoo.protocol import states
 
-from nova_servicegroup.keeper import lookback
 from nova_servicegroup.keeper import record as records
 
 #: records that are read or written at a time
@@ -67,7 +66,7 @@ class GroupRecords:
                 self._look_back.record_read(record, time)
         # A return that a longer connection didn't see is too old to matter.
         if requests and not self._look_back.is_complete and (
-                now - self._connected_at < lookback.RECENT):
+                now - self._connected_at < self._look_back.recent):
             silent = self._absences.count_silent()
             if silent:
                 self._look_back.silent(silent, self._absences.present())

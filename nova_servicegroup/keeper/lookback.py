@@ -11,7 +11,7 @@ import collections
 import itertools
 import random
 
-#: seconds for which a return matters
+#: seconds for which a return matters, at least
 RECENT = 3600
 #: records in the sample: if one host in twenty returned, the sample misses
 #: it once in 28,000 times
@@ -29,9 +29,13 @@ class LookBack:
     was lost.
 
     Each connection has a LookBack of its own.
+
+    :param grace: seconds after which a return no longer matters, if that is
+        longer than RECENT
     """
 
-    def __init__(self):
+    def __init__(self, grace):
+        self.recent = max(RECENT, grace)
         self._begun = False
         self._due = collections.deque()
         self._rest = []
@@ -74,7 +78,7 @@ class LookBack:
         :param time: now in ZooKeeper's time, seconds since 1970
         """
         if record is not None and record.gap and (
-                time - record.gap[1] < RECENT):
+                time - record.gap[1] < self.recent):
             self._choose_all()
 
     def _choose_all(self):

@@ -197,6 +197,20 @@ def test_a_reader_that_starts_after_a_long_outage_finds_who_came_back(
                 if about and about[0] == 'back']) == 600
 
 
+def test_a_grace_of_hours_needs_older_returns(ensemble):
+    """Half came back two hours ago, and others still do."""
+    for number in range(1, SIZE, 2):
+        ensemble.back('host%d' % number, 30)
+    ensemble.now += 7200
+    reader = group.Group(ensemble, NODES, '', RECORDS, 3 * 3600, ())
+    reader.connected(ensemble.now)
+    run(ensemble, reader, 1)
+    ensemble.lose('host0')
+    run(ensemble, reader, 60)
+    assert ensemble.absences['host0'][2]
+    assert len(ensemble.absences) == SIZE / 2 + 1
+
+
 def test_who_is_connected_for_long_has_nothing_to_look_back_for(
         ensemble, reader):
     run(ensemble, reader, lookback.RECENT)
