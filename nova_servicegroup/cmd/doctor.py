@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup doctor``: checks an installation, and says what to
-do."""
+"""``nova-servicegroup doctor``: checks an installation."""
 
 import collections
 import textwrap

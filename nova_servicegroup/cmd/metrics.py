@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup metrics``: exports a deployment's state to
-Prometheus."""
+"""``nova-servicegroup metrics``: exports states to Prometheus."""
 
 import time
 

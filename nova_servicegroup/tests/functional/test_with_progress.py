@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What make tells while it installs: tools/with-progress."""
+"""What make shows while it installs: tools/with-progress."""
 
 import contextlib
 import os

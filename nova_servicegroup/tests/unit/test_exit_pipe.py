@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The pipe that tells of a kill before the kernel does otherwise."""
+"""The pipe that shows a kill before the kernel reports it."""
 
 import os
 import select

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From evidence to a verdict, and to what Nova is told."""
+"""From evidence to a verdict, and to the answer for Nova."""
 
 import math
 import random

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The memcached servers: configuration, and talk with a real one."""
+"""The memcached servers: configuration, and requests to a real one."""
 
 import contextlib
 import socket

@@ -112,6 +112,20 @@ class World:
     def ask(self, host='c1'):
         return self.verdict(host).state
 
+    def hold(self):
+        """Let the first server's answers wait.
+
+        :returns: two Events: it was asked; it may answer
+        """
+        asking, go_on = threading.Event(), threading.Event()
+
+        def wait():
+            asking.set()
+            go_on.wait(30)
+
+        self.servers[0].before = wait
+        return asking, go_on
+
     def pass_time(self, seconds, beating=()):
         """Let time pass in steps of a refresh; keep asking."""
         for _ in range(int(seconds / REFRESH)):
@@ -227,13 +241,7 @@ def test_who_asks_for_a_new_member_meanwhile_waits_for_it(world):
     world.beat('c1')
     world.beat('c2')
     assert world.ask() is UP
-    asking, go_on = threading.Event(), threading.Event()
-
-    def stop():
-        asking.set()
-        go_on.wait(30)
-
-    world.servers[0].before = stop
+    asking, go_on = world.hold()
     with in_a_thread(lambda: world.ask('c2')) as first:
         assert asking.wait(30)
         with in_a_thread(lambda: world.ask('c2')) as second:
@@ -248,13 +256,7 @@ def test_who_asks_for_a_new_member_meanwhile_waits_for_it(world):
 def test_a_slow_answer_holds_up_its_asker_only(world):
     world.beat('c1')
     assert world.ask() is UP
-    asking, go_on = threading.Event(), threading.Event()
-
-    def stop():
-        asking.set()
-        go_on.wait(30)
-
-    world.servers[0].before = stop
+    asking, go_on = world.hold()
     world.now += REFRESH
     with in_a_thread(world.ask) as slow:
         assert asking.wait(30)
@@ -272,13 +274,7 @@ def test_who_knows_old_things_only_waits_for_news(world):
     world.beat('c1')
     assert world.ask() is UP
     world.now += 10 * DOWN_TIME
-    asking, go_on = threading.Event(), threading.Event()
-
-    def stop():
-        asking.set()
-        go_on.wait(30)
-
-    world.servers[0].before = stop
+    asking, go_on = world.hold()
     with in_a_thread(world.ask) as first:
         assert asking.wait(30)
         with in_a_thread(world.ask) as second:

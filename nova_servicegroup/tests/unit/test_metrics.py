@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is counted, and how it is told to Prometheus."""
+"""What is counted, and how Prometheus gets it."""
 
 import configparser
 import datetime

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is told about a change, and when it is told again."""
+"""What a notification says of a change, and when it is sent again."""
 
 import configparser
 import datetime

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is told while a command takes its time."""
+"""What is shown while a command takes its time."""
 
 import io
 import sys

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+"""Reading service records: Nova's objects, dicts, and times of all forms."""
+
 import collections
 
 from nova import objects

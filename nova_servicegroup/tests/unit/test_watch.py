@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``nova-servicegroup watch``: what it tells, and when it ends."""
+"""``nova-servicegroup watch``: what it prints, and when it ends."""
 
 import datetime
 import json
