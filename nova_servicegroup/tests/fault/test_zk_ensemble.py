@@ -546,8 +546,8 @@ def test_foreign_nodes_are_no_members(ensemble, session, reader, caplog):
     with ensemble.client() as client:
         client.ensure_path(DIRECTORY)
         for name, ephemeral in [
-                ('ghost@0123456789abcdef', False), ('ghost', True),
-                ('ghost@x', True), ('ghost@0123456789ABCDEF', True),
+                ('stale@0123456789abcdef', False), ('stale', True),
+                ('stale@x', True), ('stale@0123456789ABCDEF', True),
                 ('%67host@0123456789abcdef', True), ('@', True)]:
             client.create('%s/%s' % (DIRECTORY, name), b'\xff\x00{',
                           ephemeral=ephemeral)
@@ -556,13 +556,13 @@ def test_foreign_nodes_are_no_members(ensemble, session, reader, caplog):
                       ephemeral=True)
         process.wait_until(lambda: placed(driver, answers.record('odd')), 5,
                            'odd up')
-        for host in ('ghost', '', 'ghost@x', '@'):
+        for host in ('stale', '', 'stale@x', '@'):
             if host:
                 assert placed(driver, answers.record(host)) is False
         (_, data, _), = driver.member_details(answers.record('odd'))
         assert data == {}
-        assert driver.member_details(answers.record('ghost')) == []
-        client.delete(DIRECTORY + '/ghost@0123456789abcdef')
+        assert driver.member_details(answers.record('stale')) == []
+        client.delete(DIRECTORY + '/stale@0123456789abcdef')
     warnings = [r for r in caplog.records
                 if 'no memberships' in r.getMessage()]
     assert len(warnings) == 1

@@ -340,10 +340,10 @@ def test_a_restart_meets_no_ghost(start, reader):
         start('reborn')
         process.wait_until(
             lambda: len(driver.member_details(
-                answers.record('reborn'))) == 2, 5, 'ghost and new node')
+                answers.record('reborn'))) == 2, 5, 'stale and new node')
         process.wait_until(
             lambda: len(driver.member_details(
-                answers.record('reborn'))) == 1, 10, 'the end of the ghost')
+                answers.record('reborn'))) == 1, 10, 'the end of the stale one')
         assert time.monotonic() - began < 10
     assert seen.given == [True]
 

@@ -50,7 +50,7 @@ def cloud(request, make_cloud, store):
         'backend': {nova.THREADING: 'dogpile.cache.memcached',
                     nova.EVENTLET: 'oslo_cache.memcache_pool'}[request.param],
         'memcache_servers': store.address,
-        # In-tree readers are blind for so long when it was restarted.
+        # In-tree readers cannot read for so long when it was restarted.
         'memcache_dead_retry': 1}}
     with make_cloud(driver='mc', mode=request.param, config=config,
                     report_interval=INTERVAL,

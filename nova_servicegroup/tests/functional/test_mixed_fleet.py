@@ -46,9 +46,9 @@ def _states(cloud):
 def _restart(cloud, compute):
     cloud.restart(compute, wait=False).wait_started()
     # The in-tree driver reports for the first time after five seconds.
-    patience = 2 if compute.tree == nova.PLUGIN else 10
+    limit = 2 if compute.tree == nova.PLUGIN else 10
     for api in APIS:
-        cloud.wait_state(compute.host, 'up', patience, api=api)
+        cloud.wait_state(compute.host, 'up', limit, api=api)
 
 
 def test_all_agree_on_who_lives_and_who_died(mixed):

@@ -18,9 +18,9 @@ from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
 
-# Runs the command, with little patience, then names the threads that are left
-# on stderr.
-IMPATIENT = '''
+# Runs the command, with a short limit for cells, then names the threads that
+# are left on stderr.
+SHORT_LIMIT = '''
 import sys
 import threading
 from nova import context
@@ -115,7 +115,7 @@ def test_list_goes_on_when_a_cell_hangs(cells):
             'WHERE name = "cell2"', 'mysql+pymysql://nova:secret@127.0.0.1:%d'
             '/nova' % mute.getsockname()[1])
         done = cells.manage('list', code=1, mode=nova.THREADING,
-                            program=IMPATIENT)
+                            program=SHORT_LIMIT)
     assert [row.split()[1] for row in done.stdout.splitlines()[1:]] == ['here']
     assert '(cell2) does not answer: not within 0.5 s' in done.stderr
     assert 'secret' not in done.stderr
@@ -123,7 +123,7 @@ def test_list_goes_on_when_a_cell_hangs(cells):
 
 def test_no_idle_thread_delays_the_end(cells):
     cells.add_service('cell1', 'here')
-    done = cells.manage('list', mode=nova.THREADING, program=IMPATIENT)
+    done = cells.manage('list', mode=nova.THREADING, program=SHORT_LIMIT)
     assert 'THREADS MainThread\n' in done.stderr
 
 
