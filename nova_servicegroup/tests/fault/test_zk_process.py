@@ -343,7 +343,7 @@ def test_a_restart_meets_no_ghost(start, reader):
                 answers.record('reborn'))) == 2, 5, 'stale and new node')
         process.wait_until(
             lambda: len(driver.member_details(
-                answers.record('reborn'))) == 1, 10, 'the end of the stale one')
+                answers.record('reborn'))) == 1, 10, 'the stale one gone')
         assert time.monotonic() - began < 10
     assert seen.given == [True]
 
