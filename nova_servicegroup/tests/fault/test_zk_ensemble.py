@@ -548,7 +548,7 @@ def test_foreign_nodes_are_no_members(ensemble, session, reader, caplog):
         for name, ephemeral in [
                 ('stale@0123456789abcdef', False), ('stale', True),
                 ('stale@x', True), ('stale@0123456789ABCDEF', True),
-                ('%67host@0123456789abcdef', True), ('@', True)]:
+                ('%73tale@0123456789abcdef', True), ('@', True)]:
             client.create('%s/%s' % (DIRECTORY, name), b'\xff\x00{',
                           ephemeral=ephemeral)
         # Garbage for data makes no difference: the session counts.
