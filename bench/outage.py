@@ -21,8 +21,8 @@ are not doubted, and only the rules for the return of members prevent a wrong
 
 By default, this takes about 45 minutes. Results are kept in outage.part.json:
 after an interruption, run the same command again to continue with the next
-outage. Needs root: members and servers get a higher priority than the readers,
-and open thousands of files.
+outage. Needs root: members, servers and readers, which have machines of their
+own in a deployment, get the same high priority; they open thousands of files.
 
 Writes outage.json and outage.rst, also when the figures are bad, and ends with
 an error then. For each outage:
@@ -94,12 +94,10 @@ class World:
         directory = stack.enter_context(tempfile.TemporaryDirectory(
             prefix='sg-bench-',
             dir=MEMORY if os.path.isdir(MEMORY) else None))
-        with machines_of_their_own():
-            self.ensemble = stack.enter_context(zookeeper.Ensemble(
-                directory, settings=zookeeper.documented_settings(),
-                java=HEAP))
-            self.fleet = stack.enter_context(
-                sessions.Fleet(self.ensemble.address, GROUP))
+        self.ensemble = stack.enter_context(zookeeper.Ensemble(
+            directory, settings=zookeeper.documented_settings(), java=HEAP))
+        self.fleet = stack.enter_context(
+            sessions.Fleet(self.ensemble.address, GROUP))
         self.fleet.ask('start', members=self.members)
         self.hosts = list(map(sessions.host, range(self.members)))
         self.readers = [
@@ -124,11 +122,10 @@ class World:
             self.ensemble.stop()
         time.sleep(away)
         began = time.monotonic()
-        with machines_of_their_own():
-            if way == WIPE:
-                self.ensemble.wipe()
-            else:
-                self.ensemble.start()
+        if way == WIPE:
+            self.ensemble.wipe()
+        else:
+            self.ensemble.start()
         served = time.monotonic()
         killed = self.kill_some(victims)
         late = self.wait_back(self.members - len(killed))
@@ -173,12 +170,13 @@ class World:
 
 
 @contextlib.contextmanager
-def priorities():
-    """Make priorities effective between all processes of the machine.
+def priority():
+    """Put all processes of the benchmark before the rest of the machine.
 
     Linux gives each session of processes the same share of a processor
     (sched_autogroup_enabled), whatever the priority of its processes.
     """
+    os.setpriority(os.PRIO_PROCESS, 0, URGENT)
     if not AUTOGROUP.exists():
         yield
         return
@@ -188,19 +186,6 @@ def priorities():
         yield
     finally:
         AUTOGROUP.write_text(before)
-
-
-@contextlib.contextmanager
-def machines_of_their_own():
-    """Start processes with a higher priority than the readers.
-
-    They stand for ten thousand hosts and three servers with own machines.
-    """
-    os.setpriority(os.PRIO_PROCESS, 0, URGENT)
-    try:
-        yield
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def judged(reports, killed):
@@ -249,7 +234,7 @@ def measure(arguments, about):
             done = earlier['outages']
     todo = plan(arguments)[len(done):]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(priorities())
+        stack.enter_context(priority())
         world = World(stack, arguments) if todo else None
         for way, away in todo:
             done.append(world.outage(way, away, arguments.kills))
