@@ -328,8 +328,9 @@ def picture(result, path):
         axis.set_xlabel('members')
     for axis in axes[:, 0]:
         axis.set_ylabel('microseconds')
-    axes[0][-1].legend(fontsize=8)
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=5,
+                  loc='lower center')
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     report.save(figure, path)
 
 

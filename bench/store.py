@@ -374,8 +374,9 @@ def picture(result, path):
         axis.set_ylabel('statements a second')
         axis.grid(alpha=0.3)
     axes[-1][0].set_xlabel('seconds')
-    axes[0][0].legend()
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=2,
+                  loc='lower center')
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     report.save(figure, path)
 
 

@@ -6,6 +6,7 @@ import fnmatch
 import re
 
 from cliff import sphinxext
+from docutils import nodes
 
 from nova_servicegroup.cmd import main
 
@@ -61,6 +62,15 @@ def _link_to_pages(app, path, parent, content):
             content[0]).replace('.. image:: ', '.. image:: ../../')
 
 
+def _name_pages(app, doctree, docname):
+    # In a man page the links would be empty brackets.
+    if app.builder.name == 'man':
+        for link in list(doctree.findall(nodes.reference)):
+            if not link.get('refuri'):
+                link.replace_self(nodes.Text('"%s"' % link.astext()))
+
+
 def setup(app):
     app.add_directive('commands', Commands)
     app.connect('include-read', _link_to_pages)
+    app.connect('doctree-resolved', _name_pages)

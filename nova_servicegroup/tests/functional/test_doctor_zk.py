@@ -13,6 +13,7 @@ from nova_servicegroup.tests.fixtures import compute as computes
 from nova_servicegroup.tests.fixtures import findings
 from nova_servicegroup.tests.fixtures.findings import found
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import zookeeper
 
 DIGEST = {'auth_scheme': 'digest', 'username': 'nova', 'password': 'hunter2'}
@@ -118,6 +119,23 @@ def test_two_machines_with_one_name(compute):
     row = found(compute.run, 2).the_one('duplicate-hosts')
     assert 'b (boot ids' in row['What'] and 'another' in row['What']
     assert 'host = ANOTHER-NAME' in row['Fix']
+
+
+def test_the_page_shows_what_is_printed(compute):
+    compute.start('one', 'c1').wait_joined()
+    compute.start('two', 'c1', boot_id='0').wait_joined()
+    compute.config.write_text(compute.config.read_text().replace(
+        'recv_timeout = 4000', 'recv_timeout = 3000'))
+    skipped = [word for name in findings.ELSEWHERE
+               for word in ('--skip', name)]
+    done = compute.run('doctor', '--timeout', '300', *skipped, code=2)
+    command, _, shown = texts.block('doc/source/admin/doctor.rst',
+                                    'doctor').partition('\n')
+    assert command == '$ nova-servicegroup doctor'
+    # A compute without Nova.
+    shown, _, nova = shown.partition('OK       nova: ')
+    texts.assert_printed(shown, done.stdout)
+    assert nova
 
 
 def test_a_host_that_was_rebooted_is_one(compute):

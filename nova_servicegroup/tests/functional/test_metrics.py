@@ -13,10 +13,12 @@ import pytest
 
 from nova_servicegroup.tests.fixtures import nova
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import texts
 from nova_servicegroup.tests.fixtures import zookeeper
 
 MODES = [nova.THREADING, nova.EVENTLET]
 WORKERS = 2
+PAGE = 'doc/source/admin/metrics.rst'
 
 
 @pytest.fixture(scope='module')
@@ -125,14 +127,14 @@ def parent_of(pid):
 def test_a_report_on_a_signal_tells_of_liveness(mode, computes):
     compute = computes[mode]
     before = compute.mark()
-    compute.signal(signal.SIGUSR2)
+    _, number, _ = texts.block(PAGE, 'report-signal').split()
+    compute.signal(signal.Signals['SIG' + number.lstrip('-')])
     compute.wait_log('ServiceGroup  ', 20, before)
     compute.wait_log('session = connected', 5, before)
     text = '\n'.join(compute.lines('', before))
-    assert '%s in compute = reports every 1 s' % mode in text
-    assert 'keeper pid = ' in text
-    section = text.partition('ServiceGroup  ')[2]
-    assert 'zk = ' in section and 'db = ' in section
+    # Here it reports to the database, too.
+    texts.assert_printed(texts.block(PAGE, 'report').replace(
+        'zk =', 'db = [...] zk =').replace('compute1', mode), text)
     # It goes on as if nothing had been asked.
     assert compute.running
 

@@ -19,6 +19,7 @@ from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import memcached
 from nova_servicegroup.tests.fixtures import process
+from nova_servicegroup.tests.fixtures import texts
 
 
 #: what a service writes that is stopped gracefully
@@ -108,6 +109,16 @@ def test_explain_for_people_and_for_programs(outage):
     assert shown['state'] == 'unknown'
     done = outage.command('explain', 'c1', '-c', 'state', '-c', 'driver')
     assert done.stdout == 'state: unknown\ndriver: db\n'
+
+
+def test_the_page_shows_what_explain_prints(cells):
+    cells.configure(service_down_time=60)
+    for number in range(20):
+        cells.add_service('cell1', 'h%d' % number if number else 'a',
+                          age=0 if number > 10 else 70)
+    texts.assert_printed(
+        texts.block('doc/source/cli/nova-servicegroup.rst', 'explain'),
+        cells.command('explain', 'a').stdout)
 
 
 @pytest.mark.parametrize('arguments, expected', [
