@@ -100,8 +100,8 @@ class Returns:
         if batch is not None:
             batch.hosts.discard(host)
             clock = self._clock(now)
-            if host not in batch.returned and (
-                    clock - batch.began < self.bound):
+            # Its next absence begins another batch.
+            if clock - batch.began < self.bound:
                 batch.restarted = clock
             batch.returned.add(host)
 

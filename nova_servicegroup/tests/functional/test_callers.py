@@ -3,7 +3,8 @@
 """No caller in Nova is harmed by doubt: see callers.py for each of them.
 
 The tables in the documentation are what these tests saw. ``make
-callers-table`` writes them anew; without it they are compared.
+callers-table`` writes them anew; without it they are compared. Nova's answers
+are the same in both of its concurrency modes: each table holds for both.
 """
 
 import contextlib
@@ -115,23 +116,29 @@ class Zk(Db):
                        self._ensemble.stop, self._ensemble.start)
 
 
+OTHER = {nova.THREADING: nova.EVENTLET, nova.EVENTLET: nova.THREADING}
 STORES = {'db': Db, 'mc': Mc, 'zk': Zk}
 
 
+#: The drivers, and with 'other' in Nova's other concurrency mode.
+PLAYS = ('db', 'db-other', 'mc', 'mc-other', 'zk', 'zk-other')
+
+
 @pytest.fixture(scope='module', params=[
-    'db', *(pytest.param(name, marks=pytest.mark.long)
-            for name in ('mc', 'zk'))])
+    PLAYS[0], *(pytest.param(name, marks=pytest.mark.long)
+                for name in PLAYS[1:])])
 def play(request, make_cloud, plugin_tree, tmp_path_factory):
     """A Nova of three computes and all that it takes to have servers."""
     callers.install_driver(plugin_tree)
+    driver, _, other = request.param.partition('-')
     with contextlib.ExitStack() as stack:
-        store = STORES[request.param](
-            tmp_path_factory.mktemp('store'), stack)
+        store = STORES[driver](tmp_path_factory.mktemp('store'), stack)
+        mode = OTHER[store.mode] if other else store.mode
         around = stack.enter_context(neighbours.Neighbours())
         config = {**callers.config(around), **store.config,
                   'servicegroup': {'outage_grace': GRACE}}
         cloud = stack.enter_context(make_cloud(
-            driver=request.param, mode=store.mode, config=config,
+            driver=driver, mode=mode, config=config,
             report_interval=1, service_down_time=DOWN_TIME))
         started = [cloud.start_compute(
             host, wait=False, prefix=store.prefix if host in KVM else ())
@@ -143,7 +150,7 @@ def play(request, make_cloud, plugin_tree, tmp_path_factory):
         scene = callers.Scene(cloud, around)
         stack.callback(scene.close)
         scene.prepare()
-        yield request.param, scene, store
+        yield driver, scene, store
 
 
 def test_no_caller_is_harmed_by_doubt(play):
