@@ -35,7 +35,7 @@ class Size(base.Lister):
         asked = (parsed_args.hosts, parsed_args.interval, parsed_args.workers)
         costs = sizing.costs(*asked)
         choice = sizing.choice(*asked)
-        lines = ['We would pick %s.' % choice.driver, *choice.why,
+        lines = ['Recommended driver: %s' % choice.driver, *choice.why,
                  'Settings:', *('  ' + line for line in choice.settings)]
         self.app.stderr.write('\n'.join(lines) + '\n')
         return ('What', *costs), [

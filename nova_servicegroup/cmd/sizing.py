@@ -217,30 +217,31 @@ def choice(hosts, interval=10, workers=16):
     db, _, zk = costs(hosts, interval, workers).values()
     if hosts < FEW_HOSTS:
         return Choice('db', [
-            'There is no other store to care for, and %.1f heartbeats a '
-            'second cost nothing.' % db.heartbeats,
-            'A dead host is down after %d to %d s; where that is too late, '
-            'zk says so within %d s.' % (*db.lost_s, zk.lost_s[1])], [
+            'It needs no other store, and %.1f heartbeats a second are '
+            'little load.' % db.heartbeats,
+            'A lost host is down after %d to %d s. If that is too late, zk '
+            'detects it within %d s.' % (*db.lost_s, zk.lost_s[1])], [
             '[DEFAULT] servicegroup_driver = db',
             '[DEFAULT] report_interval = %d' % interval,
             '[DEFAULT] service_down_time = %d' % (
                 DOWN_BY_INTERVAL * interval)])
-    why = ['A killed nova-compute gets no instances after %d ms, and a host '
-           'without power is down after %d s in the place of %d.' % (
+    why = ['A killed nova-compute gets no new instances after %d ms. A host '
+           'without power is down after %d s instead of %d s.' % (
                1000 * zk.killed_s[1], zk.lost_s[1], db.lost_s[1]),
-           'At rest nothing is written but %.1f nodes a second; with db it '
-           'is %.0f statements a second and %.1f cores of the conductors.'
-           % (zk.heartbeats, db.requests, db.store_cpu)]
+           'At rest, ZooKeeper writes %.1f znodes a second. The db driver '
+           'needs %.0f database statements a second, and %.1f processor cores '
+           'of the conductors.' % (
+               zk.heartbeats, db.requests, db.store_cpu)]
     if zk.restart_s > RECV_TIMEOUT:
         why.append(
-            'When all hosts restart in the same moment, ZooKeeper is busy for '
-            '%d s: restart them in parts of %d.' % (
+            'If all hosts restart at the same time, ZooKeeper is busy for %d '
+            's: restart them in parts of %d.' % (
                 zk.restart_s, RECV_TIMEOUT / _m('zk_restart_s') / 2))
     if hosts > ZK_MOST_MEMBERS:
         why.append(
-            'One group is larger than was measured, and its names no longer '
-            'fit into an answer of 1 MB, which zkCli.sh needs: see "What '
-            'breaks first" in the documentation.')
+            'The group is larger than any that was measured. Its names are '
+            'more than 1 MB, and zkCli.sh cannot list them: see "What breaks '
+            'first" in the documentation.')
     servers = 3 if hosts <= 5000 else 5
     return Choice('zk', why, [
         '[DEFAULT] servicegroup_driver = zk',

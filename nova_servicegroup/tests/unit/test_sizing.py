@@ -108,7 +108,7 @@ def test_the_command_tells_costs_and_choice(capsys):
         'What': 'host without power: down after', 'db': '50 to 60 s',
         'mc': '50 to 61 s', 'zk': '4 to 8 s'}
     assert rows['nova-compute killed: no candidate after']['zk'] == '9 ms'
-    assert output.err.startswith('We would pick zk.\n')
+    assert output.err.startswith('Recommended driver: zk\n')
     assert '\n  [DEFAULT] servicegroup_driver = zk\n' in output.err
 
 
