@@ -422,6 +422,19 @@ def test_a_store_that_is_away_is_told_once(tmp_path, caplog):
 
 # Masakari
 
+#: what a Masakari 22.0.0 answered: of a host twice, of one in no segment; and
+#: what its server answers after an error of its own
+TROUBLE = {
+    409: {'conflictingRequest': {
+        'code': 409, 'message': 'Notification received from host a of type '
+        'COMPUTE_HOST is duplicate.'}},
+    400: {'badRequest': {
+        'code': 400, 'message': 'Host with name a could not be found.'}},
+    500: {'computeFault': {
+        'code': 500, 'message': 'Unexpected API Error.'}},
+}
+
+
 class Api(http.server.ThreadingHTTPServer):
     """Answers as the APIs of Masakari and Nova do, and records what it did."""
 
@@ -487,16 +500,16 @@ class Request(http.server.BaseHTTPRequestHandler):
         if self.server.trouble:
             code = self.server.trouble.pop(0)
             self.server.done.put(('masakari', code))
-            self._answer(code, {'conflictingRequest' if code == 409 else
-                                'computeFault': {'code': code,
-                                                 'message': 'recorded'}})
+            self._answer(code, TROUBLE[code])
             return
         self.server.done.put(('masakari', body))
         self._answer(202, {'notification': dict(
-            body, notification_uuid='9e66b95d-45da-4695-bfb6-ace68b35d955',
-            source_host_uuid='083a8474-22c0-407f-b89b-c569134c3bfd', id=1,
-            status='new', created_at='2026-11-21T10:00:01.000000',
-            updated_at=None)})
+            body, notification_uuid='43f0f469-1cfb-419b-9621-d78e29980f78',
+            source_host_uuid='ce859e23-2d0c-435b-b67d-a12c8a17d385', id=1,
+            failover_segment_uuid='d0f9f41e-0d35-403a-8ed7-61c3184d6088',
+            generated_time='2026-11-21T10:00:00.000000', status='new',
+            message=None, created_at='2026-11-22T05:14:40.000000',
+            updated_at=None, deleted_at=None, deleted=False)})
 
 
 class Masakari:
@@ -652,7 +665,14 @@ def test_masakari_that_is_away_is_told_later(masakari):
     results = [masakari.done() for _ in range(4)]
     assert results == [('nova', {'forced_down': True}), ('masakari', 500),
                        ('nova', {'forced_down': True}), HOST_IS_LOST]
-    # What it knows already is no trouble.
+    # What it knows already is no trouble, and a host that it does not know
+    # is logged.
+    masakari.api.trouble = [400]
+    masakari.send()
+    assert [masakari.done() for _ in range(2)] == [
+        ('nova', {'forced_down': True}), ('masakari', 400)]
+    process.wait_until(lambda: 'is it in a segment?' in
+                       masakari.handler.log(), 10, 'the log')
     masakari.api.trouble = [409]
     masakari.send()
     assert [masakari.done() for _ in range(2)] == [
