@@ -5,14 +5,15 @@
 One real ZooKeeper server, ten thousand light members (sessions.py of the
 fixtures), and the processes of a controller: three services whose workers are
 forked from one process, as those of Nova are: 16 of nova-api, which only ask,
-16 of nova-conductor and 8 of nova-scheduler, which are members, too. Takes
-about a minute.
+16 of nova-conductor and 8 of nova-scheduler, which are members, too. Once with
+a keeper for each service, and once with one for each worker. Takes about two
+minutes.
 
     python bench/controller.py [--members 10000] [--workers 16 16 8]
         [--kills 10] [--output bench/results]
 
 Writes controller.json and controller.rst (for the documentation). In
-controller.json:
+controller.json, for ``shared`` and ``own`` keepers:
 
 ``keepers``, ``sessions``
     How many the controller has.
@@ -53,6 +54,7 @@ import report
 
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.drivers import zk
+from nova_servicegroup.evzookeeper import sharing
 from nova_servicegroup import liveness
 from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import process
@@ -68,6 +70,7 @@ LIMIT = 120     # seconds that a worker may say nothing
 MOST = 30       # seconds after which something counts as not seen
 PER_SESSION = 100
 LOOK = 0.01     # seconds between looks of a worker
+SHARED, OWN = 'shared', 'own'
 
 
 class Worker:
@@ -156,8 +159,10 @@ def driver(address):
     return zk.ZooKeeperDriver(conf=conf)
 
 
-def serve(name, count, address):
+def serve(name, count, address, kind):
     """Be the parent of a service's workers."""
+    if kind == OWN:
+        sharing.name = lambda config: None
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     driver(address)     # Nova's drivers are made before it forks.
     workers = []
@@ -184,11 +189,12 @@ def serve(name, count, address):
 class Service:
     """A service with its workers."""
 
-    def __init__(self, name, count, address):
+    def __init__(self, name, count, address, kind):
         self.name = name
         self.count = count
         self._popen = subprocess.Popen(
-            [sys.executable, __file__, '--serve', name, str(count), address],
+            [sys.executable, __file__, '--serve', name, str(count), address,
+             kind],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
             start_new_session=True)
         self._buffer = b''
@@ -245,13 +251,13 @@ def share_mb(pids):
         for pid in pids) / 1024
 
 
-def measure(server, fleet, arguments):
+def measure(server, fleet, kind, arguments):
     before = len(fleet_sessions(server))
     services = []
     try:
         began = time.monotonic()
         for name, count in zip(SERVICES, arguments.workers):
-            services.append(Service(name, count, server.address))
+            services.append(Service(name, count, server.address, kind))
         first = [s for service in services for s in service.hear('first')]
         all_first = time.monotonic() - began
         report.say('All %d workers have an answer' % len(first))
@@ -369,7 +375,8 @@ def main():
                 fleet.ask('start', members=arguments.members,
                           per_session=PER_SESSION)
                 report.say('The fleet has joined')
-                result = measure(server, fleet, arguments)
+                result = {kind: measure(server, fleet, kind, arguments)
+                          for kind in (SHARED, OWN)}
         finally:
             server.stop()
     path = report.write(arguments.output, 'controller',
@@ -378,13 +385,14 @@ def main():
         report.measured(about) + report.table(
             'A controller with %d workers and %d members' % (
                 sum(arguments.workers), arguments.members),
-            ['figure', 'measured'],
-            [[what, text(result)] for what, text in ROWS]))
+            ['', 'a keeper for each service', 'a keeper for each worker'],
+            [[what, *(text(result[kind]) for kind in (SHARED, OWN))]
+             for what, text in ROWS]))
     report.say('Written to %s' % path.with_suffix('.rst'))
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--serve']:
-        serve(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        serve(sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
     else:
         main()

@@ -29,10 +29,16 @@ class Size(base.Lister):
                             help='processes that ask: workers of nova-api, '
                                  'conductors and schedulers, on all '
                                  'controllers together; default: 16')
+        parser.add_argument('--services', metavar='S', type=_positive,
+                            default=6,
+                            help='services that these workers belong to, on '
+                                 'all controllers together: with zk, the '
+                                 'workers of one share a keeper; default: 6')
         return parser
 
     def take_action(self, parsed_args):
-        asked = (parsed_args.hosts, parsed_args.interval, parsed_args.workers)
+        asked = (parsed_args.hosts, parsed_args.interval, parsed_args.workers,
+                 parsed_args.services)
         costs = sizing.costs(*asked)
         choice = sizing.choice(*asked)
         lines = ['Recommended driver: %s' % choice.driver, *choice.why,
@@ -81,7 +87,9 @@ ROWS = [
      lambda c: _number(c.store_cpu)),
     ('MB of a server for it', lambda c: _number(c.store_mb)),
     ('MB on each compute', lambda c: _number(c.host_mb)),
-    ('MB of each process that asks', lambda c: _number(c.reader_mb)),
+    ('keepers of all processes that ask', lambda c: _number(c.keepers)),
+    ('MB of each process that asks, with its share of a keeper',
+     lambda c: _number(c.reader_mb)),
     ('nova-compute killed: no candidate after', lambda c: _seconds(
         c.killed_s)),
     ('host without power: down after', lambda c: _seconds(c.lost_s)),

@@ -61,6 +61,9 @@ MEASURED = {
         201, ('zk', 'members', '10000', 'sessions', 'server_memory_mb')),
     'zk_keeper_mb': Coefficient(
         24, ('soak', 'processes', 'zk reader 1, keeper', 'memory_mb')),
+    # One of the three that 40 workers share.
+    'zk_shared_keeper_mb': Coefficient(
+        25, ('controller', 'shared', 'memory_mb'), 3),
     'zk_reader_mb_at_1000': Coefficient(41, (
         'zk', 'members', '1000', 'sessions', 'keeper', '20',
         'reader_memory_mb')),
@@ -97,7 +100,9 @@ class Cost(typing.NamedTuple):
     :param store_mb: additional memory of each server; for zk of the whole
         process
     :param host_mb: memory on each compute
-    :param reader_mb: memory of each process that asks, with its keeper
+    :param keepers: of all processes that ask
+    :param reader_mb: memory of each process that asks, with its share of a
+        keeper
     :param killed_s: (from, to) until a killed nova-compute is no candidate
     :param lost_s: (from, to) until a host without power is down
     :param restart_s: for how long a restart of all hosts keeps the store
@@ -113,6 +118,7 @@ class Cost(typing.NamedTuple):
     store_cpu: float | None
     store_mb: float
     host_mb: float
+    keepers: int
     reader_mb: float
     killed_s: tuple
     lost_s: tuple
@@ -123,16 +129,17 @@ def _m(name):
     return MEASURED[name].value
 
 
-def costs(hosts, interval=10, workers=16):
+def costs(hosts, interval=10, workers=16, services=6):
     """Return {driver: Cost}.
 
     :param hosts: number of nova-computes
     :param interval: [DEFAULT] report_interval, seconds
     :param workers: processes that ask: workers of nova-api, conductors,
         schedulers
+    :param services: services that these processes belong to
     """
     return {'db': _db(hosts, interval), 'mc': _mc(hosts, interval, workers),
-            'zk': _zk(hosts, interval, workers)}
+            'zk': _zk(hosts, workers, min(services, workers))}
 
 
 def _db(hosts, interval):
@@ -143,7 +150,7 @@ def _db(hosts, interval):
         traffic=rate * _m('db_bytes'), reading=0, refresh=None,
         connections=0,
         store_cpu=rate * _m('db_cpu_ms') / 1000, store_mb=0, host_mb=0,
-        reader_mb=0, killed_s=(down - interval, down),
+        keepers=0, reader_mb=0, killed_s=(down - interval, down),
         lost_s=(down - interval, down), restart_s=None)
 
 
@@ -160,21 +167,23 @@ def _mc(hosts, interval, workers):
         reading=polled * _m('mc_poll_bytes'), refresh=refresh,
         connections=hosts + 2 * workers, store_cpu=None,
         store_mb=hosts * _m('mc_stored') / 1e6, host_mb=0,
-        reader_mb=hosts * _m('mc_reader_bytes') / 1e6,
+        keepers=0, reader_mb=hosts * _m('mc_reader_bytes') / 1e6,
         killed_s=lost, lost_s=lost, restart_s=None)
 
 
-def _zk(hosts, interval, workers):
-    sessions = hosts + workers
+def _zk(hosts, workers, keepers):
+    sessions = hosts + keepers
     return Cost(
-        # Each reader reads ZooKeeper's clock, by a write, every two minutes.
-        heartbeats=workers / 120, requests=sessions * _m('zk_packets'),
+        # Each of them reads ZooKeeper's clock, by a write, every two minutes.
+        heartbeats=keepers / 120, requests=sessions * _m('zk_packets'),
         traffic=sessions * _m('zk_bytes'), reading=0, refresh=None,
         connections=sessions,
         store_cpu=sessions * _m('zk_cpu'),
         store_mb=_line('zk_server_mb', sessions),
         host_mb=_m('zk_keeper_mb'),
-        reader_mb=_m('zk_keeper_mb') + hosts * _slope('zk_reader_mb'),
+        keepers=keepers,
+        reader_mb=_m('zk_shared_keeper_mb') * keepers / workers
+        + hosts * _slope('zk_reader_mb'),
         killed_s=(_m('zk_kill_ms') / 1000,) * 2,
         lost_s=(RECV_TIMEOUT, 2 * RECV_TIMEOUT),
         restart_s=hosts * _m('zk_restart_s'))
@@ -212,9 +221,9 @@ class Choice(typing.NamedTuple):
     settings: list
 
 
-def choice(hosts, interval=10, workers=16):
+def choice(hosts, interval=10, workers=16, services=6):
     """Return the Choice for a deployment; see ``costs``."""
-    db, _, zk = costs(hosts, interval, workers).values()
+    db, _, zk = costs(hosts, interval, workers, services).values()
     if hosts < FEW_HOSTS:
         return Choice('db', [
             'It needs no other store, and %.1f heartbeats a second are '

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import typing
@@ -44,11 +45,16 @@ class Process(typing.NamedTuple):
 
     :param program: name of the program; 'keeper' for a keeper
     :param parent: process id
+    :param inner: its process id in its container
+    :param serves: of a keeper, the inner id of the process that it serves, or
+        of the parent of the workers that it serves
     """
 
     pid: int
     parent: int
     program: str
+    inner: int
+    serves: int | None = None
 
 
 def running(proc=pathlib.Path('/proc')):
@@ -62,7 +68,9 @@ def running(proc=pathlib.Path('/proc')):
                 errors='replace').split('\0')
             parent = int((entry / 'stat').read_text().rpartition(
                 ')')[2].split()[1])
-        except (OSError, ValueError, IndexError):
+            inner = int(re.search(r'^NSpid:.*?(\d+)$', (
+                entry / 'status').read_text(), re.MULTILINE)[1])
+        except (OSError, ValueError, IndexError, TypeError):
             # It ended meanwhile.
             continue
         # A script follows its Python.
@@ -71,10 +79,14 @@ def running(proc=pathlib.Path('/proc')):
                         if os.path.basename(word).startswith('nova-')), None)
         if program == 'nova-servicegroup':
             continue
+        serves = None
         if _KEEPER in words[:5]:
             program = 'keeper'
+            label = re.search(r'\[(\d+)\]', ' '.join(words))
+            serves = label and int(label[1])
         if program:
-            found.append(Process(int(entry.name), parent, program))
+            found.append(Process(int(entry.name), parent, program, inner,
+                                 serves))
     return found
 
 
@@ -82,11 +94,14 @@ def drivers(site):
     """Find services that run with another driver than nova.conf names."""
     found = running()
     parents = {one.pid: one.parent for one in found}
+    inner = {one.inner: one.pid for one in found if one.program != 'keeper'}
     with_keeper = set()
     for one in found:
         if one.program == 'keeper':
-            # Its parent, or the parent of that worker.
-            with_keeper.update((one.parent, parents.get(one.parent)))
+            # Its parent, or the parent of that worker; a keeper that workers
+            # share is no child of theirs.
+            with_keeper.update((one.parent, parents.get(one.parent),
+                                inner.get(one.serves)))
     services = [one for one in found if one.program in JOINING
                 and one.parent not in
                 {other.pid for other in found if other.program == one.program}]

@@ -21,14 +21,14 @@ For the operator:
 * Queries are answered from memory: ZooKeeper notifies each reader of changes
   in a group. During an outage of ZooKeeper, the last state is valid for
   ``service_down_time`` seconds.
-* Without changes, only one node is written, by each reader every two minutes,
-  to read ZooKeeper's time. Every process costs ZooKeeper a connection and a
-  ping each third of ``recv_timeout``.
+* Without changes, only one node is written, by each keeper of readers every
+  two minutes, to read ZooKeeper's time. Every keeper costs ZooKeeper a
+  connection and a ping each third of ``recv_timeout``.
 * Only the clock of ZooKeeper's leader matters.
 * Two machines with the same host name are one member; both log it.
-* A keeper needs about 21 MB; ``ps`` shows its parent. Killing it is harmless.
-  A systemd unit that kills both at once loses immediate detection: see
-  contrib/systemd.
+* A keeper needs about 21 MB; ``ps`` shows its parent. The workers of one
+  service share one. Killing it is harmless. A systemd unit that kills both at
+  once loses immediate detection: see contrib/systemd.
 """
 
 import datetime

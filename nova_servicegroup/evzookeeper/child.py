@@ -67,6 +67,31 @@ def _python_path():
     return os.pathsep.join(found)
 
 
+def start(whose, sock, exit_descriptor, *more):
+    """Start a keeper process; return its Popen.
+
+    :param whose: name of this process, for ``ps``
+    :param sock: the keeper's socket
+    :param exit_descriptor: the reading end of this process's exit pipe
+    :param more: further arguments of the keeper
+    :raises OSError, KeeperUnavailable: it can't be started
+    """
+    environment = {name: os.environ[name] for name in _ENVIRONMENT
+                   if name in os.environ}
+    environment['MALLOC_ARENA_MAX'] = '1'
+    environment['PYTHONPATH'] = _python_path()
+    return subprocess.Popen(
+        [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose, *more],
+        stdin=sock.fileno(), stdout=exit_descriptor,
+        stderr=subprocess.DEVNULL, close_fds=True, cwd='/',
+        start_new_session=True, env=environment)
+
+
+def label(pid):
+    """Return the label of a keeper that serves a process or its children."""
+    return '%s[%d]' % (os.path.basename(sys.argv[0] or 'python'), pid)
+
+
 class Child:
     """One keeper process, from its start to its end.
 
@@ -79,7 +104,24 @@ class Child:
     :raises KeeperUnavailable: it can't be started
     """
 
+    #: whether other processes use it, too
+    shared = False
+
     def __init__(self, whose, probe_interval, is_member):
+        self._begin(probe_interval, is_member)
+        theirs = None
+        try:
+            self._socket, theirs = socket.socketpair()
+            self._socket.settimeout(probe_interval)
+            self._popen = start(whose, theirs, exit_pipe.reading_end())
+        except OSError as e:
+            raise exceptions.KeeperUnavailable(
+                'cannot start a keeper: %s' % e) from e
+        finally:
+            if theirs is not None:
+                theirs.close()
+
+    def _begin(self, probe_interval, is_member):
         # One thread reads, any thread writes. Under eventlet all are green,
         # and none waits for two descriptors: eventlet's select may return
         # the wrong one (eventlet issue 551).
@@ -88,25 +130,6 @@ class Child:
         self._is_member = is_member
         self._probes_left = START_LIMIT / probe_interval
         self._heard = False
-        environment = {name: os.environ[name] for name in _ENVIRONMENT
-                       if name in os.environ}
-        environment['MALLOC_ARENA_MAX'] = '1'
-        theirs = None
-        try:
-            self._socket, theirs = socket.socketpair()
-            self._socket.settimeout(probe_interval)
-            environment['PYTHONPATH'] = _python_path()
-            self._popen = subprocess.Popen(
-                [_python(), '-s', '-m', 'nova_servicegroup.keeper', whose],
-                stdin=theirs.fileno(), stdout=exit_pipe.reading_end(),
-                stderr=subprocess.DEVNULL, close_fds=True, cwd='/',
-                start_new_session=True, env=environment)
-        except OSError as e:
-            raise exceptions.KeeperUnavailable(
-                'cannot start a keeper: %s' % e) from e
-        finally:
-            if theirs is not None:
-                theirs.close()
 
     @property
     def pid(self):
@@ -149,17 +172,22 @@ class Child:
     def send(self, op, **fields):
         """Send a message. Blocks for ``probe_interval`` at most.
 
-        :raises KeeperUnavailable: the keeper has ended or is stuck; it is
-            killed, so that ``receive`` ends
+        :raises KeeperUnavailable: the keeper has closed the connection, or is
+            stuck and killed; ``receive`` ends
         """
         frame = protocol.encode(op, **fields)
         with self._sending:
             try:
                 self._socket.sendall(frame)
             except OSError as e:
-                self.kill()
+                if not isinstance(e, ConnectionError):
+                    self.kill()
                 raise exceptions.KeeperUnavailable(
                     'the keeper does not listen: %s' % e) from e
+
+    def refuse(self):
+        """Have nothing more to do with it; ``end`` still has to be called."""
+        self.kill()
 
     def kill(self):
         """Send SIGKILL; ``end`` still has to be called."""

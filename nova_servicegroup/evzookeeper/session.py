@@ -65,7 +65,9 @@ class ZKSession(supervisor.Supervisor):
         #: seconds by which ZooKeeper's time (since 1970) is ahead of
         #: ``time.monotonic()``
         self.ahead = time.time() - time.monotonic()
-        self._ident = ident
+        self._ident = self._own_ident = ident
+        # Only a keeper of its own takes a session over.
+        self._next_is_own = ident is not None
         self._pid = os.getpid()
         self._retry_interval = retry_interval
         self._state = CONNECTING

@@ -4,11 +4,11 @@
 
 import logging
 import os
-import sys
 import time
 
 from nova_servicegroup.evzookeeper import child as keeper_child
 from nova_servicegroup.evzookeeper import exceptions
+from nova_servicegroup.evzookeeper import sharing
 from nova_servicegroup.evzookeeper.states import CLOSED
 from nova_servicegroup.evzookeeper.states import CONNECTED
 from nova_servicegroup.evzookeeper.states import CONNECTING
@@ -55,13 +55,7 @@ class Supervisor:
         """Start a keeper and handle its messages; return why it ended."""
         failure = None
         try:
-            keeper = keeper_child.Child(
-                '%s[%d]' % (os.path.basename(sys.argv[0] or 'python'),
-                            self._pid),
-                max(_LEAST_PROBE_INTERVAL,
-                    self._config['session_timeout'] * _PROBE_SHARE),
-                # Who only reads loses nothing with the session.
-                is_member=lambda: bool(self._members))
+            keeper = self._start_keeper()
         except exceptions.KeeperUnavailable as e:
             return str(e)
         except Exception as e:
@@ -87,21 +81,45 @@ class Supervisor:
         if os.getpid() != self._pid:
             return 'forked'
         if failure is not None:
-            keeper.kill()
+            keeper.refuse()
         with self._changing:
             self._child = None
             self._ready = False
         code = keeper.end()
+        if keeper.shared and not self._closing.is_set():
+            self._next_is_own = keeper.is_unfit()
         return failure or 'the keeper (pid %d) ended with %s' % (
             keeper.pid, code)
+
+    def _start_keeper(self):
+        """Return a keeper: the siblings', if that is possible."""
+        how = {'probe_interval': max(
+                   _LEAST_PROBE_INTERVAL,
+                   self._config['session_timeout'] * _PROBE_SHARE),
+               # Who only reads loses nothing with the session.
+               'is_member': lambda: bool(self._members)}
+        name = None if self._next_is_own else sharing.name(self._config)
+        # The keeper after that may be a shared one again.
+        self._next_is_own = False
+        if name is not None:
+            try:
+                return sharing.SharedKeeper(name, **how)
+            except exceptions.KeeperUnavailable as e:
+                LOG.info('This process starts a keeper of its own: %s', e)
+        return keeper_child.Child(keeper_child.label(self._pid), **how)
 
     def _handshake(self, keeper):
         """Send the configuration and all requests to a new keeper."""
         with self._changing:
             if self._closing.is_set():
                 raise exceptions.KeeperUnavailable('the session is closed')
-            keeper.send('config', parent=self._pid, ident=self._ident and [
-                self._ident[0], self._ident[1].hex()], **self._config)
+            if keeper.shared:
+                # The session of all siblings is not taken over: it has the
+                # nodes of those that have ended meanwhile, too.
+                self._own_ident = None
+            ident = self._own_ident
+            keeper.send('config', parent=self._pid, ident=ident and [
+                ident[0], ident[1].hex()], **self._config)
             for number, member in self._members.items():
                 keeper.send('join', **self._join_message(number, member))
             for number, (message, how) in self._leaving.items():
@@ -175,6 +193,8 @@ class Supervisor:
                          '0x%x.', new[0] & (2 ** 64 - 1),
                          self._ident[0] & (2 ** 64 - 1))
             self._ident = new
+            if not self._child.shared:
+                self._own_ident = new
         self._change_state(state, reason)
 
     def _keeper_lost(self, failure, pause):

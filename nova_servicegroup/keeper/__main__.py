@@ -3,15 +3,20 @@
 """``python -m nova_servicegroup.keeper``: started by evzookeeper only.
 
 Standard input is the socket, standard output the parent's exit pipe. The
-argument only labels the process for ``ps``.
+first argument only labels the process for ``ps``. With the second, ``shared``,
+the socket is one to listen to: see keeper/sharing.py.
 """
 
+import contextlib
 import os
 import signal
 import site
 import socket
 import sys
 import threading
+
+#: workers that may wait for a shared keeper
+BACKLOG = 1024
 
 
 def main():
@@ -25,14 +30,25 @@ def main():
     # alarm that ends an orphan.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     sock, exit_pipe = socket.socket(fileno=os.dup(0)), os.dup(1)
+    shared = sys.argv[2:] == ['shared']
+    if shared:
+        if os.fork():
+            # The keeper is no child of the worker that starts it.
+            os._exit(0)
+        # From now on workers connect, and learn this process's id.
+        sock.listen(BACKLOG)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
     _sort_path()
     try:
-        from nova_servicegroup.keeper import loop
-        keeper = loop.Keeper(sock, exit_pipe)
+        if shared:
+            from nova_servicegroup.keeper import sharing
+            keeper = sharing.SharedKeeper(sock)
+        else:
+            from nova_servicegroup.keeper import loop
+            keeper = loop.Keeper(sock, exit_pipe)
     except ImportError as e:
         _fail(sock, '%s. Install nova-servicegroup with its requirements '
               'where Nova is installed.' % e)
@@ -57,7 +73,8 @@ def _sort_path():
 
 def _fail(sock, reason):
     from nova_servicegroup.keeper import protocol
-    sock.sendall(protocol.encode('failed', reason=reason))
+    with contextlib.suppress(OSError):  # shared: it is connected to nobody
+        sock.sendall(protocol.encode('failed', reason=reason))
     os._exit(1)
 
 

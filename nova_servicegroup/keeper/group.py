@@ -93,6 +93,10 @@ class Group(group_records.GroupRecords):
                            2 * security.RECONNECT_MAX_DELAY)
         waits.connected(now)
 
+    def believe(self, names):
+        """Add nodes of another parent's view, before the first listing."""
+        self._change(names - self._members, set())
+
     def disconnected(self, now):
         self._absences.returns.disconnected(now)
 

@@ -14,6 +14,7 @@ from nova_servicegroup.keeper import ending
 from nova_servicegroup.keeper import news
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import registrar
+from nova_servicegroup.keeper import session
 
 #: seconds after which an orphan has ended, whatever ZooKeeper does
 CLOSE_LIMIT = 0.9
@@ -161,22 +162,24 @@ class Keeper:
                 'the package was changed under a running service; restart '
                 'the service' % (version, protocol.VERSION))
         self._parent = parent
+        self._watch_parent()
+        self._registrar = self._open(config)
+
+    def _watch_parent(self):
         try:
-            self._pidfd = os.pidfd_open(parent)
+            self._pidfd = os.pidfd_open(self._parent)
             self._poll.register(self._pidfd, select.POLLIN)
         except (AttributeError, OSError):
             # This Python or kernel has none, or a seccomp filter forbids it.
             # Then getppid() shows the parent's end.
             pass
-        if os.getppid() != parent:
+        if os.getppid() != self._parent:
             # It ended before it could be watched.
             raise protocol.ProtocolError('nothing: it is gone')
-        self._registrar = registrar.Registrar(config, self.post)
-        handler = _LastWarning(self._registrar)
-        kazoo_log = logging.getLogger('kazoo')
-        kazoo_log.addHandler(handler)
-        kazoo_log.propagate = False
-        self._registrar.start()
+
+    def _open(self, config):
+        """Return a Registrar, or what stands for one."""
+        return start_registrar(config, self.post)
 
     def _on_join(self, id, path, records, host, data, pulse_timeout, silent,
                  node):
@@ -300,13 +303,18 @@ class Keeper:
         """Return whether the parent's process has certainly ended."""
         if self._parent is None:
             return False
-        if os.getppid() != self._parent:
-            return True
-        if self._pidfd is not None:
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            return bool(poll.poll(0))
-        return False
+        return os.getppid() != self._parent or self._ends_within(0)
+
+    def _ends_within(self, timeout):
+        """Wait for the end of the parent's process; return whether it ended.
+
+        :param timeout: seconds
+        """
+        if self._pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def _wait_for_end(self):
         """Return 'killed' once the parent has ended, None if it has not.
@@ -337,14 +345,9 @@ class Keeper:
             self._registrar.close(self._how)
 
 
-class _LastWarning(logging.Handler):
-    """Passes kazoo's warnings to the registrar."""
-
-    def __init__(self, keeper_registrar):
-        super().__init__(logging.WARNING)
-        self._registrar = keeper_registrar
-
-    def emit(self, record):
-        text = record.getMessage()
-        if not text.startswith('Transition to '):
-            self._registrar.submit(self._registrar.warned, text)
+def start_registrar(config, post):
+    """Return a running Registrar that gets kazoo's warnings."""
+    started = registrar.Registrar(config, post)
+    session.pass_warnings(started)
+    started.start()
+    return started

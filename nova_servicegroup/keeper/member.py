@@ -82,7 +82,7 @@ class Member(own_record.OwnRecord, duplicates.Search):
     def end(self, how, age):
         """The node shall be away.
 
-        :param how: one of record.ENDS
+        :param how: one of record.ENDS, None if nobody knows
         :param age: seconds since the last sign of life
         """
         if not self.left:

@@ -143,15 +143,17 @@ class OwnRecord:
 
     def _end_with_record(self):
         how, last = self._ended
+        if how is None:
+            return False
         request = self.end_request(how, self._link.monotonic() - last)
         return request is not None and not any(
             isinstance(one, Exception) for one in self._link.get(request))
 
     def _write_end(self):
         """Record the end after the node, if there is no later incarnation."""
-        if self._record_path is None or self._token is None:
-            return
         how, last = self._ended
+        if how is None or self._record_path is None or self._token is None:
+            return
         for _ in range(ATTEMPTS):
             try:
                 self._read_record()

@@ -141,6 +141,19 @@ class Registrar(session.Session, threading.Thread):
         else:
             one.leave(how, seq)
 
+    def part(self, member_ids, how, done):
+        """End the memberships of a process that has left a shared keeper.
+
+        :param how: one of record.ENDS if the end of the process is proven,
+            else None
+        :param done: called when the nodes are deleted, or can't be for now
+        """
+        for member_id in member_ids:
+            self.leave(member_id, how, member_id)
+        if self._connected:
+            self._reconcile()
+        done()
+
     def watch(self, path, records, bound, known):
         self.rights.use(self._chroot + path)
         one = self._groups[path] = group.Group(
@@ -148,6 +161,9 @@ class Registrar(session.Session, threading.Thread):
         if self._connected:
             one.connected(self.monotonic())
         self._reconnect_sooner()
+
+    def believe(self, path, names):
+        self._groups[path].believe(names)
 
     def details(self, seq, path, host):
         if not self._connected:

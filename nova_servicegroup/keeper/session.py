@@ -132,3 +132,23 @@ def _discard(client):
         client.close()
     except Exception as e:
         logging.getLogger('kazoo').warning('while closing: %s', e)
+
+
+def pass_warnings(registrar):
+    """Let a Registrar get kazoo's warnings; nobody else does."""
+    kazoo_log = logging.getLogger('kazoo')
+    kazoo_log.addHandler(_LastWarning(registrar))
+    kazoo_log.propagate = False
+
+
+class _LastWarning(logging.Handler):
+    """Passes kazoo's warnings to the registrar."""
+
+    def __init__(self, registrar):
+        super().__init__(logging.WARNING)
+        self._registrar = registrar
+
+    def emit(self, record):
+        text = record.getMessage()
+        if not text.startswith('Transition to '):
+            self._registrar.submit(self._registrar.warned, text)

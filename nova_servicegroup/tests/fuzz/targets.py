@@ -1036,6 +1036,7 @@ class _NoChild:
     """Stands for a keeper process that says this and that."""
 
     pid = 1
+    shared = False
 
     def __init__(self, pieces, between=None):
         self._decoder = protocol.Decoder(protocol.FROM_KEEPER)
@@ -1052,7 +1053,7 @@ class _NoChild:
         decoder = protocol.Decoder(protocol.FROM_PARENT)
         decoder.feed(protocol.encode(op, **fields))
 
-    def kill(self):
+    def refuse(self):
         pass
 
     def end(self):

@@ -230,7 +230,8 @@ def services(tmp_path, monkeypatch):
 
     def running():
         return [one for one in really()
-                if one.pid in own or one.parent in own]
+                if one.pid in own or one.parent in own
+                or one.serves in own]
 
     monkeypatch.setattr(processes, 'running', running)
 
@@ -258,14 +259,27 @@ def a_site(tmp_path, driver):
 
 #: what a keeper looks like from outside
 WITH_KEEPER = '''
-import subprocess, sys
+import os, subprocess, sys
 subprocess.run([sys.executable, '-c', %r, '-m', 'nova_servicegroup.keeper',
-                'nova-compute[1]'])
+                'nova-compute[%%d]' %% os.getpid()])
 ''' % SLEEP
+#: one that its workers share, which is nobody's child
+WITH_SHARED_KEEPER = '''
+import os, sys, time
+parent = os.getpid()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.execl(sys.executable, sys.executable, '-c', %r, '-m',
+                 'nova_servicegroup.keeper', 'nova-compute[%%d]' %% parent)
+    os._exit(0)
+os.wait()
+time.sleep(60)
+''' % 'import time; print("here", flush=True); time.sleep(20)'
 
 
 @pytest.mark.parametrize('driver, code, level', [
     ('zk', SLEEP, 'CRITICAL'), ('zk', WITH_KEEPER, 'OK'),
+    ('zk', WITH_SHARED_KEEPER, 'OK'),
     ('db', SLEEP, 'OK'), ('db', WITH_KEEPER, 'WARNING')])
 def test_services_that_run_with_another_driver(
         services, tmp_path, driver, code, level):

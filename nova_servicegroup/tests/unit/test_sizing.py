@@ -56,9 +56,15 @@ def test_db_costs_as_much_as_its_heartbeats():
 
 
 def test_zk_costs_as_much_as_its_sessions():
-    cost = sizing.costs(1000, workers=40)['zk']
-    assert cost.connections == 1040
-    assert cost.heartbeats == 40 / 120
+    # Workers of one service have one together.
+    cost = sizing.costs(1000, workers=40, services=3)['zk']
+    assert cost.connections == 1003
+    assert cost.keepers == 3
+    assert cost.heartbeats == 3 / 120
+    alone = sizing.costs(1000, workers=40, services=100)['zk']
+    assert alone.keepers == 40
+    assert alone.reader_mb - cost.reader_mb == pytest.approx(
+        sizing.MEASURED['zk_shared_keeper_mb'].value * 37 / 40)
     assert cost.lost_s == (4, 8)
     assert sizing.costs(1000, workers=1)['zk'].store_mb == pytest.approx(
         sizing.MEASURED['zk_server_mb_at_1000'].value, rel=0.01)
@@ -112,13 +118,16 @@ def test_the_command_tells_costs_and_choice(capsys):
     assert '\n  [DEFAULT] servicegroup_driver = zk\n' in output.err
 
 
-def test_the_command_takes_interval_and_workers(capsys):
+def test_the_command_takes_interval_workers_and_services(capsys):
     main.main(['size', '--hosts', '1000', '--interval', '5', '--workers',
-               '40', '-f', 'json'])
+               '40', '--services', '9', '-f', 'json'])
     rows = {row['What']: row for row in json.loads(capsys.readouterr().out)}
     assert rows['heartbeats written, a second']['db'] == '200'
     assert rows['sessions, connections and open files of the store'][
-        'zk'] == '1040'
+        'zk'] == '1009'
+    assert rows['keepers of all processes that ask'] == {
+        'What': 'keepers of all processes that ask', 'db': '0', 'mc': '0',
+        'zk': '9'}
 
 
 @pytest.mark.parametrize('arguments', [
