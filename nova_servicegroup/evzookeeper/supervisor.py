@@ -53,7 +53,7 @@ class Supervisor:
 
     def _run_keeper(self):
         """Start a keeper and handle its messages; return why it ended."""
-        failure = None
+        failure = lost = None
         try:
             keeper = self._start_keeper()
         except exceptions.KeeperUnavailable as e:
@@ -71,7 +71,8 @@ class Supervisor:
                 for message in messages:
                     failure = self._take(message) or failure
         except exceptions.KeeperUnavailable as e:
-            failure = str(e)
+            # It has ended, or is killed.
+            lost = str(e)
         except protocol.ProtocolError as e:
             failure = 'the keeper sent %s' % e
         except Exception as e:
@@ -88,7 +89,7 @@ class Supervisor:
         code = keeper.end()
         if keeper.shared and not self._closing.is_set():
             self._next_is_own = keeper.is_unfit()
-        return failure or 'the keeper (pid %d) ended with %s' % (
+        return failure or lost or 'the keeper (pid %d) ended with %s' % (
             keeper.pid, code)
 
     def _start_keeper(self):

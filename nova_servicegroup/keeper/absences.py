@@ -178,11 +178,11 @@ class Absences:
                     record.gap[1] > self._gaps.get(host, (0, 0))[1]):
                 self._gaps[host] = record.gap
             return
-        before, missing.record = missing.record, record
-        was_read, missing.read = missing.read, True
-        if record is None and was_read:
+        if record is None and missing.read:
             # The earlier record still holds.
             return
+        before, missing.record = missing.record, record
+        was_read, missing.read = missing.read, True
         if record is None and not missing.seen:
             del self._missing[host]
             return

@@ -118,6 +118,16 @@ def test_who_is_replaced_within_one_listing_may_have_been_silent(reader):
     assert reader.absences.unread(9) == []
 
 
+def test_a_record_that_is_deleted_still_holds(reader):
+    reader.list(5, 'h2 b')
+    reader.read('h1', record_by('a', 'killed', AHEAD + 5, gap=(990, 1005)))
+    reader.absences.record_changed('h1')
+    reader.read('h1', None)
+    assert reader.posted('h1')[0] == 'killed'
+    reader.list(6, 'h1 c', 'h2 b')
+    assert reader.posted('h1') == [absences.BACK, 990, 1005]
+
+
 @pytest.mark.parametrize('before', [None, 'joined'])
 def test_who_was_restarted_before_its_record_was_read_was_not(reader, before):
     """Its return would end the doubt about others that are cut off."""

@@ -416,6 +416,28 @@ class TestDoubt:
             10, 'a shared keeper and an own one')
         assert 'another configuration' in caplog.text
 
+    def test_who_detects_its_end_by_sending_shares_the_next(
+            self, session, monkeypatch):
+        receive = child.Child.receive
+
+        def fail_at_the_end(one):
+            messages = receive(one)
+            if messages is None:
+                raise exceptions.KeeperUnavailable('it does not listen')
+            return messages
+
+        monkeypatch.setattr(child.Child, 'receive', fail_at_the_end)
+        both = [session(), session()]
+        process.wait_until(
+            lambda: both[0].keeper_pid and
+            both[0].keeper_pid == both[1].keeper_pid, 10, 'one keeper')
+        killed = both[0].keeper_pid
+        os.kill(killed, signal.SIGKILL)
+        process.wait_until(
+            lambda: all(one.keeper_pid not in (None, killed)
+                        for one in both), 10, 'other keepers')
+        assert both[0].keeper_pid == both[1].keeper_pid
+
     def test_the_keeper_after_the_own_one_is_shared_again(self, session):
         # Whoever takes a session over has a keeper of its own.
         first, second = session(), session(ident=(5, b'x'))
