@@ -73,6 +73,7 @@ class Supervisor:
         except exceptions.KeeperUnavailable as e:
             # It has ended, or is killed.
             lost = str(e)
+            failure = self._last_reason(keeper)
         except protocol.ProtocolError as e:
             failure = 'the keeper sent %s' % e
         except Exception as e:
@@ -91,6 +92,20 @@ class Supervisor:
             self._next_is_own = keeper.is_unfit()
         return failure or lost or 'the keeper (pid %d) ended with %s' % (
             keeper.pid, code)
+
+    def _last_reason(self, keeper):
+        """Return why a keeper closed the connection, None if it didn't say.
+
+        Blocks for its probe interval at most.
+        """
+        if self._closing.is_set():
+            return None
+        try:
+            messages = keeper.receive() or ()
+        except (exceptions.KeeperUnavailable, protocol.ProtocolError):
+            return None
+        return next((message['reason'] for message in messages
+                     if message['op'] == 'failed'), None)
 
     def _start_keeper(self):
         """Return a keeper: the siblings', if that is possible."""

@@ -656,7 +656,7 @@ def test_who_leaves_while_there_is_no_keeper_leaves(ensemble, session,
             if name.startswith('unkept@')], 3.5, 'the end of its node')
         assert other.node in client.get_children(DIRECTORY)
     assert one.client_id() == identity
-    assert one._leaving == {}
+    process.wait_until(lambda: not one._leaving, 2, 'the answer')
 
 
 def test_an_identity_protects_what_is_made(ensemble, session):

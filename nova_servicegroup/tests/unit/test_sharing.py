@@ -429,14 +429,35 @@ class TestDoubt:
         monkeypatch.setattr(child.Child, 'receive', fail_at_the_end)
         both = [session(), session()]
         process.wait_until(
-            lambda: both[0].keeper_pid and
-            both[0].keeper_pid == both[1].keeper_pid, 10, 'one keeper')
+            lambda: all(one.keeper_pid and one._child._heard for one in both),
+            10, 'a keeper')
         killed = both[0].keeper_pid
+        assert both[1].keeper_pid == killed
         os.kill(killed, signal.SIGKILL)
         process.wait_until(
             lambda: all(one.keeper_pid not in (None, killed)
                         for one in both), 10, 'other keepers')
         assert both[0].keeper_pid == both[1].keeper_pid
+
+    def test_a_refusal_is_known_although_a_message_could_not_be_sent(
+            self, session, monkeypatch, caplog):
+        caplog.set_level(logging.INFO)
+        receive = child.Child.receive
+
+        def send_first(one):
+            if one.shared and not one._heard:
+                # It waits until the connection is closed.
+                messages = receive(one)
+                one.send('config', parent=0, ident=None, **dict(
+                    CONFIG, version=0))
+                time.sleep(0.5)
+                return messages
+            return receive(one)
+
+        monkeypatch.setattr(child.Child, 'receive', send_first)
+        session()
+        process.wait_until(lambda: 'restart the service' in caplog.text, 10,
+                           'the reason')
 
     def test_the_keeper_after_the_own_one_is_shared_again(self, session):
         # Whoever takes a session over has a keeper of its own.
