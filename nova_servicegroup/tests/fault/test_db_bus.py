@@ -52,7 +52,10 @@ def break_unseen(client):
     pool = client.transport._driver._connection_pool
     items = process.wait_until(
         lambda: list(pool._items), 10, 'a connection in the pool')
-    for item in items:
+    # A second one, of the start, would break another heartbeat.
+    while len(pool._items) > 1:
+        pool._items.popleft()
+    for item in items[-1:]:
         held = item[-1] if isinstance(item, tuple) else item
         held.connection._connection.frame_writer = write
 
