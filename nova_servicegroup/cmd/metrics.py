@@ -65,7 +65,7 @@ class Metrics(base.Command):
                 % e) from e
         registry = prometheus_client.CollectorRegistry()
         check = (self._local(registry) if parsed_args.local
-                else self._deployment(registry, parsed_args.per_host))
+                 else self._deployment(registry, parsed_args.per_host))
         if path is None:
             address, port = parsed_args.listen
             try:

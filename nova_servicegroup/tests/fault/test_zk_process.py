@@ -49,28 +49,6 @@ def start(tmp_path, ensemble):
         one.stop()
 
 
-def alive(pid):
-    """Tell whether a process runs; a zombie doesn't."""
-    try:
-        stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
-    except OSError:
-        return False
-    return stat.rpartition(')')[2].split()[0] != 'Z'
-
-
-def wait_answer(driver, host, answer, timeout):
-    """Wait until the scheduler is told so."""
-    process.wait_until(
-        lambda: driver.answer(answers.record(host), Question.MAY_PLACE)
-        is answer, timeout,
-        '%s %s' % (host, 'up' if answer else 'down'), interval=0.002)
-
-
-def verdict(driver, host):
-    """Return (state, reason)."""
-    return driver.verdict(answers.record(host))[:2]
-
-
 def owner(driver, host):
     """Return the session that holds the only node of a host."""
     (_, _, about), = driver.member_details(answers.record(host))
@@ -91,14 +69,15 @@ def test_a_killed_process_is_down_at_once(start, reader, mode):
     times = []
     for _ in range(5):
         one = start('killed', mode=mode)
-        wait_answer(driver, 'killed', True, 5)
+        answers.wait_answer(driver, 'killed', True, 5)
         began = time.monotonic()
         one.kill()
-        wait_answer(driver, 'killed', False, SOON)
+        answers.wait_answer(driver, 'killed', False, SOON)
         times.append(time.monotonic() - began)
-        process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
+        process.wait_until(lambda: not process.alive(one.keeper_pids[0]), SOON,
                            'the end of the keeper')
-        assert verdict(driver, 'killed') == (State.ENDED, Reason.KILLED)
+        assert answers.verdict(driver, 'killed') == (
+            State.ENDED, Reason.KILLED)
         # Nobody evacuates its host for that.
         assert driver.is_up(answers.record('killed')) is True
     assert statistics.median(times) < 0.5, times
@@ -108,10 +87,10 @@ def test_a_killed_process_is_down_at_once(start, reader, mode):
 def test_every_end_of_a_process_is_seen_at_once(start, reader, end):
     driver = reader()
     one = start('ending', end=(1.0, end))
-    wait_answer(driver, 'ending', True, 5)
+    answers.wait_answer(driver, 'ending', True, 5)
     one.wait(10)
-    wait_answer(driver, 'ending', False, SOON)
-    process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
+    answers.wait_answer(driver, 'ending', False, SOON)
+    process.wait_until(lambda: not process.alive(one.keeper_pids[0]), SOON,
                        'the end of the keeper')
 
 
@@ -121,10 +100,10 @@ def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode,
                                                     how):
     driver = reader()
     one = start('forked', mode=mode, fork=(30, how))
-    wait_answer(driver, 'forked', True, 5)
+    answers.wait_answer(driver, 'forked', True, 5)
     time.sleep(0.5)
     one.kill()
-    wait_answer(driver, 'forked', False, SOON)
+    answers.wait_answer(driver, 'forked', False, SOON)
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -138,7 +117,7 @@ def test_a_forked_child_does_not_keep_its_parent_up(start, reader, mode,
 def test_a_short_freeze_is_invisible(start, reader, mode):
     driver = reader()
     one = start('frozen', mode=mode, down_time=9, recv_timeout=2000)
-    wait_answer(driver, 'frozen', True, 5)
+    answers.wait_answer(driver, 'frozen', True, 5)
     session = owner(driver, 'frozen')
     with Answers(driver, 'frozen') as seen:
         one.freeze()
@@ -160,15 +139,15 @@ def test_a_short_freeze_is_invisible(start, reader, mode):
 def test_a_hung_process_goes_and_comes_back(start, reader, mode):
     driver = reader()
     one = start('hung', mode=mode, down_time=3)
-    wait_answer(driver, 'hung', True, 5)
+    answers.wait_answer(driver, 'hung', True, 5)
     session = owner(driver, 'hung')
     one.freeze()
     began = time.monotonic()
-    wait_answer(driver, 'hung', False, 6)
+    answers.wait_answer(driver, 'hung', False, 6)
     # The last pulse may be an interval old, and on a loaded machine more.
     assert 1.5 < time.monotonic() - began < 5
     one.thaw()
-    wait_answer(driver, 'hung', True, 2)
+    answers.wait_answer(driver, 'hung', True, 2)
     assert owner(driver, 'hung') == session
     assert 'No heartbeat from' in one.log()
     process.wait_until(lambda: 'sends heartbeats again' in one.log(), 5,
@@ -178,18 +157,18 @@ def test_a_hung_process_goes_and_comes_back(start, reader, mode):
 def test_a_hung_process_that_is_killed_leaves_nothing(start, reader):
     driver = reader()
     one = start('stuck')
-    wait_answer(driver, 'stuck', True, 5)
+    answers.wait_answer(driver, 'stuck', True, 5)
     one.freeze()
     one.kill()
-    wait_answer(driver, 'stuck', False, SOON)
+    answers.wait_answer(driver, 'stuck', False, SOON)
 
 
 def test_a_hung_process_gains_nothing_by_another_keeper(start, reader):
     driver = reader()
     # Its main thread hangs, and not the one that minds the keeper.
     one = start('revived', block=(0.5, 8), down_time=3)
-    wait_answer(driver, 'revived', True, 5)
-    wait_answer(driver, 'revived', False, 6)
+    answers.wait_answer(driver, 'revived', True, 5)
+    answers.wait_answer(driver, 'revived', False, 6)
     before = one.keeper_pid
     os.kill(before, signal.SIGKILL)
     with Answers(driver, 'revived') as seen:
@@ -197,7 +176,7 @@ def test_a_hung_process_gains_nothing_by_another_keeper(start, reader):
                            'another keeper')
         time.sleep(1)
         assert seen.given == [False]
-        wait_answer(driver, 'revived', True, 10)
+        answers.wait_answer(driver, 'revived', True, 10)
 
 
 @pytest.mark.fault(
@@ -211,7 +190,7 @@ def test_a_busy_hub_is_invisible(start, reader):
     driver = reader()
     # In-process clients lose a session of four seconds at such turns.
     one = start('busy', mode=member.EVENTLET, busy=1.5, down_time=10)
-    wait_answer(driver, 'busy', True, 5)
+    answers.wait_answer(driver, 'busy', True, 5)
     session = owner(driver, 'busy')
     with Answers(driver, 'busy') as seen:
         time.sleep(8)
@@ -224,7 +203,7 @@ def test_a_blocked_hub_is_invisible(start, reader):
     driver = reader()
     start('blocked', mode=member.EVENTLET, block=(0.5, 4), down_time=9,
           recv_timeout=2000)
-    wait_answer(driver, 'blocked', True, 5)
+    answers.wait_answer(driver, 'blocked', True, 5)
     with Answers(driver, 'blocked') as seen:
         time.sleep(5.5)
     assert seen.given == [True]
@@ -241,7 +220,7 @@ def test_a_blocked_hub_is_invisible(start, reader):
 def test_a_killed_keeper_is_replaced_unseen(start, reader, mode):
     driver = reader()
     one = start('kept', mode=mode, recv_timeout=2000)
-    wait_answer(driver, 'kept', True, 5)
+    answers.wait_answer(driver, 'kept', True, 5)
     session = owner(driver, 'kept')
     with Answers(driver, 'kept') as seen:
         for _ in range(3):
@@ -270,7 +249,7 @@ def test_a_keeper_is_deaf_to_signals_meant_for_its_process(start, reader):
         os.kill(keeper, number)
     time.sleep(0.5)
     assert one.keeper_pid == keeper
-    wait_answer(driver, 'deaf', True, 1)
+    answers.wait_answer(driver, 'deaf', True, 1)
     assert os.getsid(keeper) == keeper
 
 
@@ -316,14 +295,14 @@ def test_a_keeper_is_small_and_idle(start):
 def test_a_stop_in_order_is_seen_at_once(start, reader):
     driver = reader()
     one = start('leaver')
-    wait_answer(driver, 'leaver', True, 5)
+    answers.wait_answer(driver, 'leaver', True, 5)
     # systemd signals all processes of a unit, in any order.
     os.kill(one.keeper_pid, signal.SIGTERM)
     one.signal(signal.SIGTERM)
-    wait_answer(driver, 'leaver', False, SOON)
+    answers.wait_answer(driver, 'leaver', False, SOON)
     assert one.wait(5) == 0
     assert 'may still be seen' not in one.log()
-    process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
+    process.wait_until(lambda: not process.alive(one.keeper_pids[0]), SOON,
                        'the end of the keeper')
 
 
@@ -331,7 +310,7 @@ def test_a_restart_meets_no_ghost(start, reader):
     """Parent and keeper are killed: the node stays until its session ends."""
     driver = reader()
     one = start('reborn')
-    wait_answer(driver, 'reborn', True, 5)
+    answers.wait_answer(driver, 'reborn', True, 5)
     os.kill(one.keeper_pid, signal.SIGSTOP)
     one.kill()
     os.kill(one.keeper_pids[0], signal.SIGKILL)
@@ -360,7 +339,7 @@ def test_a_stuck_keeper_is_replaced_unseen(start, reader, mode):
     driver = reader()
     # However seldom there are heartbeats.
     one = start('doubled', mode=mode, interval=30, down_time=90)
-    wait_answer(driver, 'doubled', True, 5)
+    answers.wait_answer(driver, 'doubled', True, 5)
     stuck, session = one.keeper_pid, owner(driver, 'doubled')
     with Answers(driver, 'doubled') as seen:
         os.kill(stuck, signal.SIGSTOP)
@@ -376,17 +355,17 @@ def test_a_stuck_keeper_is_replaced_unseen(start, reader, mode):
 def test_a_machine_that_slept_too_long_comes_back(start, reader):
     driver = reader()
     one = start('sleeper', recv_timeout=2000, down_time=60, interval=20)
-    wait_answer(driver, 'sleeper', True, 5)
+    answers.wait_answer(driver, 'sleeper', True, 5)
     one.freeze()
     os.kill(one.keeper_pid, signal.SIGSTOP)
     # It is missed. Whether it is down or in doubt depends on who else was
     # lost lately, in other tests.
     process.wait_until(
-        lambda: verdict(driver, 'sleeper')[0] is not State.UP, 10,
+        lambda: answers.verdict(driver, 'sleeper')[0] is not State.UP, 10,
         'the sleeper missed')
     os.kill(one.keeper_pid, signal.SIGCONT)
     one.thaw()
-    wait_answer(driver, 'sleeper', True, 5)
+    answers.wait_answer(driver, 'sleeper', True, 5)
     assert one.keeper_pid == one.keeper_pids[0]
 
 
@@ -395,7 +374,7 @@ def test_who_comes_back_late_after_an_outage_was_never_away(
     """One of thousands, whose session runs out while it waits its turn."""
     driver = reader()
     one = start('late', down_time=60, interval=20)
-    wait_answer(driver, 'late', True, 5)
+    answers.wait_answer(driver, 'late', True, 5)
     with answers.Answers(driver, 'late') as seen:
         ensemble.kill()
         one.freeze()
@@ -423,7 +402,7 @@ def test_no_orphan_waits_for_zookeeper(start, ensemble):
         server.freeze()
     try:
         one.kill()
-        process.wait_until(lambda: not alive(one.keeper_pids[0]), SOON,
+        process.wait_until(lambda: not process.alive(one.keeper_pids[0]), SOON,
                            'the end of the keeper')
     finally:
         for server in ensemble.servers:

@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from nova_servicegroup.liveness import Question
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup.tests.fixtures import answers
@@ -42,29 +41,8 @@ def start(tmp_path, ensemble):
     for one in started:
         keepers = one.all_keepers
         one.stop()
-        process.wait_until(lambda: not any(map(alive, keepers)), 8,
+        process.wait_until(lambda: not any(map(process.alive, keepers)), 8,
                            'the end of the keepers')
-
-
-def alive(pid):
-    """Tell whether a process runs; a zombie doesn't."""
-    try:
-        stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
-    except OSError:
-        return False
-    return stat.rpartition(')')[2].split()[0] != 'Z'
-
-
-def wait_answer(driver, host, answer, timeout):
-    process.wait_until(
-        lambda: driver.answer(answers.record(host), Question.MAY_PLACE)
-        is answer, timeout,
-        '%s %s' % (host, 'up' if answer else 'down'), interval=0.002)
-
-
-def verdict(driver, host):
-    """Return (state, reason)."""
-    return driver.verdict(answers.record(host))[:2]
 
 
 @contextlib.contextmanager
@@ -108,7 +86,7 @@ def sessions(ensemble):
 
 def wait_up(driver, service):
     for host in hosts(service):
-        wait_answer(driver, host, True, 10)
+        answers.wait_answer(driver, host, True, 10)
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -117,7 +95,7 @@ def test_all_have_one_keeper_and_one_session(start, reader, ensemble, mode):
     service = start(mode=mode)
     wait_up(driver, service)
     keeper = service.keeper()
-    assert alive(keeper)
+    assert process.alive(keeper)
     owners = sessions(ensemble)
     assert sorted(owners) == sorted(hosts(service))
     assert len(set.union(*owners.values())) == 1
@@ -146,16 +124,16 @@ def test_a_killed_worker_leaves_alone_and_the_keeper_after_the_last(
     keeper = service.keeper()
     # One of them has started it.
     for number in range(COUNT):
-        assert alive(keeper)
+        assert process.alive(keeper)
         others = hosts(service, without=range(number + 1))
         with always_up(driver, others):
             service.kill_worker(number)
-            wait_answer(driver, 'w%d' % number, False, SOON)
-            assert verdict(driver, 'w%d' % number) == (
+            answers.wait_answer(driver, 'w%d' % number, False, SOON)
+            assert answers.verdict(driver, 'w%d' % number) == (
                 State.ENDED, Reason.KILLED)
             # The next to come finds the same keeper.
             time.sleep(0.3)
-    process.wait_until(lambda: not alive(keeper), SOON,
+    process.wait_until(lambda: not process.alive(keeper), SOON,
                        'the end of the keeper')
     assert service.all_keepers == {keeper}
 
@@ -171,7 +149,7 @@ def test_a_new_worker_finds_the_keeper_and_the_view(start, reader):
     assert service.keepers[COUNT] == keeper
     process.wait_until(lambda: service.given(COUNT, 'w1') == ['True'], 5,
                        'its answer')
-    wait_answer(driver, 'w%d' % COUNT, True, 5)
+    answers.wait_answer(driver, 'w%d' % COUNT, True, 5)
     # Of who was killed before it came, too.
     assert service.given(COUNT, 'w0') == ['False']
 
@@ -208,8 +186,8 @@ def test_a_killed_keeper_is_replaced_by_one(start, reader, ensemble, mode):
             assert service.given(number, host).count('False') <= 1
     # And each of them is seen as before.
     service.kill_worker(3)
-    wait_answer(driver, 'w3', False, SOON)
-    assert verdict(driver, 'w3') == (State.ENDED, Reason.KILLED)
+    answers.wait_answer(driver, 'w3', False, SOON)
+    assert answers.verdict(driver, 'w3') == (State.ENDED, Reason.KILLED)
 
 
 def test_a_worker_killed_with_the_keeper_is_not_kept_up(start, reader):
@@ -222,7 +200,7 @@ def test_a_worker_killed_with_the_keeper_is_not_kept_up(start, reader):
         service.kill_worker(2)
         os.kill(service.keeper(), signal.SIGKILL)
         process.wait_until(
-            lambda: verdict(driver, 'w2')[0] is not State.UP, 10,
+            lambda: answers.verdict(driver, 'w2')[0] is not State.UP, 10,
             'the end of its session')
         time.sleep(1)
 
@@ -242,7 +220,7 @@ def test_a_stuck_keeper_is_killed_and_replaced_by_one(
     stuck = service.keeper()
     with always_up(driver, hosts(service)):
         os.kill(stuck, signal.SIGSTOP)
-        process.wait_until(lambda: not alive(stuck), 5, 'its end')
+        process.wait_until(lambda: not process.alive(stuck), 5, 'its end')
         process.wait_until(
             lambda: stuck not in service.keepers.values(), 5,
             'another keeper')
@@ -301,7 +279,7 @@ def test_a_frozen_worker_delays_nobody(start, reader, ensemble):
                 for request in [client.delete_async(name) for name in names]:
                     request.get(timeout=20)
         process.wait_until(
-            lambda: verdict(driver, 'w0')[1] is Reason.HUNG, 10,
+            lambda: answers.verdict(driver, 'w0')[1] is Reason.HUNG, 10,
             'the frozen one')
         killed = time.monotonic()
         service.kill_worker(1)
@@ -309,7 +287,7 @@ def test_a_frozen_worker_delays_nobody(start, reader, ensemble):
                            SOON, 'its sibling knows')
         assert time.monotonic() - killed < SOON
     service.signal_worker(0, signal.SIGCONT)
-    wait_answer(driver, 'w0', True, SOON)
+    answers.wait_answer(driver, 'w0', True, SOON)
     process.wait_until(lambda: service.given(0, 'w1')[-1] == 'False', SOON,
                        'the changes meanwhile')
     assert service.all_keepers == {keeper}
@@ -319,11 +297,11 @@ def test_a_worker_that_becomes_another_program_was_not_killed(
         start, reader, ensemble):
     driver = reader()
     service = start(one={'1': {'end': [2, 'exec']}})
-    wait_answer(driver, 'w1', True, 5)
+    answers.wait_answer(driver, 'w1', True, 5)
     with always_up(driver, hosts(service, without=[1])):
         process.wait_until(lambda: 'w1' not in sessions(ensemble), 12,
                            'the end of its node')
-        assert verdict(driver, 'w1')[1] is not Reason.KILLED
+        assert answers.verdict(driver, 'w1')[1] is not Reason.KILLED
 
 
 def test_other_versions_and_identities_have_their_own(start, reader):
@@ -353,7 +331,7 @@ def test_a_worker_that_stops_while_it_starts_the_keeper(start, reader):
     assert time.monotonic() - began < 10
     assert len(service.all_keepers) == 2
     for host in hosts(service, without=[0]):
-        wait_answer(driver, host, True, 5)
+        answers.wait_answer(driver, host, True, 5)
 
 
 @pytest.mark.long

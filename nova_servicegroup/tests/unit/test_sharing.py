@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -86,14 +85,6 @@ def receive(one, until):
         for message in messages:
             if message['op'] == until:
                 return message
-
-
-def alive(pid):
-    try:
-        stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
-    except OSError:
-        return False
-    return stat.rpartition(')')[2].split()[0] != 'Z'
 
 
 def in_children(count, function):
@@ -181,7 +172,7 @@ class TestKeeper:
         second.send('ping')
         receive(second, 'pong')
         second.send('close')
-        process.wait_until(lambda: not alive(second.pid), 5, 'its end')
+        process.wait_until(lambda: not process.alive(second.pid), 5, 'its end')
 
     def test_only_one_is_started(self, connect, monkeypatch):
         started = []
