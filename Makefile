@@ -75,6 +75,7 @@ test: packages $(VENV)/installed
 test-long: packages $(VENV)/installed
 	$(PYTEST) -m long $(ARGS) $(TESTS)
 
+unit: WORKERS := 4
 unit: $(VENV)/installed
 	$(PYTEST) -m 'not long' $(ARGS) nova_servicegroup/tests/unit
 

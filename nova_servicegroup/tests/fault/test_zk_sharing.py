@@ -17,6 +17,7 @@ from nova_servicegroup.tests.fixtures import answers
 from nova_servicegroup.tests.fixtures import member
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import workers
+from nova_servicegroup.tests.fixtures import wsgi
 
 MODES = [member.THREADING, member.EVENTLET]
 GROUP = '/servicegroups/compute'
@@ -332,6 +333,38 @@ def test_a_worker_that_stops_while_it_starts_the_keeper(start, reader):
     assert len(service.all_keepers) == 2
     for host in hosts(service, without=[0]):
         answers.wait_answer(driver, host, True, 5)
+
+
+# Nova's application may be loaded before the fork or after it.
+@pytest.mark.parametrize('command', [
+    ['gunicorn'], ['gunicorn', '--preload'], ['uwsgi'],
+    ['uwsgi', '--lazy-apps']], ids=' '.join)
+def test_the_workers_of_a_wsgi_server_share_a_keeper(
+        start, ensemble, tmp_path, command):
+    service = start(count=1)
+    with wsgi.Server(tmp_path, ensemble.address, 'w0', command) as server:
+        def wait_all(condition, what):
+            """Wait for one answer of all workers, and return it."""
+            def given():
+                one, *others = set(server.ask_all().values())
+                return not others and condition(one) and one
+
+            return process.wait_until(given, 10, what)
+
+        first = wait_all(lambda one: one.up and one.keeper, 'a keeper').keeper
+        os.kill(first, signal.SIGKILL)
+        second = wait_all(lambda one: one.up and one.keeper not in (
+            None, first), 'another keeper').keeper
+        killed = next(iter(server.ask_all()))
+        os.kill(killed, signal.SIGKILL)
+        # The server forks another worker in its place.
+        assert wait_all(lambda one: one.up and one.keeper,
+                        'all workers').keeper == second
+        assert killed not in server.ask_all()
+        service.kill_worker(0)
+        wait_all(lambda one: not one.up, 'its end')
+    process.wait_until(lambda: not process.alive(second), 8,
+                       'the end of the keeper')
 
 
 @pytest.mark.long
