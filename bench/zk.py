@@ -53,7 +53,7 @@ import time
 
 import report
 
-from nova_servicegroup.keeper import view
+from nova_servicegroup.keeper import listing
 from nova_servicegroup.tests.fixtures import asker
 from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import sessions
@@ -215,7 +215,7 @@ def changes(server, fleet, readers, members, deaths, resting):
     seconds, *used = meter.stop()
     # A keeper that has yet to check who owns the nodes checks so many a
     # second: that of a member that joins instead of another one's.
-    seconds -= deaths / view.CHECKS_PER_SECOND
+    seconds -= deaths / listing.CHECKS_PER_SECOND
     times, unseen = [], 0
     for reader in readers:
         gone = reader.ask('gone')['gone']

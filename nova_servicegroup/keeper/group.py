@@ -12,10 +12,10 @@ from kazoo.protocol import states
 
 from nova_servicegroup.keeper import absences
 from nova_servicegroup.keeper import group_records
+from nova_servicegroup.keeper import listing
 from nova_servicegroup.keeper import lookback
 from nova_servicegroup.keeper import returns
 from nova_servicegroup.keeper import security
-from nova_servicegroup.keeper import view
 from nova_servicegroup.keeper import watches
 
 #: seconds after which a directory is listed even without an event
@@ -46,8 +46,8 @@ class Group(group_records.GroupRecords):
         self._records_path = records_path and chroot + records_path
         self._watch = functools.partial(link.submit, self._directory_changed)
         self._node_watch = functools.partial(link.submit, self._node_changed)
-        self._owners = view.OwnerCheck()
-        self._pace = view.Pace()
+        self._owners = listing.OwnerCheck()
+        self._pace = listing.Pace()
         self._absences = absences.Absences(
             returns.Returns(0, 0, bound), records_path is not None)
         self._members = set(known)  # nodes in the parent's view

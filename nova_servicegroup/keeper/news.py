@@ -16,7 +16,7 @@ class News:
         self.ready = True
         for name, joined in nodes:
             if self._nodes.setdefault(name, joined) is not joined:
-                # It joined and left before the parent was told.
+                # It joined and left before it was posted to the parent.
                 del self._nodes[name]
         self._absences.update(absences)
         self._founded = founded

@@ -159,7 +159,7 @@ class SharedRegistrar:
                 'reason': 'its siblings watch %s in another way' % path})
             return
         if not view.listed:
-            # The keeper before may have told this worker more than others.
+            # The keeper before may have sent this worker more than others.
             self.registrar.believe(path, known)
         view.newcomers[share] = known
         if view.ready:

@@ -23,8 +23,8 @@ Faults, as tested
 ====================
 
 Made by ``make fault-table`` from the results of the tests that are named in
-the last column: %(faults)d faults, %(tests)d tests. "up" and "down" are what
-everything in Nova but the scheduler is told; the scheduler takes no host
+the last column: %(faults)d faults, %(tests)d tests. "up" and "down" are the
+answers to everything in Nova but the scheduler; the scheduler takes no host
 whose process has ended or that is silent. "-": nothing changes, so nothing has
 to end. See :doc:`liveness` for the rules.
 

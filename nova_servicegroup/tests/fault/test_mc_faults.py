@@ -83,7 +83,7 @@ def report(tmp_path, conf_file):
 
 
 class Reader:
-    """Asks as Nova does, and remembers what it was told and when."""
+    """Asks as Nova does, and remembers each answer and its time."""
 
     def __init__(self, conf_file, hosts=COMPUTES):
         self.hosts = hosts

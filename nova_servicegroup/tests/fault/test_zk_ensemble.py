@@ -37,7 +37,7 @@ def join(session, host, **how):
 
 
 def placed(driver, record):
-    """Return whether the scheduler is told that a host is up."""
+    """Return whether a host is up to the scheduler."""
     return driver.answer(record, Question.MAY_PLACE) is True
 
 
@@ -67,7 +67,7 @@ def members(session):
 
 @pytest.fixture
 def everybody(reader, members, config):
-    """What a reader is told of each member; its view may be a minute old."""
+    """A reader's answers about each member; its view may be a minute old."""
     config.config(group='servicegroup', outage_grace=60)
     driver = reader()
     driver.settings.refresh()
@@ -391,7 +391,7 @@ def test_two_clouds_on_one_ensemble(ensemble, session, begin):
         membership.Membership(one, prefix + '/compute', 'h', timeout=5,
                               records=prefix + '/@last/compute')
         readers[prefix] = begin(sg_prefix=prefix)
-        # What a reader is told by its options is told when it first asks.
+        # A reader reads its options when it first asks.
         process.wait_until(lambda: placed(readers[prefix], host), 10, 'h')
     clouds['/west'].close()
     process.wait_until(lambda: not placed(readers['/west'], host), 5,
@@ -503,7 +503,7 @@ def test_two_machines_under_one_name_are_both_told(session, reader, caplog):
             data={'host': 'twin', 'boot_id': boot_id, 'pid': 7})
 
     one = [twin('boot-a')]
-    # Its own search finds nobody: it must be told by who comes later.
+    # Its own search finds nobody: who comes later must answer it.
     time.sleep(4)
     one += [twin('boot-b'), twin('boot-a')]
     boot_ids = sorted(data['boot_id'] for _, data, _ in

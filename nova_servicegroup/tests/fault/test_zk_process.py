@@ -26,7 +26,7 @@ from nova_servicegroup.tests.fixtures import process
 
 MODES = [member.THREADING, member.EVENTLET]
 
-#: what the scheduler is told over and over
+#: the answers to the scheduler's question, asked again and again
 Answers = functools.partial(answers.Answers, question=Question.MAY_PLACE)
 
 #: seconds: much less than a session lasts, even on a loaded machine

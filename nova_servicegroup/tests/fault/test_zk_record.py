@@ -268,7 +268,7 @@ def test_only_computes_have_records(client, start):
 
 
 def test_old_silences_are_told_from_an_outage(client, start, ask):
-    """3: by when each was missed first; a reader is told it at its start."""
+    """3: by when each was missed first; a reader gets it at its start."""
     start('living')
     for number in range(1, 6):
         client.create('%s/old-%d' % (RECORDS, number), json.dumps({

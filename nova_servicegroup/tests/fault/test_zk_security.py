@@ -281,7 +281,7 @@ def test_a_server_that_is_not_configured_for_it(
 
 
 def see_it_named_and_mended(broken, named, member, caplog):
-    """What goes wrong at run time is told once, retried, and over when mended.
+    """A failure at run time is logged once, retried, and over when mended.
 
     :param broken: a context manager
     """

@@ -32,7 +32,7 @@ def node(host):
 
 
 class Reader:
-    """Watches the group, and keeps what it is told of it."""
+    """Watches the group, and keeps what the keeper posts."""
 
     def __init__(self, ensemble):
         self.members = set()

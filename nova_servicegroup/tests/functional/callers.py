@@ -5,7 +5,7 @@
 Each caller is a generator function; the first line of its docstring names it
 in the documentation. It prepares what it needs, and yields; it asks Nova while
 there is doubt, and yields; when Nova has come to rest it yields what the
-caller was told and what is saved (two strings); and when the outage is over
+caller gets and what is saved (two strings); and when the outage is over
 it sees the operation through and yields how that went.
 """
 

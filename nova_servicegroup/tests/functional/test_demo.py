@@ -83,7 +83,7 @@ def assert_nothing_is_left(folder):
 
 
 def states(text):
-    """Return {host: (state, what Nova is told)} of the last list."""
+    """Return {host: (state, the answer to Nova)} of the last list."""
     listed = text.rpartition('$ nova-servicegroup list')[2]
     return {host: (state, answer) for host, state, answer in re.findall(
         r'^\| (\S+-\d) +\| (\w+) +\|.* (\w+) +\|$', listed, re.MULTILINE)}

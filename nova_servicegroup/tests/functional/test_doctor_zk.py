@@ -162,7 +162,7 @@ def test_nodes_and_records_that_do_not_belong(compute):
 
 
 def test_members_records_and_services_of_nova(compute, cells):
-    """What is in only one or two of the three: each is told, with its fix."""
+    """Each that is in only one or two of the three is a finding."""
     compute.join('a', 'gone', 'stranger')
     compute.members['gone'].kill()
     process.wait_until(

@@ -113,15 +113,16 @@ def test_there_and_back_without_a_gap(moving):
     with on_db:
         # 1. Every node reports through both; all readers still ask db.
         restart_fleet(cloud, 'db', also=[other])
-        # 2. The readers change over; db is told for those that haven't.
+        # 2. The readers change over; the database is kept for those that
+        # haven't.
         cloud.start_api('new', driver=other)
         on_other.start()
         restart_fleet(cloud, other, also=['db'])
         assert told_to_database(cloud) == MEMBERS
-    # 3. Nobody asks db any more: it is no longer told.
+    # 3. Nobody asks db any more: services no longer report to it.
     restart_fleet(cloud, other)
     assert told_to_database(cloud) == set()
-    # And back: db is told again before anybody asks it.
+    # And back: services report to db again before anybody asks it.
     restart_fleet(cloud, other, also=['db'])
     process.wait_until(lambda: told_to_database(cloud) == MEMBERS, 20,
                        'heartbeats of everybody in the database')

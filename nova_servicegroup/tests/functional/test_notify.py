@@ -174,7 +174,7 @@ def test_three_watchers_tell_once(fleet, watch, listener):
     assert message['last_seen'] <= message['at']
     assert message['silence'] is None
     listener.nothing(4)
-    # All of them saw it, one of them told it.
+    # All of them saw it, one of them sent it.
     for one in watchers:
         assert ' a nova-compute up -> ended' in one.log()
 
@@ -201,7 +201,7 @@ def test_who_tells_is_replaced_and_nothing_is_lost(fleet, watch, listener):
     second.wait(10)
     (third,) = [one for one in watchers if one not in (first, second)]
     process.wait_until(lambda: SENDS in third.log(), 5, 'the third one')
-    # It may tell again of what the second one told.
+    # It may send again what the second one sent.
     while not listener.arrived.empty():
         assert listener.next(0)['host'] in 'ab'
 

@@ -75,7 +75,7 @@ def test_list_shows_every_cell_and_why(outage):
 def test_list_chooses(outage, arguments, hosts):
     done = outage.command('list', '-f', 'value', '-c', 'Host', *arguments)
     assert done.stdout.split() == hosts
-    # In a pipe nothing but the doubt itself is told.
+    # In a pipe nothing but the doubt itself is printed.
     assert 'Asking' not in done.stderr and 'eventlet' not in done.stderr
 
 
@@ -291,7 +291,7 @@ def test_migrate_check(moving):
         return {row['Host']: row['Result'] for row in rows(done)}, done.stderr
 
     def report(host):
-        # Later than memcached was started: nobody could have told before.
+        # Later than memcached was started: nobody could have reported before.
         stamp = wire.stamp_of(moving.now)
         moving.store.raw_set(wire.key('compute', host),
                              wire.encode(stamp, moving.now, {}),

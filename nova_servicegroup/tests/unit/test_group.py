@@ -38,7 +38,7 @@ class Ensemble:
             self.write(host, records.joined(token, None))
         self.read = []          # hosts
         self.listings = self.views = 0
-        self.absences = {}      # what the parent was told
+        self.absences = {}      # what was posted to the parent
         self.client = self.watches = self.rights = self
         self.supported = True
         self.slow = False

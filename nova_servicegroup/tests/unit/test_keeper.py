@@ -18,11 +18,11 @@ import types
 import pytest
 
 from nova_servicegroup.keeper import ending
+from nova_servicegroup.keeper import listing
 from nova_servicegroup.keeper import loop
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import news
 from nova_servicegroup.keeper import protocol
-from nova_servicegroup.keeper import view
 
 ROOT = str(pathlib.Path(__file__).parents[3])
 #: runs a keeper, and is its parent
@@ -116,15 +116,15 @@ class TestNames:
 class TestPace:
 
     def test_ten_thousand_are_listed_twice_a_second(self):
-        pace = view.Pace()
+        pace = listing.Pace()
         assert pace.pause(10000, 0) == pytest.approx(0.5)
         assert pace.pause(3, 1) == pytest.approx(0.5)
 
     def test_a_small_group_is_listed_at_once(self):
-        assert view.Pace().pause(100, 0) <= 0.005
+        assert listing.Pace().pause(100, 0) <= 0.005
 
     def test_it_forgets_how_large_the_group_was(self):
-        pace = view.Pace()
+        pace = listing.Pace()
         pace.pause(10000, 0)
         assert pace.pause(100, 61) <= 0.005
         assert pace.pause(10000, 62) == pytest.approx(0.5)
@@ -139,7 +139,7 @@ class TestOwnerCheck:
 
     @pytest.fixture
     def owners(self):
-        return view.OwnerCheck()
+        return listing.OwnerCheck()
 
     @staticmethod
     def look(owners, now, leftovers=frozenset()):

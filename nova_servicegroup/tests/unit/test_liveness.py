@@ -361,7 +361,7 @@ def test_who_had_been_silent_for_long_ends_no_doubt_about_many():
         return fleet((59, 400), (1, 0, {'gap': Gap(start, NOW - 200)}),
                      (40, 0))
     assert state(members(NOW - 7 * 86400)) is State.UNKNOWN
-    # A gap may be told as twice as long as it was.
+    # A gap may be reported as twice as long as it was.
     assert state(members(NOW - 721)) is State.UNKNOWN
     assert state(members(NOW - 719)) is State.DOWN
 

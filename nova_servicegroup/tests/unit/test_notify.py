@@ -112,7 +112,7 @@ def test_the_others_tell_nothing_until_they_lead(outbox, clock):
     assert outbox.sent() == [] and not outbox.leads
     outbox._election.leading = True
     clock[0] = 7
-    # What the lost one cannot have told, and nothing that it has.
+    # What the lost one cannot have sent, and nothing that it has.
     outbox.add([change(host='c')])
     assert outbox.sent() == ['a', 'b', 'c']
 

@@ -30,7 +30,7 @@ def judged(soak, history, answers, driver='mc', began=0, ended=1000):
     """Return what is false about the one member of a driver.
 
     :param history: (at, what) of the member
-    :param answers: (at, (state, told)) of the reader
+    :param answers: (at, (state, answer)) of the reader
     """
     members = soak.Members(driver, ['a'])
     members.history['a'] = history
@@ -42,7 +42,7 @@ def judged(soak, history, answers, driver='mc', began=0, ended=1000):
 
 @pytest.mark.parametrize('answers, false', [
     ([(1, UP)], []),
-    # A short doubt, a death, a life told to be none.
+    # A short doubt, a death, a living member that is down.
     ([(1, UP), (500, DOUBT), (501, UP)], [('up', 'unknown')]),
     ([(1, UP), (500, DOWN)], [('up', 'down')]),
     ([(1, UP), (500, ('up', False))], [('up', 'up')]),

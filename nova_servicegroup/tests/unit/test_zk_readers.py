@@ -68,7 +68,7 @@ class Ensemble:
             self.record(host)))
 
     def run(self, seconds):
-        """Let time pass; who watches is told of what changes."""
+        """Let time pass; who watches gets what changes."""
         for _ in range(seconds):
             self.now += 1
             for reader in self.readers:
