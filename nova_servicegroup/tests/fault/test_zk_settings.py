@@ -136,12 +136,16 @@ def world(tmp_path, ensemble):
     logged='WARNING at the loss, INFO at the return',
     ends='an election, or its return')
 def test_the_leader_pauses(world, settings):
-    leader = world.ensemble.leader
-    leader.freeze()
-    time.sleep(PAUSE)
-    leader.thaw()
-    world.ensemble.wait_serving()
-    world.wait_back()
+    # A leader may read all pings that waited before it expires sessions.
+    for _ in range(1 if settings == PAGE else 3):
+        leader = world.ensemble.leader
+        leader.freeze()
+        time.sleep(PAUSE)
+        leader.thaw()
+        world.ensemble.wait_serving()
+        world.wait_back()
+        if world.expired() > LIGHT / 4:
+            break
     if settings == PAGE:
         # The others didn't wait for it.
         assert world.ensemble.leader is not leader
