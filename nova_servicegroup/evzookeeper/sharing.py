@@ -69,7 +69,8 @@ def _image(process):
 
 def _stat(pid):
     """Return the fields of /proc/PID/stat, from the third one on."""
-    stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
+    # A name may have been cut inside a character.
+    stat = pathlib.Path('/proc/%d/stat' % pid).read_text(errors='replace')
     return stat.rpartition(')')[2].split()
 
 

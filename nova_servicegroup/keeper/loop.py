@@ -184,8 +184,9 @@ class Keeper:
     def _on_join(self, id, path, records, host, data, pulse_timeout, silent,
                  node):
         self._pulses[id] = _Pulse(pulse_timeout, self._monotonic() - silent)
-        self._registrar.submit(self._registrar.join, id, path, records, host,
-                               data, node)
+        self._registrar.submit(
+            self._registrar.join, id, path, records, host, data, node,
+            silent if pulse_timeout and silent >= pulse_timeout else None)
 
     def _on_pulse(self, id, seq):
         pulse = self._pulses.get(id)

@@ -2,6 +2,7 @@
 
 """A membership of the parent's process: its node and its record."""
 
+import collections
 import functools
 import json
 import logging
@@ -44,7 +45,10 @@ class Member(own_record.OwnRecord, duplicates.Search):
         self._boot_id = data.get('boot_id')
         self.node = node        # name of the node, which may not exist yet
         self.session = None     # id of the session that owns the node
+        # Nodes of earlier sessions, which may not have ended.
+        self._replaced = collections.deque(maxlen=own_record.ATTEMPTS)
         self.left = False
+        self.released = False   # another keeper has the record now
         self._ended = None      # (how, monotonic time of the last sign)
         self._done = False      # the node exists, or not, as requested
         self._retry_at = 0
@@ -96,7 +100,11 @@ class Member(own_record.OwnRecord, duplicates.Search):
 
     def leave(self, how, seq):
         """As ``end``, for good; answers ``seq`` afterwards."""
-        self.end(how, 0)
+        if self._ended is None or how not in (None, 'killed'):
+            self.end(how, 0)
+        else:
+            # It hung before it was killed, and the record says since when.
+            self._begin()
         self.left = True
         self._answer('it left')
         self._asked.append(seq)
@@ -116,6 +124,7 @@ class Member(own_record.OwnRecord, duplicates.Search):
             # The node of the old session is stale; create another.
             if self.node is not None:
                 self._silent_since = self._link.lost_at
+                self._replaced.append(self.node)
             self.node = None
 
     def delay(self, until):
@@ -124,6 +133,8 @@ class Member(own_record.OwnRecord, duplicates.Search):
 
     def due(self):
         """Return when to call ``reconcile``, or None."""
+        if self.released and not self.left:
+            return None
         if not self._done:
             return self._retry_at
         times = [t for t in (self._search_at, self._repair_at)
@@ -201,6 +212,8 @@ class Member(own_record.OwnRecord, duplicates.Search):
                 # node is valid and belongs to that session.
                 self.session = owner
                 break
+            if owner:
+                self._replaced.append(self.node)
             self.node = None
         raise kazoo_exc.SessionExpiredError('the session changed meanwhile')
 
@@ -229,6 +242,14 @@ class Member(own_record.OwnRecord, duplicates.Search):
             # It was deleted with its session.
             self._write_end()
         self.node = None
+        while self._replaced:
+            try:
+                link.get(link.client.delete_async(
+                    '%s/%s' % (self.path, self._replaced[-1])))
+            except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
+                # It ends with its session.
+                pass
+            self._replaced.pop()
 
     def _node_changed(self, event):
         if event.path != self.node_path or self._ended is not None:

@@ -113,11 +113,21 @@ class Registrar(session.Session, threading.Thread):
 
     # Submitted by the keeper.
 
-    def join(self, member_id, path, record, host, data, node):
+    def join(self, member_id, path, record, host, data, node, silent=None):
+        """Add a membership.
+
+        :param silent: seconds since the last pulse if the process hangs: no
+            node may be created first
+        """
         self.rights.use(self._chroot + path)
+        if any(one.node == node for one in self._members.values()):
+            # It will be deleted with that membership.
+            node = None
         self._members[member_id] = member.Member(
             self, member_id, self._chroot + path,
             record and self._chroot + record, host, data, node)
+        if silent is not None:
+            self.hang(member_id, silent)
 
     def live(self, member_id):
         """Restore the node of a membership whose process hung."""
@@ -140,6 +150,12 @@ class Registrar(session.Session, threading.Thread):
             self.post('answer', seq=seq, error=None, result=[])
         else:
             one.leave(how, seq)
+
+    def release(self, member_ids):
+        """Leave nodes and records as they are until ``part``."""
+        for member_id in member_ids:
+            if member_id in self._members:
+                self._members[member_id].released = True
 
     def part(self, member_ids, how, done):
         """End the memberships of a process that has left a shared keeper.

@@ -47,6 +47,10 @@ class Share:
     def details(self, seq, path, host):
         self._registrar.details((self, seq), path, host)
 
+    def release(self):
+        """Change nothing until ``close``. From any thread; never blocks."""
+        self.submit(self._registrar.release, self._ids)
+
     def close(self, how):
         """End its memberships; blocks for END_LIMIT at most.
 

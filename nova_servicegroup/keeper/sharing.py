@@ -138,9 +138,12 @@ class _Conversation(loop.Keeper):
 
     def _close(self):
         if self._registrar is not None:
-            if self._how is None and self._ends_within(self._session_timeout):
-                self._how = 'killed'
-            # Otherwise it has another keeper, or has become another program.
+            if self._how is None:
+                # It may have another keeper, which has its record from now on,
+                # or may have become another program.
+                self._registrar.release()
+                if self._ends_within(self._session_timeout):
+                    self._how = 'killed'
             self._registrar.close(self._how)
         os.close(self._wake)
         os.close(self._waker)

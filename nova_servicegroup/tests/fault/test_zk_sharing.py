@@ -191,6 +191,25 @@ def test_a_killed_keeper_is_replaced_by_one(start, reader, ensemble, mode):
     assert answers.verdict(driver, 'w3') == (State.ENDED, Reason.KILLED)
 
 
+def test_a_worker_killed_after_its_keeper_is_not_kept_up(
+        start, reader, ensemble):
+    """The session of the keeper before lasts for seconds."""
+    driver = reader()
+    service = start(recv_timeout=12000, down_time=30)
+    wait_up(driver, service)
+    killed = service.keeper()
+    before, = set.union(*sessions(ensemble).values())
+    os.kill(killed, signal.SIGKILL)
+    process.wait_until(lambda: killed not in service.keepers.values(), 10,
+                       'another keeper')
+    assert before in sessions(ensemble)['w3']
+    with always_up(driver, hosts(service, without=[3])):
+        service.kill_worker(3)
+        answers.wait_answer(driver, 'w3', False, SOON)
+        assert answers.verdict(driver, 'w3') == (State.ENDED, Reason.KILLED)
+    assert before in sessions(ensemble)['w2']
+
+
 def test_a_worker_killed_with_the_keeper_is_not_kept_up(start, reader):
     """By a session that is kept for the others."""
     driver = reader()

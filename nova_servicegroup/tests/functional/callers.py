@@ -82,6 +82,8 @@ class Scene:
         self.around = around
         self.image = around.make_image()
         self._session = requests.Session()
+        # Or a server may close an idle connection just when it is used.
+        self._session.headers['Connection'] = 'close'
         # Past any proxy.
         self._session.trust_env = False
         self._ring = None

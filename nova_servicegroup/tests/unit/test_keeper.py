@@ -311,6 +311,16 @@ class TestLoop:
         assert keeper._registrar.submitted == [('hang', 1, 6)]
         assert clock.now == 1006
 
+    @pytest.mark.parametrize('silent, pulse_timeout, expected', [
+        (60, 6, 60), (6, 6, 6), (5, 6, None), (60, None, None)])
+    def test_who_hangs_when_it_joins_is_never_shown(
+            self, hanging, silent, pulse_timeout, expected):
+        keeper, _ = hanging
+        keeper._on_join(id=2, path='/g', records=None, host='a', data={},
+                        pulse_timeout=pulse_timeout, silent=silent, node=None)
+        assert keeper._registrar.submitted == [
+            ('join', 2, '/g', None, 'a', {}, None, expected)]
+
     def test_a_keeper_that_was_stopped_blames_nobody(self, hanging):
         keeper, clock = hanging
         keeper._poll.late = 60

@@ -15,10 +15,12 @@ import pytest
 
 from nova_servicegroup.keeper import names
 from nova_servicegroup.keeper import own_record
+from nova_servicegroup.keeper import record
 from nova_servicegroup.keeper import registrar
 from nova_servicegroup.keeper import session
 
 GROUP = '/servicegroups/compute'
+RECORDS = '/servicegroups/@last/compute'
 
 
 class Client:
@@ -29,6 +31,8 @@ class Client:
         self.client_state = states.KeeperState.CONNECTED
         self.last_zxid = 7
         self.nodes = {'/': 0, '/servicegroups': 0, GROUP: 0}  # path -> owner
+        self.data = {}          # path of a record -> (content, version)
+        self.watches = {}       # path of a record -> callable
         self.requests = []
         self.failing = {}       # name of a request -> exception
         self.before = None      # called with the name of each request
@@ -47,7 +51,7 @@ class Client:
             try:
                 if request in self.failing:
                     raise self.failing[request]
-                result = getattr(self, '_' + request)(path, **kwargs)
+                result = getattr(self, '_' + request)(path, *args, **kwargs)
             except Exception as e:
                 return types.SimpleNamespace(get=_raising(e))
             return types.SimpleNamespace(get=lambda timeout: result)
@@ -58,13 +62,36 @@ class Client:
         return None if owner is None else types.SimpleNamespace(
             ephemeralOwner=owner, numChildren=0)
 
-    def _create(self, path, acl, ephemeral=False):
+    def _create(self, path, data, acl, ephemeral=False):
         if path in self.nodes:
             raise kazoo_exc.NodeExistsError
         self.nodes[path] = self.client_id[0] if ephemeral else 0
+        self.data[path] = data, 0
 
     def _delete(self, path):
+        if path not in self.nodes:
+            raise kazoo_exc.NoNodeError
         del self.nodes[path]
+
+    def _get(self, path, watch=None):
+        if path not in self.data:
+            raise kazoo_exc.NoNodeError
+        if watch is not None:
+            self.watches[path] = watch
+        data, version = self.data[path]
+        return data, types.SimpleNamespace(version=version, mtime=0, czxid=1)
+
+    def _set(self, path, data, version):
+        if self.data[path][1] != version:
+            raise kazoo_exc.BadVersionError
+        self.data[path] = data, version + 1
+        if path in self.watches:
+            self.watches.pop(path)(types.SimpleNamespace(
+                path=path, type=states.EventType.CHANGED))
+        return types.SimpleNamespace(czxid=1)
+
+    def transaction(self):
+        return Transaction(self)
 
     def _sync(self, path):
         return path
@@ -81,6 +108,32 @@ class Client:
 
     def stop(self):
         raise AssertionError('that ends a session')
+
+
+class Transaction:
+    """Its requests succeed, or it fails with the first error."""
+
+    def __init__(self, client):
+        self._client = client
+        self._requests = []
+
+    def __getattr__(self, name):
+        return lambda path, *args, **kwargs: self._requests.append(
+            (name.removesuffix('_data'), path, args, kwargs))
+
+    def commit_async(self):
+        results = []
+        for name, path, *_ in self._requests:
+            if name == 'create' and path in self._client.nodes:
+                results = [kazoo_exc.NodeExistsError()] * 2
+            if name == 'delete' and path not in self._client.nodes:
+                results = [kazoo_exc.NoNodeError()] * 2
+        if not results:
+            results = [
+                getattr(self._client, name + '_async')(
+                    path, *args, **kwargs).get(0)
+                for name, path, args, kwargs in self._requests]
+        return types.SimpleNamespace(get=lambda timeout: results)
 
 
 def _raising(error):
@@ -120,10 +173,23 @@ class World:
         self.client.change(states.KazooState.SUSPENDED)
         self.turn()
 
-    def join(self, host='host1'):
-        self.registrar.submit(self.registrar.join, 1, GROUP, None, host, {},
-                              None)
+    def join(self, host='host1', number=1, records=None, node=None, **more):
+        self.registrar.submit(lambda: self.registrar.join(
+            number, GROUP, records, host, {}, node, **more))
         self.turn()
+
+    def call(self, name, *args):
+        self.registrar.submit(getattr(self.registrar, name), *args)
+        self.turn()
+
+    def part(self, number, how):
+        self.call('part', [number], how, lambda: None)
+
+    def node(self, number=1):
+        return self.registrar._members[number].node
+
+    def record(self, host='host1'):
+        return record.parse(*self.client._get(RECORDS + '/' + host))
 
     def watch(self):
         self.registrar.submit(self.registrar.watch, GROUP, None, 600,
@@ -248,3 +314,85 @@ def test_who_reads_a_group_is_back_before_the_others(world):
     world.client.handler = types.SimpleNamespace()
     world.registrar._connect()
     assert world.client.handler.share_of_pause < 1
+
+
+def test_a_process_that_hung_before_it_was_killed_has_hung(world):
+    world.connect(1)
+    world.join(records=RECORDS)
+    world.call('hang', 1, 60)
+    assert (world.record().state, world.owners()) == ('hung', [])
+    before = world.client.data[RECORDS + '/host1']
+    world.turn(600)
+    # What it did is known: nobody waits once more for its return.
+    world.part(1, 'killed')
+    assert world.client.data[RECORDS + '/host1'] == before
+
+
+@pytest.mark.parametrize('how', ['killed', 'left', None, 'hung'])
+def test_no_node_of_an_earlier_session_is_left(world, how):
+    """The session of the keeper before lasts until it times out."""
+    world.connect(1)
+    world.join(records=RECORDS)
+    old = world.node()
+    del world.registrar._members[1]
+    world.connect(2)
+    world.join(records=RECORDS, node=old)
+    assert sorted(world.owners()) == [1, 2]
+    if how == 'hung':
+        world.call('hang', 1, 60)
+    else:
+        world.part(1, how)
+    assert world.owners() == []
+    if how is not None:
+        assert world.record().state == how
+
+
+def test_no_node_of_the_own_session_before_is_left(world):
+    world.connect(1)
+    world.join()
+    world.lose()
+    world.client.change(states.KazooState.LOST)
+    world.connect(2)
+    world.turn(1)
+    assert sorted(world.owners()) == [1, 2]
+    world.part(1, 'left')
+    assert world.owners() == []
+
+
+def test_who_has_another_keeper_now_has_its_record_there(world):
+    world.connect(1)
+    world.join(records=RECORDS)
+    world.call('release', [1])
+    raw, version = world.client.data[RECORDS + '/host1']
+    world.client.set_async(RECORDS + '/host1', raw.replace(
+        b'joined', b'left'), version)
+    left = world.client.data[RECORDS + '/host1']
+    assert left[0] != raw
+    world.turn(1)
+    world.lose()
+    world.connect(1)
+    world.turn(1)
+    assert world.client.data[RECORDS + '/host1'] == left
+    world.part(1, None)
+    assert (world.owners(), world.client.data[RECORDS + '/host1']) == (
+        [], left)
+
+
+def test_who_is_back_at_its_keeper_has_a_node_of_its_own(world):
+    world.connect(1)
+    world.join(records=RECORDS)
+    world.call('release', [1])
+    world.join(number=2, records=RECORDS, node=world.node(1))
+    own = world.node(2)
+    world.part(1, None)
+    assert '%s/%s' % (GROUP, own) in world.client.nodes
+    assert world.owners() == [1]
+
+
+def test_who_hangs_gets_no_node_at_all(world):
+    world.connect(1)
+    world.client.requests.clear()
+    world.join(node='host1@%016x' % 1, silent=60)
+    assert 'create' not in world.client.requests
+    world.call('live', 1)
+    assert world.owners() == [1]

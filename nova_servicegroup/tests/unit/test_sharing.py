@@ -22,6 +22,7 @@ from nova_servicegroup.evzookeeper import sharing as workers
 from nova_servicegroup.keeper import loop
 from nova_servicegroup.keeper import protocol
 from nova_servicegroup.keeper import shared_registrar
+from nova_servicegroup.keeper import sharing
 from nova_servicegroup.tests.fixtures import process
 
 CONFIG = {'version': protocol.VERSION, 'hosts': '127.0.0.1:1',
@@ -150,6 +151,14 @@ class TestName:
         assert None not in found and len(set(found)) == 5
         (grandchild, ), = in_children(1, lambda: in_children(1, self.name))
         assert grandchild not in (None, found[0])
+
+    def test_a_name_of_the_process_that_is_no_text_does_no_harm(self):
+        def fork_a_worker():
+            with open('/proc/self/comm', 'wb') as own_name:
+                own_name.write(b'nova-\xc3')
+            return in_children(1, self.name)
+
+        assert in_children(1, fork_a_worker) != [[None]]
 
     @pytest.mark.parametrize('what', ['_image', '_stat'])
     def test_without_proc_there_is_none(self, monkeypatch, what):
@@ -582,6 +591,35 @@ class TestSharedRegistrar:
         assert posted == [('answer', {'seq': 9, 'error': None,
                                       'result': []})]
         assert one != two
+
+    @pytest.mark.parametrize('ended, noted', [
+        (True, [('close', 'killed')]),
+        (False, [('release', ), ('close', None)])])
+    def test_who_leaves_it_alive_has_its_record_elsewhere(self, ended, noted):
+        child = subprocess.Popen(['sleep', '60'])
+        ours, its = socket.socketpair()
+        with ours, its:
+            one = sharing._Conversation(
+                None, its, child.pid, os.pidfd_open(child.pid), None)
+            one._registrar = Registrar(None, None)
+            one._session_timeout = 0.1
+            if ended:
+                child.kill()
+                child.wait()
+                one._how = 'killed'
+            one._close()
+            assert one._registrar.noted == noted
+        os.close(one._pidfd)
+        child.kill()
+        child.wait()
+
+    def test_what_is_released_stays_until_the_end(self, shared, open):
+        first, _ = open()
+        first.join(1, '/g', None, 'a', {}, None)
+        first.release()
+        first.close(None)
+        assert [call[:2] for call in shared.registrar.noted[-2:]] == [
+            ('release', [(first, 1)]), ('part', [(first, 1)])]
 
     def test_a_line_is_logged_once(self, shared, open):
         (_, first_posted), (_, posted) = open(), open()
