@@ -32,7 +32,7 @@ RACKS = {'rack-a': ['light-1', 'light-2', 'light-3', 'light-4'],
 ALL = COMPUTES + RACKS['rack-a'] + RACKS['rack-b']
 CUT = ['compute-3', *RACKS['rack-b']]
 LIST = ['list', '--long', '-c', 'Host', '-c', 'State', '-c', 'Place There',
-        '-c', 'Nova Is Told']
+        '-c', 'Answer to Nova']
 
 # With less, heartbeats of a busy machine would be late.
 SHORT = {'report_interval': 1, 'service_down_time': 10}
@@ -92,8 +92,8 @@ def kill_one(nova, driver):
     host = 'compute-2'
     killed, change = kill(nova, host)
     if driver == 'zk':
-        say('%s later the scheduler takes %s for down: no new instances go '
-            'there. With Nova\'s own drivers they do for up to a minute.' % (
+        say('%s later the scheduler no longer chooses %s. With Nova\'s own '
+            'drivers it does for up to a minute.' % (
                 milliseconds(change, killed), host))
     else:
         say('%s later %s is down: its last heartbeat is older than '
@@ -127,7 +127,7 @@ def cut_off_half(nova, driver):
     if driver == 'zk':
         say('\nA kill among the others is seen as before.\n')
         killed, change = kill(nova, 'compute-1')
-        say('%s later the scheduler takes compute-1 for down.'
+        say('%s later the scheduler no longer chooses compute-1.'
             % milliseconds(change, killed))
         with progress.Progress('Waiting'):
             time.sleep(max(0, began + SOME_LOST - time.monotonic()))

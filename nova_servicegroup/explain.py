@@ -204,8 +204,8 @@ def _silent(verdict, member, rules):
                 min(silence.last_return + rules.down_time,
                     silence.first_return + rules.outage_grace)))
         else:
-            rule += (' None of them came back, so this does not end by '
-                     'itself: the hosts come back, or the operator ends it.')
+            rule += (' None of them came back. This ends only when hosts '
+                     'report again, or when you force them down.')
         return rule, changes
     if rules.threshold > 1:
         why = ('mass_failure_threshold is %g: the silence of others does not '

@@ -47,7 +47,7 @@ class End(enum.Enum):
     HUNG = 'its process hangs'
     LEFT = 'it was taken out of the group'
     #: only in groups whose hosts are not evacuated, so proof is not needed
-    GONE = 'its session ended and nothing tells why'
+    GONE = 'its session ended, and the reason is not known'
 
 
 class Reason(enum.Enum):

@@ -47,7 +47,7 @@ class List(base.Lister):
         columns = ['Binary', 'Host', 'State', 'Reason', 'Last Seen']
         if parsed_args.long:
             columns += ['Group', 'Cell', 'Status', 'Forced Down',
-                        'Place There', 'Nova Is Told']
+                        'Place There', 'Answer to Nova']
         return columns, [
             (one.binary, one.host, one.state.value, one.verdict.reason.value,
              as_text(one.seen_at))

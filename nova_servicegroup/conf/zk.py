@@ -29,11 +29,12 @@ all paths; it is created if it is missing.
         help="""
 Timeout of a ZooKeeper session, in milliseconds.
 
-A host that loses power or network stays up for two thirds of this timeout to
-all of it plus one and a half ticks of the servers, or a third more if only the
-servers' answers are lost. With a tickTime of a ninth of this that is at most
-one and a half times this. A process that is killed or stopped is detected
-within milliseconds in any case, and a busy one isn't affected.
+The session of a host that loses power or network ends after two thirds of this
+timeout to all of it plus one and a half ticks of the servers, or a third more
+if only the servers' answers are lost. With a tickTime of a ninth of this that
+is at most one and a half times this. The host gets no new instances from then
+on, and is down half of this timeout later. A process that is killed or stopped
+is detected within milliseconds in any case, and a busy one isn't affected.
 Lower values detect a lost host sooner, cost ZooKeeper more pings (each process
 sends one every third of this), and are more likely to mistake a short network
 failure for the loss of a host.

@@ -20,11 +20,14 @@ class Promise(enum.Enum):
     SEES_LEAVE = 'A member that leaves is down for every reader at once.'
     SEES_STOP = 'A service that is stopped gets no new instances at once.'
     SEES_KILL = 'One whose process is killed gets none within a second.'
-    KNOWS_OUTAGE = 'A store that cannot be asked is "unknown", never "down".'
-    PLACES_IN_DOUBT = 'Commands reach a host whose heartbeats do not arrive.'
-    READER_CLOCK = "A reader that asks often judges by its own clock alone."
-    LOCAL_READS = 'A query is answered from memory; mc renews it every second.'
-    IN_TREE_FORMAT = "Nova's in-tree driver reads what it writes, and back."
+    KNOWS_OUTAGE = (
+        'While the store is lost, Nova works and every state is "unknown".')
+    PLACES_IN_DOUBT = (
+        "Nova's requests can reach a host whose heartbeats do not arrive.")
+    READER_CLOCK = (
+        "Wrong clocks of other hosts don't affect a reader that asks often.")
+    LOCAL_READS = 'A query is answered from memory (mc: a second old at most).'
+    IN_TREE_FORMAT = "It can be mixed with Nova's own driver of the same name."
 
 
 class Failure(typing.NamedTuple):

@@ -45,8 +45,8 @@ class Details:
             return 'ZooKeeper, where its session is open'
         if member.end is liveness.End.GONE or member.end is None:
             return 'the first reader that missed its node'
-        return ('its keeper, the process beside it on its host, which lived '
-                'on to tell')
+        return ('its keeper, the process beside it on its host, which '
+                'outlived it')
 
     def view_age(self, group):
         return _age(self.find(('view', group)), self.monotonic())

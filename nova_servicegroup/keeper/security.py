@@ -139,7 +139,8 @@ class Security:
     def cause(text):
         """Return the cause that a log text of kazoo's names, or None."""
         if 'AUTH_FAILED' in text:
-            return '%s (%s)' % (_SASL, text)
+            # Without kazoo's text, of which there are several for one cause.
+            return _SASL
         if '[zookeeper]' in text:
             # A text of this module, after kazoo's prefix.
             return text.removeprefix(

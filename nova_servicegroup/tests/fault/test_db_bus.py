@@ -61,7 +61,7 @@ def break_unseen(client):
 
 
 @pytest.mark.fault(
-    'db', 'a connection to RabbitMQ is broken and looks as if it were there',
+    'db', 'a connection to RabbitMQ is dead, but not closed',
     readers='up', lasts='one heartbeat is lost',
     logged='WARNING "Lost connection to nova-conductor", INFO when it '
     'recovers', ends='the next heartbeat')

@@ -317,7 +317,7 @@ def test_a_reader_that_starts_after_a_restart(fleet, conf_file, store):
     'memcached cannot be reached by half of the computes',
     readers='up (nobody can tell)',
     lasts='until they reach it again, or are forced down',
-    logged='ERROR with the numbers at the begin, WARNING at the end; '
+    logged='ERROR with the numbers when it begins, WARNING at the end; '
            'WARNING on those computes',
     ends='their next heartbeats')
 def test_memcached_cannot_be_reached_by_half(report, conf_file, store):
@@ -376,7 +376,7 @@ def test_twenty_threads_ask_at_once(conf_file, store, tmp_path, mode):
     readers='as before',
     lasts='-',
     logged='WARNING at the loss, INFO at the return',
-    ends='nothing; its return')
+    ends='not needed; its return')
 def test_one_of_two_servers_lost(report, conf_file, store, lost, how):
     with memcached.Memcached() as second:
         conf_file.write_text(CONF % ','.join([store.address, second.address]))
@@ -414,7 +414,7 @@ def repeatedly(action, pause):
     'memcached is full, and started so that it evicts nothing (-M)',
     readers='as before, then up (nobody can tell)',
     lasts='service_down_time',
-    logged='ERROR with the numbers at the begin, WARNING at the end; each '
+    logged='ERROR with the numbers when it begins, WARNING at the end; each '
            'service: WARNING "Lost connection to memcache server", INFO when '
            'it recovers',
     ends='memory for the next heartbeats')
@@ -489,7 +489,8 @@ def test_two_clouds_on_one_memcached(tmp_path, report, conf_file):
 @pytest.mark.fault(
     'mc',
     'a reader is paused, or asks nothing, for longer than service_down_time',
-    readers='up for who lives, from the first answer on; down for who died',
+    readers='up for members that run, from the first answer on; down for '
+            'those that ended',
     lasts='-',
     logged='nothing',
     ends='-')

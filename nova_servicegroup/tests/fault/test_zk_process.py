@@ -133,7 +133,7 @@ def test_a_short_freeze_is_invisible(start, reader, mode):
     'zk',
     'a writer hangs',
     readers='down when its last sign of life is service_down_time old',
-    lasts='until it goes on',
+    lasts='until it runs again',
     logged='its keeper: ERROR "No heartbeat from", WARNING when it is back',
     ends='its next heartbeat')
 def test_a_hung_process_goes_and_comes_back(start, reader, mode):

@@ -110,7 +110,7 @@ def port(ensemble):
     'a switch cuts off 60 % of the computes',
     readers='up (nobody can tell)',
     lasts='until they are back, or are forced down',
-    logged='ERROR with the numbers at the begin, WARNING at the end',
+    logged='ERROR with the numbers when it begins, WARNING at the end',
     ends='the return of the network')
 def test_most_of_the_fleet_is_cut_off(ensemble, start, begin):
     """By a switch: nobody is down, and a kill among the others is seen."""
@@ -220,7 +220,7 @@ def test_who_loses_power_is_down_to_all_in_two_session_timeouts(
 
 @pytest.mark.fault(
     'zk',
-    'a host dies beside one whose nova-compute crashes over and over',
+    'a host is lost while the nova-compute of another one keeps crashing',
     readers='down',
     lasts='as if it were alone',
     logged='nothing',

@@ -88,7 +88,7 @@ def _listed(cloud):
               for row in cloud.os_services()}
     by_manage = {(row['Binary'], row['Host']): row['State'] == ':-)'
                  for row in cloud.service_list()}
-    by_command = {(row['Binary'], row['Host']): row['Nova Is Told'] == 'up'
+    by_command = {(row['Binary'], row['Host']): row['Answer to Nova'] == 'up'
                   for row in cloud.command('list', '--long')}
     assert by_manage == by_command == by_api
     return by_api
@@ -138,7 +138,7 @@ def test_killed_is_down_and_back_at_once(cloud, compute):
     lasts='-',
     logged='WARNING "Lost connection to nova-conductor", INFO when it '
            'recovers',
-    ends='it goes on')
+    ends='it runs again')
 def test_a_hung_conductor_flips_nothing(cloud, compute):
     conductor = cloud.services['nova-conductor', 'controller']
     mark = compute.mark()
@@ -195,7 +195,7 @@ def test_rabbitmq_restarted(cloud, compute):
     readers='up',
     lasts='-',
     logged='WARNING at the loss, INFO when it recovers',
-    ends='it goes on')
+    ends='it runs again')
 def test_rabbitmq_hung(cloud, compute):
     """Its connections stay open, and nobody answers."""
     mark = compute.mark()

@@ -90,7 +90,7 @@ def signs(cloud):
 @pytest.mark.fault(
     'db', 'message bus away for longer than service_down_time',
     readers='up; nova-manage shows ???', lasts='until it is back',
-    logged='ERROR with the numbers at the begin, WARNING at the end; each '
+    logged='ERROR with the numbers when it begins, WARNING at the end; each '
            'service: WARNING "Lost connection to nova-conductor", INFO when '
            'it recovers', ends='the first heartbeat of each compute')
 def test_a_lost_message_bus_takes_nobody_down(cloud, computes,
@@ -113,7 +113,7 @@ def test_a_lost_message_bus_takes_nobody_down(cloud, computes,
 
 
 @pytest.mark.fault(
-    'db', 'one host lost (power, or its nova-compute with no more word)',
+    'db', 'one host lost (power, or its nova-compute reports no more)',
     readers='down; the others up', lasts='from service_down_time after its '
     'last heartbeat on', logged='DEBUG, at each question',
     ends='its next heartbeat')
@@ -130,9 +130,9 @@ def test_one_lost_host_is_down(cloud, computes, record_property):
 
 @pytest.mark.fault(
     'db', 'two of three computes hang', readers='up; nova-manage shows ???',
-    lasts='until they go on, or are forced down', logged='ERROR at the begin, '
-    'WARNING at the end', ends='a heartbeat; force-down, which turns nobody '
-    'else down')
+    lasts='until they run again, or are forced down',
+    logged='ERROR when it begins, WARNING at the end',
+    ends='a heartbeat; force-down, which changes no other host')
 @pytest.mark.long
 def test_forcing_one_down_turns_no_other_down(cloud, computes,
                                               record_property):
@@ -163,7 +163,7 @@ def test_forcing_one_down_turns_no_other_down(cloud, computes,
 @pytest.mark.fault(
     'db', 'conductor away for longer than service_down_time',
     readers='up; nova-manage shows ???', lasts='until it is back',
-    logged='ERROR at the begin, WARNING at the end',
+    logged='ERROR when it begins, WARNING at the end',
     ends='the first heartbeat of each compute')
 @pytest.mark.long
 def test_a_lost_conductor_takes_nobody_down(cloud, computes, record_property):

@@ -53,7 +53,7 @@ def test_list_shows_every_cell_and_why(outage):
         + ['c%d' % n for n in range(6)])
     assert shown['c0']['State'] == 'unknown'
     assert shown['c0']['Reason'].startswith('too much of its group is silent')
-    assert (shown['c0']['Place There'], shown['c0']['Nova Is Told']) == (
+    assert (shown['c0']['Place There'], shown['c0']['Answer to Nova']) == (
         'no', 'up')
     assert shown['c0']['Cell'] == 'cell2'
     assert shown['b0']['State'] == 'up'

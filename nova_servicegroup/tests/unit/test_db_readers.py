@@ -258,7 +258,7 @@ def test_one_cell_of_several(fleet, config, tmp_path):
     "a reader's clock is a minute wrong",
     readers='up (nobody can tell)',
     lasts='until it is right',
-    logged='ERROR with the numbers at the begin',
+    logged='ERROR with the numbers when it begins',
     ends='the right time')
 def test_an_own_clock_that_is_wrong(fleet, wrong):
     fleet.run(30, own_clock=wrong)

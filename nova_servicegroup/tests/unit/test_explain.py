@@ -106,7 +106,7 @@ def test_a_mass_failure_is_told_in_numbers(rules):
     assert 'Of 20 computes' in found.rule
     assert '11 are silent and 0 are back' in found.rule
     assert 'mass_failure_threshold (0.5)' in found.rule
-    assert 'does not end by itself' in found.rule
+    assert 'ends only when' in found.rule
     assert '"nova-servicegroup force-down a"' in texts(found)
     assert [change.at for change in found.changes] == [None, None]
 

@@ -225,3 +225,10 @@ def test_what_is_no_error_passes(authorities, options):
             connection.settimeout(4)
             assert connection.recv(1) == b''
         thread.join()
+
+
+def test_one_cause_has_one_text():
+    """It is logged once, whatever kazoo says of it."""
+    texts = {security.Security.cause('AUTH_FAILED closing: ' + text)
+             for text in ('', 'Connection dropped in SASL')}
+    assert len(texts) == 1 and None not in texts
