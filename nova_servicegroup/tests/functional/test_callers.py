@@ -25,7 +25,7 @@ from nova_servicegroup.tests.fixtures import zookeeper
 from nova_servicegroup.tests.functional import callers
 
 DOC = pathlib.Path(__file__).parents[3] / 'doc/source/admin'
-HEAD = ('Caller', 'What it is told', 'What is saved', 'After the outage')
+HEAD = ('Caller', 'What it gets', 'What is saved', 'After the outage')
 GRACE = 3
 DOWN_TIME = 6
 #: Of the group compute, in the two zones.

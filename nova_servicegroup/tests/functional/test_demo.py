@@ -98,8 +98,8 @@ def test_with_zookeeper_a_kill_is_seen_in_milliseconds(environ, folder):
     done = run(environ)
     assert re.search(r'^Driver zk, .* started at 127', done.stdout), (
         done.stdout + done.stderr)
-    kills = took(done, r'(\d+) ms later the scheduler takes compute-\d for '
-                       r'down')
+    kills = took(done, r'(\d+) ms later the scheduler no longer chooses '
+                 r'compute-\d')
     assert len(kills) == 2
     assert all(kill < 1000 for kill in kills), kills
     killed, cut_off = re.findall(
