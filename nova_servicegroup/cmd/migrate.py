@@ -18,8 +18,8 @@ class Check(base.Lister):
 
     Exit code, as of oslo.upgradecheck: 0 if no service is missing; 1 if only
     services are missing that are down now, too; 2 if a service is up now and
-    would not be after the change, if the new store cannot be read, or if a
-    cell does not answer.
+    would not be after the change, if a store cannot tell, or if a cell does
+    not answer.
     """
 
     error_code = 2
@@ -76,15 +76,21 @@ def _driver_to_come(deployment, name):
 
 def _compare(old, new, record, cell):
     """Return the row of a service."""
+    from nova_servicegroup.liveness import Reason
     from nova_servicegroup.liveness import State
-    before, after = old.verdict(record).state, new.verdict(record).state
-    if after is State.UP:
+    before, after = old.verdict(record), new.verdict(record)
+    if after.state is State.UP:
         result = OK
-    elif before is not State.UP:
+    elif (before.state is State.UNKNOWN
+            or after.reason in (Reason.OUTAGE, Reason.UNREADABLE)):
+        result = 'cannot tell'
+    elif before.state is not State.UP:
+        # A process as short as this can't be sure with mc that a service
+        # never reported.
         result = 'not running'
-    elif after is State.UNKNOWN:
+    elif after.state is State.UNKNOWN:
         result = 'cannot tell'
     else:
         result = 'missing'
-    return (record['binary'], record['host'], cell, before.value,
-            after.value, result)
+    return (record['binary'], record['host'], cell, before.state.value,
+            after.state.value, result)

@@ -311,6 +311,21 @@ def test_migrate_check(moving):
     assert check(0, '--all')[0] == dict.fromkeys(['a', 'b', 'dead'], 'ok')
 
 
+@pytest.mark.parametrize('old, new, results', [
+    ('zk', 'db', {'a': 'ok', 'dead': 'cannot tell'}),
+    ('db', 'zk', {'a': 'cannot tell', 'dead': 'cannot tell'})])
+def test_migrate_check_of_a_store_that_is_away(cells, old, new, results):
+    cells.configure(servicegroup_driver=old)
+    with open(cells.config, 'a') as config:
+        config.write('[zookeeper]\naddress = 127.0.0.1:%d\n'
+                     'first_listing_timeout = 1\n' % process.free_port())
+    cells.add_service('cell1', 'a')
+    cells.add_service('cell1', 'dead', age=9 * DOWN_TIME)
+    done = cells.command('migrate', 'check', '--to', new, '--all', '-f',
+                         'json', code=2)
+    assert {row['Host']: row['Result'] for row in rows(done)} == results
+
+
 @pytest.mark.parametrize('arguments, expected', [
     ([], 'name it with --to DRIVER'),
     (['--to', 'pigeon'], '--to pigeon is no driver: give one of db, mc, zk'),
