@@ -620,10 +620,11 @@ def test_a_host_that_cannot_be_fenced_holds_up_no_other(masakari):
     assert masakari.api.done.empty()
 
 
-def test_who_came_back_meanwhile_is_left_alone(masakari):
-    masakari.start()
+@pytest.mark.parametrize('evidence', ['silence', 'end'])
+def test_who_came_back_meanwhile_is_left_alone(masakari, evidence):
+    masakari.start('--processes', '--fence', '%s {host}' % masakari.fence)
     masakari.api.states['a'] = 'up'
-    masakari.send()
+    masakari.send(evidence=evidence)
     process.wait_until(lambda: 'a is up again' in masakari.handler.log(), 10,
                        'the handler to see that')
     assert not masakari.fenced.exists() and masakari.api.done.empty()
@@ -680,6 +681,29 @@ def test_masakari_that_is_away_is_told_later(masakari):
     assert masakari.done(2) is None
 
 
+@pytest.mark.parametrize('service', ['compute', 'instance_ha'])
+def test_an_api_that_refuses_connections_is_asked_later(masakari, service):
+    clouds = masakari.directory / 'clouds.yaml'
+    away = 'http://127.0.0.1:%d' % process.free_port()
+    clouds.write_text(clouds.read_text().replace(
+        '"%s_endpoint_override": "%s' % (service, masakari.api.url),
+        '"%s_endpoint_override": "%s' % (service, away)))
+    masakari.start()
+    masakari.send()
+    process.wait_until(
+        lambda: 'trying again in 0.5 s' in masakari.handler.log(), 20,
+        'the pause')
+    assert 'Traceback' not in masakari.handler.log()
+
+
+def test_the_fencing_command_may_have_other_braces(masakari):
+    masakari.start('--fence', "sh -c '%s $(echo {host} | awk \"{print}\")'"
+                   % masakari.fence)
+    masakari.send()
+    assert masakari.done() == ('nova', {'forced_down': True})
+    assert masakari.fenced.read_text() == 'a\n'
+
+
 def run_handler(*arguments, **environment):
     return process.subprocess.run(
         [sys.executable, str(HANDLER), *arguments], capture_output=True,
@@ -690,6 +714,12 @@ def test_the_handler_wants_to_know_who_fences():
     done = run_handler()
     assert done.returncode == 2
     assert '--fence --already-fenced is required' in done.stderr
+
+
+def test_the_fencing_command_must_name_the_host():
+    done = run_handler('--fence', 'fence {hots}')
+    assert done.returncode == 2
+    assert '--fence: put {host} into "fence {hots}"' in done.stderr
 
 
 @pytest.mark.parametrize('config, expected', [
