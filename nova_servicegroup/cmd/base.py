@@ -66,11 +66,16 @@ class _Common:
                 '..." shows where; please report it.' % (
                     type(e).__name__, e)) from e
 
-    def deployment(self):
-        """Return the Deployment of the configuration."""
+    def deployment(self, timeout=None):
+        """Return the Deployment of the configuration.
+
+        :param timeout: seconds that a database may take for an answer, by
+            default a minute
+        """
         from nova_servicegroup.cmd import deployment
         options = self.app.options
-        return deployment.Deployment(options.config_file, options.config_dir)
+        return deployment.Deployment(options.config_file, options.config_dir,
+                                     timeout)
 
     def print_failures(self, deployment):
         """Write to stderr which cells did not answer; return if any."""

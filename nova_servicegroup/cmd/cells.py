@@ -12,22 +12,25 @@ class CellsUnknown(Exception):
     """The cells can't be queried; the text says why."""
 
 
-def ask(context, question, *args):
-    """Query all cells at the same time; blocks for a minute at most.
+def ask(context, question, *args, timeout=None):
+    """Query all cells at the same time.
 
     :param question: ``question(context, *args)``, run for each cell
+    :param timeout: seconds for the API database, and then for the cells; by
+        default a minute
     :returns: (list of (CellMapping, answer), list of texts about the cells
         that did not answer)
     :raises CellsUnknown: the API database doesn't answer or knows no cell
     """
     try:
-        cells = objects.CellMappingList.get_all(context)
+        cells = nova_cells.bounded(
+            lambda: objects.CellMappingList.get_all(context), timeout)
     except db_exc.CantStartEngineError as e:
         raise CellsUnknown(
             'This host\'s nova.conf has no [api_database] connection: run it '
             'on a controller. With the zk driver, "nova-servicegroup list" '
             'works here, too.') from e
-    except db_exc.DBError as e:
+    except (db_exc.DBError, TimeoutError) as e:
         raise CellsUnknown('The API database does not answer: %s'
                            % first_line(e)) from e
     except Exception as e:
@@ -47,7 +50,8 @@ def ask(context, question, *args):
         raise CellsUnknown('No cell is known; make one with "nova-manage '
                            'cell_v2 create_cell".')
     results = nova_cells.ask(
-        context, cells, lambda cell_context: question(cell_context, *args))
+        context, cells, lambda cell_context: question(cell_context, *args),
+        timeout)
     answers, silent = [], []
     for cell in cells:
         answer = results[cell.uuid]

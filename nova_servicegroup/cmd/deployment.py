@@ -8,6 +8,7 @@ compute, the zk driver's directories do, without Nova.
 
 from __future__ import annotations
 
+import math
 import typing
 
 from oslo_config import cfg
@@ -17,6 +18,7 @@ from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import drivers
+from nova_servicegroup import exception
 from nova_servicegroup import liveness
 
 # Options of Nova with its defaults, for hosts without Nova.
@@ -72,10 +74,12 @@ class Deployment:
 
     :param config_files: nova.conf and others; by default where Nova looks
     :param config_dirs: folders of configuration files
+    :param timeout: seconds that a database may take for an answer, by default
+        a minute
     :raises CommandError: the configuration can't be used here
     """
 
-    def __init__(self, config_files=(), config_dirs=()):
+    def __init__(self, config_files=(), config_dirs=(), timeout=None):
         conf = read(config_files, config_dirs)
         if conf.servicegroup_driver not in drivers.DRIVERS:
             raise base.CommandError(
@@ -98,10 +102,16 @@ class Deployment:
                 'the zk driver is enough by itself, and [DEFAULT] '
                 'servicegroup_driver is %s.' % conf.servicegroup_driver)
         self.conf = conf
+        self._timeout = timeout
         #: errors that hide some services, as texts
         self.failures = []
+        #: names of the cells that listed their services, None if unknown
+        self.listed_cells = set()
         self.api = api.API(conf=conf)
         self.driver = self.api._driver
+        if self.driver.name == 'db':
+            self.driver.list_heartbeats = _bounded(
+                self.driver.list_heartbeats, timeout)
 
     def require_database(self, why):
         """Raise an error if Nova's database is not configured.
@@ -136,17 +146,30 @@ class Deployment:
         try:
             answers, self.failures = cells.ask(
                 nova_context.get_admin_context(),
-                objects.ServiceList.get_all)
+                objects.ServiceList.get_all, timeout=self._timeout)
         except cells.CellsUnknown as e:
             raise base.CommandError(str(e)) from e
+        self.listed_cells = {cell.name or cell.uuid for cell, _ in answers}
         return [(record, cell.name or cell.uuid)
                 for cell, records in answers for record in records]
 
     def _records_of_the_store(self, group):
+        self.listed_cells = {None}
         return [({'host': host, 'topic': topic, 'binary': 'nova-' + topic,
                   'updated_at': None}, None)
                 for topic in ([group] if group else liveness.GROUPS)
                 for host in self.driver.known_hosts(topic)]
+
+    @property
+    def record_lasts(self):
+        """Seconds after which a record that was read proves nothing.
+
+        math.inf, unless the record itself is the driver's evidence. By then a
+        service that reports may look silent in a record read long ago.
+        """
+        if self.driver.name != 'db':
+            return math.inf
+        return self.conf.service_down_time - self.conf.report_interval
 
     def services(self, group=None):
         """Return a list of Service, sorted by binary and host."""
@@ -197,6 +220,22 @@ class Deployment:
                 'one name.' % (wanted, host, ', '.join(
                     str(cell) for _, cell in chosen)))
         return chosen[0]
+
+
+def _bounded(list_heartbeats, timeout):
+    """Return service_records.heartbeats, bounded in time.
+
+    A connection to a host that lost its power hangs for minutes.
+    """
+    def bounded(record, topic):
+        from nova_servicegroup.integration import cells
+        try:
+            return cells.bounded(
+                lambda: list_heartbeats(record, topic), timeout)
+        except TimeoutError as e:
+            raise exception.ServiceGroupUnavailable(
+                'db', 'a cell does not list its services: %s' % e) from e
+    return bounded
 
 
 def arguments(config_files=(), config_dirs=()):

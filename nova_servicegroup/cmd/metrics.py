@@ -92,7 +92,7 @@ class Metrics(base.Command):
         from nova_servicegroup.cmd import exporter
         from nova_servicegroup.cmd import watcher
         from nova_servicegroup import version
-        deployment = self.deployment()
+        deployment = self.deployment(watcher.TIMEOUT)
         return exporter.Deployment(
             watcher.Watcher(deployment), deployment.driver, version.version(),
             registry, per_host).check

@@ -43,7 +43,8 @@ class Watch(base.Command):
     store of the driver.
 
     Exit code: 0 if the state of --until was reached, 124 if it was not within
-    --timeout, 130 after an interrupt, 1 for errors.
+    --timeout, 130 after an interrupt, 1 for errors, also if --timeout ended
+    while Nova's databases or the store did not tell whether HOST exists.
     """
 
     def get_parser(self, prog_name):
@@ -57,8 +58,9 @@ class Watch(base.Command):
         parser.add_argument('--until', choices=_STATES,
                             help='end when HOST is in this state')
         parser.add_argument('--timeout', type=base.seconds, metavar='S',
-                            help='with --until: wait for at most this many '
-                                 'seconds')
+                            help='with --until: wait for this many seconds, '
+                                 'and some more while a database does not '
+                                 'answer')
         parser.add_argument('--interval', type=base.seconds, metavar='S',
                             help='seconds between checks, by default %g, and '
                                  '%g with --until; Nova\'s database is read '
@@ -95,7 +97,7 @@ class Watch(base.Command):
         from nova_servicegroup.cmd import watcher
         deadline = (float('inf') if parsed_args.timeout is None
                     else time.monotonic() + parsed_args.timeout)
-        deployment = self.deployment()
+        deployment = self.deployment(watcher.TIMEOUT)
         watched = watcher.Watcher(
             deployment, parsed_args.group,
             lambda record: (
@@ -142,11 +144,13 @@ class Watch(base.Command):
 
     def _wait(self, watched, parsed_args, deadline):
         host = parsed_args.hosts[0]
+        shown = []
         with progress.Progress('Waiting for %s on %s to be %s' % (
                 parsed_args.service, host, parsed_args.until)):
             while True:
                 for change in watched.check():
                     self._print(change, parsed_args.json)
+                shown = self._print_new_failures(watched, shown)
                 for one in watched.services.values():
                     if one.state.value == parsed_args.until:
                         return 0
@@ -156,6 +160,11 @@ class Watch(base.Command):
                 time.sleep(min(left, parsed_args.interval
                                or _INTERVAL_UNTIL))
         states = [one.state.value for one in watched.services.values()]
+        if not states and watched.failures:
+            self.app.stderr.write(
+                'Whether %s is on %s was not found out within %g s.\n' % (
+                    parsed_args.service, host, parsed_args.timeout))
+            return 1
         self.app.stderr.write(
             '%s on %s is %s, and was not %s within %g s.\n' % (
                 parsed_args.service, host,
@@ -179,11 +188,14 @@ class Watch(base.Command):
             else:
                 for change in changes:
                     self._print(change, parsed_args.json)
-                if watched.failures != shown:
-                    shown = watched.failures
-                    for text in shown:
-                        self.app.stderr.write('error: %s\n' % text)
+                shown = self._print_new_failures(watched, shown)
             time.sleep(parsed_args.interval or _INTERVAL)
+
+    def _print_new_failures(self, watched, shown):
+        """Write errors to stderr unless they were ``shown``; return them."""
+        for text in watched.failures if watched.failures != shown else ():
+            self.app.stderr.write('error: %s\n' % text)
+        return watched.failures
 
     def _print(self, change, as_json):
         self.app.stdout.write(

@@ -6,13 +6,16 @@ import configparser
 import datetime
 import json
 import shutil
+import threading
 import time
+import uuid
 
 from oslo_config import cfg
 import pytest
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
+from nova_servicegroup import exception
 from nova_servicegroup.integration import report_count
 from nova_servicegroup import liveness
 from nova_servicegroup.memcached import wire
@@ -204,6 +207,43 @@ def test_no_configuration_at_all(monkeypatch):
         monkeypatch.setattr(cfg, name, lambda *args, **kwargs: [])
     with pytest.raises(base.CommandError, match='--config-file PATH'):
         deployment.Deployment()
+
+
+@pytest.fixture
+def hang():
+    """A function that returns at the end of the test."""
+    ended = threading.Event()
+    yield lambda *args: ended.wait(60)
+    ended.set()
+
+
+def test_a_cell_that_hangs_does_not_stop_a_verdict(hang):
+    bounded = deployment._bounded(hang, 0.1)
+    with pytest.raises(exception.ServiceGroupUnavailable,
+                       match='does not list its services: not within'):
+        bounded({'host': 'a'}, 'compute')
+    assert deployment._bounded(lambda *args: args, 1)(1, 2) == (1, 2)
+
+
+def test_a_database_that_hangs_does_not_stop_a_list(hang, monkeypatch):
+    from nova import context as nova_context
+    from nova import objects
+
+    from nova_servicegroup.cmd import cells
+    objects.register_all()
+    mapping = objects.CellMapping(
+        uuid=str(uuid.uuid4()), name='cell1', transport_url='none:/',
+        database_connection='sqlite://')
+    context = nova_context.get_admin_context()
+    monkeypatch.setattr(objects.CellMappingList, 'get_all',
+                        lambda context: [mapping])
+    answers, failures = cells.ask(context, hang, timeout=0.1)
+    assert not answers
+    assert failures[0].endswith('(cell1) does not answer: not within 0.1 s')
+    monkeypatch.setattr(objects.CellMappingList, 'get_all', hang)
+    with pytest.raises(cells.CellsUnknown,
+                       match='The API database does not answer: not within'):
+        cells.ask(context, hang, timeout=0.1)
 
 
 def test_a_value_may_refer_to_an_option_of_nova(tmp_path):

@@ -239,6 +239,8 @@ class Deployment:
     def __init__(self):
         self.verdicts = {}
         self.failures = []
+        self.listed_cells = {'cell1'}
+        self.record_lasts = math.inf
 
     def records(self, group=None):
         return [({'host': host, 'binary': 'nova-' + group, 'topic': group},

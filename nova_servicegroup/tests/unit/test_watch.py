@@ -4,6 +4,7 @@
 
 import datetime
 import json
+import math
 import signal
 import time
 
@@ -13,6 +14,7 @@ from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
 from nova_servicegroup.cmd import watch
 from nova_servicegroup.cmd import watcher
+from nova_servicegroup import exception
 from nova_servicegroup import liveness
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
@@ -29,6 +31,8 @@ class Deployment:
     def __init__(self, **states):
         self.states = states
         self.failures = []
+        self.listed_cells = {'cell1'}
+        self.record_lasts = math.inf
         self.away = False
 
     def records(self, group=None):
@@ -38,14 +42,19 @@ class Deployment:
                   'topic': 'compute'}, 'cell1') for host in self.states]
 
     def service(self, record, cell):
-        state, reason = self.states[record['host']]
+        state, reason, *silence = self.states[record['host']]
         return deployment.Service(
-            record, cell, liveness.Verdict(state, reason), None)
+            record, cell, liveness.Verdict(state, reason, None, *silence),
+            None)
 
 
 UP = State.UP, Reason.PRESENT
 KILLED = State.ENDED, Reason.KILLED
 DOUBT = State.UNKNOWN, Reason.MASS_FAILURE
+SILENT = State.DOWN, Reason.SILENT
+FORCED = State.DOWN, Reason.FORCED_DOWN
+#: the others were checked
+FALLEN = *SILENT, liveness.Silence(20, 1, 0, None, None)
 
 
 @pytest.fixture
@@ -106,6 +115,7 @@ def test_a_cell_that_is_away_deletes_nobody(watching, clock):
     made, watched = watching(a=UP)
     watched.check()
     made.failures = ['cell cell1 does not answer: y']
+    made.listed_cells = set()
     records, made.records = made.records, lambda group: []
     clock[0] += watcher.RELOAD
     assert changes(watched) == []
@@ -113,6 +123,7 @@ def test_a_cell_that_is_away_deletes_nobody(watching, clock):
     made.states['a'] = KILLED
     assert len(changes(watched)) == 1
     made.records, made.failures = records, []
+    made.listed_cells = {'cell1'}
     del made.states['a']
     clock[0] += watcher.RELOAD
     assert changes(watched)[0].endswith('ended -> deleted')
@@ -132,6 +143,110 @@ def test_a_list_that_takes_long_is_read_less_often(watching, clock):
         watched.check()
         clock[0] += 1
     assert [moment - read[0] for moment in read] == [0, 10, 20]
+
+
+def test_the_first_list_of_a_cell_is_no_change(watching, clock):
+    made, watched = watching(a=UP)
+    cell2 = [({'host': 'b', 'binary': 'nova-compute', 'topic': 'compute'},
+              'cell2')]
+    records = made.records
+    made.failures = ['cell cell2 does not answer: y']
+    assert changes(watched) == []
+    made.states['b'] = SILENT
+    made.records = lambda group: records()[:1] + cell2
+    made.failures, made.listed_cells = [], {'cell1', 'cell2'}
+    clock[0] += watcher.RELOAD
+    assert changes(watched) == []
+    assert len(watched.services) == 2
+    # Later, both cells have new services.
+    made.states['c'] = UP
+    made.records = lambda group: records()[:1] + [
+        *cell2, (dict(cell2[0][0], host='c'), 'cell2')]
+    clock[0] += watcher.RELOAD
+    assert [text.split(' ', 1)[1] for text in changes(watched)] == [
+        'c nova-compute absent -> up: its ephemeral node is there']
+
+
+def test_a_service_deleted_while_another_cell_is_away(watching, clock):
+    made, watched = watching(a=UP, b=UP)
+    watched.check()
+    made.failures = ['cell cell2 does not answer: y']
+    del made.states['a']
+    clock[0] += watcher.RELOAD
+    assert changes(watched)[0].endswith('a nova-compute up -> deleted')
+
+
+def test_a_record_read_long_ago_makes_nobody_down(watching, clock):
+    made, watched = watching(a=UP, b=UP, forced=FORCED)
+    made.record_lasts = 50
+    slow = [0]
+    records = made.records
+
+    def read(group):
+        clock[0] += slow[0]
+        return records(group)
+
+    made.records = read
+    slow[0] = 20
+    watched.check()
+    # The list is used for a while, and is too old to show who reported.
+    made.states.update(a=SILENT, b=FALLEN)
+    assert changes(watched) == [
+        '2026-11-21T10:00:00.123Z b nova-compute up -> down: no heartbeat '
+        'within service_down_time']
+    made.states.update(a=UP, b=UP)
+    clock[0] += 5
+    assert len(changes(watched)) == 1
+
+
+def test_an_old_record_is_no_evidence(watching, clock):
+    made, watched = watching(a=UP, forced=FORCED)
+    made.record_lasts = 50
+    watched.check()
+    records, made.records = made.records, lambda group: []
+    made.failures, made.listed_cells = ['cell cell1 does not answer: y'], set()
+    made.states['a'] = SILENT
+    clock[0] += 50
+    assert changes(watched) == []
+    clock[0] += 1
+    assert [text.split(' ', 1)[1] for text in changes(watched)] == [
+        'a nova-compute up -> unknown: the store cannot be reached']
+    made.records, made.failures = records, []
+    made.listed_cells = {'cell1'}
+    clock[0] += watcher.RELOAD
+    assert changes(watched)[0].endswith('unknown -> down: no heartbeat '
+                                        'within service_down_time')
+
+
+def test_records_are_read_before_they_are_too_old(watching, clock):
+    made, watched = watching(a=UP)
+    made.record_lasts = 50
+    records, read = made.records, []
+
+    def slowly(group):
+        read.append(clock[0])
+        clock[0] += 12
+        return records(group)
+
+    made.records = slowly
+    while clock[0] < 1100:
+        watched.check()
+        clock[0] += 1
+    assert [moment - read[0] for moment in read] == [0, 25, 50, 75]
+
+
+def test_a_store_that_is_away_does_not_end_it(watching, clock):
+    made, watched = watching(a=UP)
+    watched.check()
+
+    def away(group):
+        raise exception.ServiceGroupUnavailable('zk', 'no connection')
+
+    made.records = away
+    made.states['a'] = DOUBT
+    clock[0] += watcher.RELOAD
+    assert len(changes(watched)) == 1
+    assert 'no connection' in watched.failures[0]
 
 
 def test_lines_for_programs(watching):
@@ -212,6 +327,14 @@ def test_until_ends_when_it_is_so_or_when_time_is_up(cells):
     done = cells.command('watch', '--until', 'up', '--timeout', '0.1', 'b',
                          code=124)
     assert 'nova-compute on b is not known to Nova' in done.stderr
+
+
+def test_until_tells_why_it_cannot_tell(cells):
+    (cells.directory / 'api').unlink()
+    done = cells.command('watch', '--until', 'up', '--timeout', '1', 'a',
+                         code=1)
+    assert done.stderr.count('error: The API database') == 1
+    assert 'was not found out within 1 s' in done.stderr
 
 
 def test_lines_come_as_it_happens_and_an_interrupt_ends_it(cells):
