@@ -80,6 +80,7 @@ class Metrics:
         self._stale_after = stale_after
         self._labels = {'service': binary, 'process': str(os.getpid())}
         self._failed = False
+        self._drivers = set()
         names = [*self._labels, 'driver']
 
         def make(kind, name, text, labels, **how):
@@ -95,7 +96,8 @@ class Metrics:
             names, buckets=BUCKETS)
         self._stored_at = make(
             prometheus_client.Gauge, 'heartbeat_stored_timestamp_seconds',
-            'When the last heartbeat was stored, since 1970.', names)
+            'When the last heartbeat was stored, since 1970; before that, '
+            'when the first one failed.', names)
         self._losses = make(
             prometheus_client.Counter, 'zookeeper_losses',
             'Lost connections to ZooKeeper, sessions, and keeper processes.',
@@ -119,7 +121,9 @@ class Metrics:
             self._beats.labels(result='stored' if stored else 'failed',
                                **labels).inc()
             self._seconds.labels(**labels).observe(seconds)
-            if stored:
+            if stored or driver not in self._drivers:
+                # Also at the first failure, so that an alert has a value.
+                self._drivers.add(driver)
                 self._stored_at.labels(**labels).set(time.time())
             self._remove_stale_files()
             self._write_to_textfile(self._path, self._registry)

@@ -41,8 +41,9 @@ class Election(abc.ABC):
     def leads(self):
         """Return whether this candidate is the leader; tries to become it.
 
-        Call it about once a second. Blocks for a few seconds at most; returns
-        False, and logs that once, if the store can't be used.
+        Call it about once a second. Blocks for a few seconds at most. False
+        means that another one leads; None that the store can't be used, which
+        is logged once.
         """
         try:
             leads = self._try()
@@ -52,13 +53,13 @@ class Election(abc.ABC):
                     '%s: %s. This one sends none until they can.',
                     type(e).__name__, e)
             self._failed = True
-            return False
+            return None
         self._failed = False
         return leads
 
     @abc.abstractmethod
     def _try(self):
-        """Return the same, or raise any exception."""
+        """Return True or False, or raise any exception."""
 
     def close(self):
         """Resign, so that another candidate can lead at once.

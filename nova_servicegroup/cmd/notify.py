@@ -39,7 +39,12 @@ def evidence(change):
         return 'doubt'
     if change.reason in _ENDS:
         return 'end'
-    return 'silence' if change.service.seen_at else 'none'
+    return 'silence' if _last_seen(change) else 'none'
+
+
+def _last_seen(change):
+    # With db, the other time is that of its creation.
+    return None if change.reason is Reason.NEVER else change.service.seen_at
 
 
 def payload(change):
@@ -58,7 +63,7 @@ def payload(change):
         'evidence': evidence(change),
         'reason': change.reason and change.reason.name.lower(),
         'reason_text': change.reason and change.reason.value,
-        'last_seen': services.as_text(service.seen_at, 'milliseconds'),
+        'last_seen': services.as_text(_last_seen(change), 'milliseconds'),
         'silence': silence and {
             'base': silence.base, 'silent': silence.silent,
             'returned': silence.returned},
@@ -117,9 +122,10 @@ class Sender:
 class Outbox:
     """Queues changes, and sends them if this watcher is the leader.
 
-    Each watcher keeps the changes of the last seconds. A new leader sends
-    those, too, as the old one may have been lost before it did. So after a
-    change of the leader none is lost, and some may be sent twice.
+    Each watcher keeps the changes of the last seconds, and those since the
+    watchers can't agree on a leader. A new leader sends those, too, as the old
+    one may have been lost before it did. So after a change of the leader none
+    is lost, and some may be sent twice.
 
     :param election: an election.Election
     :param send: called with each payload
@@ -132,7 +138,8 @@ class Outbox:
         self._keep = election.gap + margin
         self._monotonic = monotonic
         self._waiting = collections.deque()     # of (when it was seen, what)
-        #: whether this watcher is the leader
+        self._unknown_at = float('-inf')        # who leads
+        #: whether this watcher is the leader; None if nobody can tell
         self.leads = False
 
     def add(self, changes):
@@ -147,5 +154,9 @@ class Outbox:
         if self.leads:
             while self._waiting:
                 self._send(self._waiting.popleft()[1])
-        while self._waiting and self._waiting[0][0] < now - self._keep:
+        if self.leads is None:
+            self._unknown_at = now
+        # Another one has led for that long, so it has sent them.
+        while self._waiting and max(
+                self._waiting[0][0], self._unknown_at) < now - self._keep:
             self._waiting.popleft()

@@ -127,7 +127,8 @@ class Watch(base.Command):
         def notify_of(changes):
             led = outbox.leads
             outbox.add(changes)
-            if outbox.leads is not led:
+            # The election logs that it cannot tell.
+            if outbox.leads not in (led, None):
                 self.app.stderr.write(
                     'This watcher sends the notifications.\n'
                     if outbox.leads else

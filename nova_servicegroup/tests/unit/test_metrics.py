@@ -112,6 +112,27 @@ def test_heartbeats_are_counted_by_result(stub, service, tmp_path):
                    for label, _ in labels)
 
 
+def test_a_service_that_never_reported_is_seen(stub, service, tmp_path,
+                                               monkeypatch):
+    monkeypatch.setattr(test_heartbeat.StubDriver, 'failing', True)
+    stub()
+    (timer,) = service.tg.timers
+    names = {'service': service.binary, 'process': str(os.getpid()),
+             'driver': 'stub'}
+
+    def stored_at():
+        return value(samples(own_file(tmp_path, service).read_text()),
+                     'heartbeat_stored_timestamp_seconds', **names)
+
+    first = stored_at()
+    assert abs(time.time() - first) < 10
+    timer.fire()
+    assert stored_at() == first
+    monkeypatch.setattr(test_heartbeat.StubDriver, 'failing', False)
+    timer.fire()
+    assert stored_at() > first
+
+
 def test_what_zookeeper_lost_is_counted(stub, service, tmp_path):
     driver = stub()
     driver.name = 'zk'

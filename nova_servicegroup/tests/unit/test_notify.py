@@ -10,6 +10,7 @@ import pytest
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
+from nova_servicegroup.cmd import election
 from nova_servicegroup.cmd import main
 from nova_servicegroup.cmd import notify
 from nova_servicegroup.cmd import watcher
@@ -61,6 +62,8 @@ def test_the_page_tells_of_every_field():
     (State.DOWN, Reason.SILENT, SEEN, 'silence'),
     (State.DOWN, Reason.GONE, SEEN, 'silence'),
     (State.DOWN, Reason.NEVER, None, 'none'),
+    # With db, when its record was created.
+    (State.DOWN, Reason.NEVER, SEEN, 'none'),
     (State.DOWN, Reason.LEFT, SEEN, 'operator'),
     (State.DOWN, Reason.FORCED_DOWN, SEEN, 'operator'),
     (State.UNKNOWN, Reason.MASS_FAILURE, SEEN, 'doubt'),
@@ -69,6 +72,7 @@ def test_the_page_tells_of_every_field():
 def test_what_it_is_founded_on(new, reason, seen_at, evidence):
     message = notify.payload(change(new=new, reason=reason, seen_at=seen_at))
     assert message['evidence'] == evidence
+    assert evidence != 'none' or message['last_seen'] is None
     json.dumps(message)
 
 
@@ -125,6 +129,29 @@ def test_who_leads_again_tells_nothing_twice(outbox):
     outbox._election.leading = True
     outbox.add([])
     assert outbox.sent() == ['a', 'b']
+
+
+def test_nothing_is_forgotten_while_nobody_leads(outbox, clock):
+    outbox._election.leading = None
+    outbox.add([change(host='a')])
+    assert outbox.leads is None
+    clock[0] = 100
+    outbox.add([])
+    # The lost one may hold its place for a while.
+    outbox._election.leading = False
+    clock[0] = 105
+    outbox.add([change(host='b')])
+    outbox._election.leading = True
+    outbox.add([])
+    assert outbox.sent() == ['a', 'b']
+
+
+def test_who_cannot_ask_does_not_take_another_for_the_leader():
+    class Away(election.Election):
+        def _try(self):
+            raise OSError('no store')
+
+    assert Away().leads() is None
 
 
 @pytest.mark.parametrize('arguments, text', [
