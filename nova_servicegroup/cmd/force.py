@@ -20,14 +20,14 @@ class ForceDown(base.Command):
     Ends the doubt after a mass failure: --silent selects all computes that are
     unknown because they fell silent together. The command lists them, asks for
     confirmation, and sets Nova's own forced_down, as "openstack compute
-    service set --down" does for one host. It skips a host that reports
-    meanwhile.
+    service set --down" does for one host. It skips a host that was not up
+    when it was listed, and is up now.
 
     --undo removes forced_down, but, as in Nova's API, not from a host that was
     evacuated and whose nova-compute has not started since.
 
     Exit code: 0 if all were changed, or there was nothing to do; 1 otherwise,
-    also if the answer is not "yes".
+    also if a host was skipped, or the answer is not "yes".
     """
 
     def get_parser(self, prog_name):
@@ -59,19 +59,8 @@ class ForceDown(base.Command):
                                                       parsed_args.undo)):
             self.app.stdout.write('Nothing was changed.\n')
             return 1
-        # The answer may have taken long.
-        now = {(one.host, one.cell)
-               for one in self._choose(deployment, parsed_args)}
-        failed = False
-        for one in chosen:
-            if (one.host, one.cell) not in now:
-                self.app.stdout.write(
-                    '%s: not changed, since it is %s now.\n' % (
-                        one.host, 'silent' if parsed_args.back
-                        else 'no longer silent'))
-            else:
-                failed |= self._set(one, not parsed_args.undo)
-        return int(failed or bool(deployment.failures))
+        changed = [self._set(deployment, one, parsed_args) for one in chosen]
+        return int(not all(changed) or bool(deployment.failures))
 
     @staticmethod
     def _check(parsed_args):
@@ -132,28 +121,48 @@ class ForceDown(base.Command):
         self.app.stdout.flush()
         return self.app.stdin.readline().strip().lower() == 'yes'
 
-    def _set(self, service, forced_down):
-        """Write and report the change of one service; return if it failed."""
+    def _set(self, deployment, shown, parsed_args):
+        """Write and report the change of a service; return if it was made."""
         from nova import exception as nova_exception
+        from nova import objects
         from oslo_db import exception as db_exc
-        record = service.record
         try:
-            if not forced_down and _awaits_restart(record):
+            # The confirmation and the changes before may have taken long.
+            record = objects.Service.get_by_id(shown.record._context,
+                                               shown.record.id)
+            now = deployment.unforced(record, shown.cell)
+            if _must_be_skipped(shown, now, parsed_args):
+                self.app.stdout.write(
+                    '%s: not changed, since it is %s now.\n' % (
+                        shown.host, now.state.value))
+                return False
+            if parsed_args.undo and _awaits_restart(record):
                 self.app.stderr.write(
                     '%s: not changed: it was evacuated. Start its '
                     'nova-compute first, so that it gives up what runs '
-                    'elsewhere now, and try again.\n' % service.host)
-                return True
-            record.forced_down = forced_down
+                    'elsewhere now, and try again.\n' % shown.host)
+                return False
+            record.forced_down = not parsed_args.undo
             record.save()
         except (nova_exception.NovaException, db_exc.DBError) as e:
             self.app.stderr.write('%s: not changed: %s\n' % (
-                service.host, str(e).partition('\n')[0]))
-            return True
+                shown.host, str(e).partition('\n')[0]))
+            return False
         self.app.stdout.write('%s: %s.\n' % (
-            service.host, 'forced down' if forced_down
-            else 'judged by its signs of life again'))
-        return False
+            shown.host, 'judged by its signs of life again'
+            if parsed_args.undo else 'forced down'))
+        return True
+
+
+def _must_be_skipped(shown, now, parsed_args):
+    """Return whether a service changed so that the operator's choice is void.
+
+    :param shown: the Service that the operator saw
+    :param now: the same, as it is now
+    """
+    if parsed_args.undo:
+        return parsed_args.back and not now.is_alive
+    return now.is_alive and not shown.is_alive
 
 
 def _awaits_restart(record):

@@ -5,6 +5,7 @@
 import configparser
 import datetime
 import json
+import re
 import shutil
 import threading
 import time
@@ -279,6 +280,55 @@ def test_without_a_yes_nothing_is_changed(outage, answer, expected):
     done = outage.command('force-down', '--silent', code=1, answer=answer)
     assert expected in done.stdout + done.stderr
     assert forced(outage) == {'forced'}
+
+
+def when_c0_is_written(outage, statement):
+    outage.execute('cell2', 'CREATE TRIGGER meanwhile '
+                   'AFTER UPDATE OF forced_down ON services '
+                   "WHEN NEW.host = 'c0' BEGIN %s; END" % statement)
+
+
+def report(host):
+    return "UPDATE services SET last_seen_up = datetime('now') " \
+        "WHERE host = '%s'" % host
+
+
+@pytest.mark.parametrize('hosts', [['--silent'], sorted(SILENT)])
+def test_who_comes_back_while_others_are_forced_down_is_skipped(
+        outage, hosts):
+    when_c0_is_written(outage, report('c1'))
+    done = outage.command('force-down', *hosts, '--yes', code=1)
+    assert 'c0: forced down.\nc1: not changed, since it is up now.\n' \
+        'c2: forced down.\n' in done.stdout
+    assert forced(outage) == SILENT - {'c1'} | {'forced'}
+
+
+def test_who_is_up_is_forced_down_by_name(outage):
+    outage.command('force-down', 'b0', '--yes')
+    assert forced(outage) == {'b0', 'forced'}
+
+
+def test_a_record_that_is_changed_meanwhile(outage):
+    when_c0_is_written(
+        outage, "UPDATE services SET forced_down = 1 WHERE host = 'c1';"
+        "UPDATE services SET deleted = id WHERE host = 'c2'")
+    done = outage.command('force-down', 'c0', 'c1', 'c2', 'c3', '--yes',
+                          code=1)
+    assert done.stdout.endswith(
+        'c0: forced down.\nc1: forced down.\nc3: forced down.\n')
+    assert re.search('^c2: not changed: Service .* could not be found',
+                     done.stderr, re.MULTILINE)
+
+
+def test_who_ends_again_is_not_lifted(outage):
+    outage.command('force-down', '--silent', '--yes')
+    for host in ('c0', 'c1'):
+        outage.execute('cell2', report(host))
+    when_c0_is_written(outage, 'UPDATE services SET report_count = %d '
+                       "WHERE host = 'c1'" % STOPPED)
+    done = outage.command('force-down', '--undo', '--back', '--yes', code=1)
+    assert 'c1: not changed, since it is ended now.' in done.stdout
+    assert forced(outage) == SILENT - {'c0'}
 
 
 def test_who_is_back_is_lifted_and_nobody_else(outage):
