@@ -15,6 +15,8 @@ from nova_servicegroup.integration import dropin
 
 # Not imported here, since it imports Nova if that is installed.
 _EXCEPTIONS = 'nova_servicegroup.exception'
+#: formatters that escape such characters themselves
+_ESCAPING = ('json', 'yaml')
 #: the option that names the servers of each driver's store
 _STORES = {'db': '[database] connection', 'mc': '[cache] memcache_servers',
            'zk': '[zookeeper] address'}
@@ -116,9 +118,16 @@ class Command(_Common, command.Command):
 class _Formatted(_Common):
     #: the exit code if the output was printed
     exit_code = 0
+    #: whether values have line breaks of their own
+    has_line_breaks = False
 
     def run(self, parsed_args):
         return super().run(parsed_args) or self.exit_code
+
+    def produce_output(self, parsed_args, column_names, data):
+        if parsed_args.formatter not in _ESCAPING:
+            data = [printable(value, self.has_line_breaks) for value in data]
+        return super().produce_output(parsed_args, column_names, data)
 
 
 class Lister(_Formatted, lister.Lister):
@@ -145,6 +154,27 @@ class ForPeople:
         found.extensions.append(extension.Extension(
             'text', None, self.text, self.text()))
         return found
+
+
+def printable(value, keep_line_breaks=False):
+    """Return a value with its non-printable characters escaped.
+
+    For terminals: the names of hosts come from stores, where others may write,
+    and could hold control sequences or forge lines.
+
+    :param value: a str; a list, tuple or dict of values, which returns a list
+        or dict; others stay as they are
+    """
+    if isinstance(value, str):
+        return ''.join(
+            each if each.isprintable() or (keep_line_breaks and each == '\n')
+            else each.encode('unicode_escape').decode() for each in value)
+    if isinstance(value, (list, tuple)):
+        return [printable(each, keep_line_breaks) for each in value]
+    if isinstance(value, dict):
+        return {key: printable(each, keep_line_breaks)
+                for key, each in value.items()}
+    return value
 
 
 def add_nova(parser, with_python=True):

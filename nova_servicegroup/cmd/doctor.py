@@ -49,6 +49,7 @@ class Doctor(base.ForPeople, base.Lister):
     """
 
     text = _Text
+    has_line_breaks = True
     error_code = 3
     error_text = 'UNKNOWN: %s\n'
 

@@ -18,6 +18,7 @@ from prometheus_client import Counter
 from prometheus_client import Histogram
 from prometheus_client import parser
 
+from nova_servicegroup.cmd import base
 from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 from nova_servicegroup import metrics
@@ -143,8 +144,9 @@ class Deployment:
             each = _gauge('member_state', 'The state that a service is in.',
                           'host', 'service', 'cell', 'state')
             for one in services:
-                each.add_metric([one.host, one.binary, one.cell or '',
-                                 one.state.value], 1)
+                # prometheus_client can't encode every name.
+                each.add_metric([base.printable(one.host), one.binary,
+                                 one.cell or '', one.state.value], 1)
             yield each
 
 

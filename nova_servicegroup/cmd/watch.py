@@ -226,7 +226,8 @@ def line(change):
     """Return a Transition as one line of text."""
     fields = _fields(change)
     return '%s %s %s %s -> %s%s' % (
-        fields['at'], fields['host'], fields['binary'],
+        fields['at'], base.printable(change.host),
+        base.printable(change.binary),
         fields['old'] or 'absent', fields['new'] or 'deleted',
         ': %s' % fields['reason'] if fields['reason'] else '')
 
@@ -271,10 +272,11 @@ def screen(found, recent, failures, now, width, height, colour):
     room = max(1, height - len(lines) - len(bottom) - 3)
     if others:
         lines.append('')
-    longest = max((len(one.host) for one in others[:room]), default=0)
-    for one in others[:room]:
+    hosts = [base.printable(one.host) for one in others[:room]]
+    longest = max(map(len, hosts), default=0)
+    for one, host in zip(others, hosts):
         text = '%-7s %-*s %-14s %9s  %s' % (
-            one.state.value, longest, one.host, one.binary,
+            one.state.value, longest, host, base.printable(one.binary),
             _age(one.seen_at, now), one.verdict.reason.value)
         lines.append(paint(one.state.value, text[:width]))
     if len(others) > room:

@@ -13,6 +13,7 @@ import uuid
 
 from oslo_config import cfg
 import pytest
+import yaml
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
@@ -26,6 +27,8 @@ from nova_servicegroup.tests.fixtures import process
 from nova_servicegroup.tests.fixtures import texts
 
 
+#: a name of a host that others could write
+ODD = 'a\x1b[2J\nb'
 #: what a service writes that is stopped gracefully
 STOPPED = report_count.Counter(0, None, 1, 0).last(liveness.End.STOPPED)
 
@@ -201,6 +204,32 @@ def test_a_value_that_cannot_be_used(cells, section, option, value, expected):
     assert 'does not answer' in expected or (
         '[%s] %s' % (section, option) in done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize('arguments', [
+    ['list'], ['list', '-f', 'value'], ['list', '-f', 'csv'],
+    ['show', ODD], ['explain', ODD]])
+def test_a_name_of_a_host_controls_no_terminal(cells, arguments):
+    cells.add_service('cell1', ODD)
+    shown = cells.command(*arguments).stdout
+    assert r'\x1b[2J' in shown
+    assert shown.replace('\n', '').isprintable()
+
+
+def test_programs_get_the_name_of_a_host_as_it_is(cells):
+    cells.add_service('cell1', ODD)
+    assert rows(cells.command('list', '-f', 'json'))[0]['Host'] == ODD
+    assert rows(cells.command('show', ODD, '-f', 'json'))['host'] == ODD
+    assert yaml.safe_load(
+        cells.command('list', '-f', 'yaml').stdout)[0]['Host'] == ODD
+
+
+@pytest.mark.parametrize('value, shown', [
+    ('h\u00f6st-1', 'h\u00f6st-1'), ('\udced', r'\udced'),
+    ('\u202e', r'\u202e'), ([{'a': '\r'}, None, 1.5],
+                            [{'a': r'\r'}, None, 1.5])])
+def test_printable(value, shown):
+    assert base.printable(value) == shown
 
 
 def test_no_configuration_at_all(monkeypatch):

@@ -344,8 +344,10 @@ def test_members_by_state_and_group(exported):
 
 def test_hosts_are_named_for_those_who_want_it(exported):
     exported.exporter._per_host = True
-    exported.verdicts = {('a', 'compute'): UP}
+    exported.verdicts = {('a', 'compute'): UP, ('\udced', 'compute'): UP}
     found = exported.check()
+    assert value(found, 'member_state', host=r'\udced',
+                 service='nova-compute', cell='cell1', state='up') == 1
     assert value(found, 'member_state', host='a', service='nova-compute',
                  cell='cell1', state='up') == 1
 

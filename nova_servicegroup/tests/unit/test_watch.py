@@ -260,6 +260,20 @@ def test_lines_for_programs(watching):
         'new': 'unknown', 'reason': Reason.MASS_FAILURE.value}
 
 
+def test_a_name_of_a_host_controls_no_terminal(watching):
+    host = 'a\x1b[2J\nb nova-compute down -> up\udced'
+    made, watched = watching(**{host: UP})
+    watched.check()
+    made.states[host] = KILLED
+    change, = watched.check()
+    shown = watch.line(change)
+    assert r' a\x1b[2J\nb nova-compute down -> up\udced nova' in shown
+    assert shown.isprintable()
+    assert watch._fields(change)['host'] == host
+    assert r'a\x1b[2J\nb' in screen(made)
+    assert all(row.isprintable() for row in screen(made).splitlines())
+
+
 def screen(made, recent=(), width=80, height=24, colour=False):
     found = [made.service(record, cell) for record, cell in made.records()]
     return watch.screen(found, list(recent), [], AT, width, height, colour)
