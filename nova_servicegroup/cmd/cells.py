@@ -2,9 +2,11 @@
 
 """Queries all cells of a deployment, for the commands."""
 
+import nova.conf
 from nova import objects
 from oslo_db import exception as db_exc
 
+from nova_servicegroup.cmd import urls
 from nova_servicegroup.integration import cells as nova_cells
 
 
@@ -30,22 +32,21 @@ def ask(context, question, *args, timeout=None):
             'This host\'s nova.conf has no [api_database] connection: run it '
             'on a controller. With the zk driver, "nova-servicegroup list" '
             'works here, too.') from e
-    except (db_exc.DBError, TimeoutError) as e:
-        raise CellsUnknown('The API database does not answer: %s'
-                           % first_line(e)) from e
     except Exception as e:
-        # The text may quote the URL, with the password.
-        kinds = {kind.__name__ for kind in type(e).__mro__}
-        if kinds & {'ArgumentError', 'ValueError'}:     # SQLAlchemy's
+        if urls.is_malformed(e, nova.conf.CONF.api_database.connection):
             reason = 'it is no URL of a database'
+        elif isinstance(e, (db_exc.DBError, TimeoutError)):
+            raise CellsUnknown('The API database does not answer: %s' %
+                               urls.reason(e, 'connection')) from e
         elif isinstance(e, ImportError):
             reason = e
         else:
             reason = getattr(e, 'strerror', None) or type(e).__name__
+        # No cause: its text may quote the URL, with the password.
         raise CellsUnknown(
             '[api_database] connection in nova.conf cannot be used (%s): '
-            'write mysql+pymysql://nova:PASSWORD@HOST/nova_api.' %
-            reason) from e
+            'write mysql+pymysql://nova:PASSWORD@HOST/nova_api, and %s.' % (
+                reason, urls.ENCODE)) from None
     if not cells:
         raise CellsUnknown('No cell is known; make one with "nova-manage '
                            'cell_v2 create_cell".')
@@ -57,12 +58,9 @@ def ask(context, question, *args, timeout=None):
         answer = results[cell.uuid]
         if isinstance(answer, Exception):
             silent.append('cell %s does not answer: %s' % (
-                cell.identity, first_line(answer)))
+                cell.identity, urls.reason(
+                    answer, 'database_connection or transport_url of its cell '
+                    'mapping', cell.database_connection)))
         else:
             answers.append((cell, answer))
     return answers, silent
-
-
-def first_line(error):
-    """Return the text of an exception, in one line."""
-    return str(error).strip().partition('\n')[0] or type(error).__name__

@@ -16,6 +16,7 @@ from oslo_config import cfg
 from nova_servicegroup import api
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import progress
+from nova_servicegroup.cmd import urls
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup import drivers
 from nova_servicegroup import exception
@@ -294,8 +295,13 @@ def _read_as_nova(options):
         register.register()
         try:
             config.parse_args(['nova-servicegroup', *options])
-        except (cfg.Error, ValueError) as e:
+        except (cfg.Error, exception.ConfigurationError) as e:
             raise base.CommandError(str(e)) from e
+        except Exception as e:
+            if not urls.is_malformed(e):
+                raise
+            # No cause: its text may quote the password.
+            raise base.CommandError(urls.TRANSPORT + '.') from None
         objects.register_all()
         _fail_soon(config.CONF)
         return config.CONF

@@ -55,6 +55,13 @@ class Commands(commandmanager.CommandManager):
                 name, _PACKAGE + target, self.namespace)
 
 
+def _without_secrets(record):
+    """Drop Nova's traceback about a URL: it may quote the password."""
+    if record.name == 'nova.objects.cell_mapping':
+        record.exc_info = record.exc_text = None
+    return True
+
+
 class Application(app.App):
     """The program: options for all commands, logging, exit codes."""
 
@@ -84,7 +91,7 @@ class Application(app.App):
         return parser
 
     def configure_logging(self):
-        """Send errors to stderr; -v shows more, -vv all.
+        """Send errors to stderr; -v shows more, -vv all but secrets.
 
         Less than cliff does: messages of drivers are for the logs of services.
         """
@@ -101,7 +108,10 @@ class Application(app.App):
             file.setLevel(min(logging.INFO, console.level))
             self._handlers.append(file)
         root.setLevel(min(handler.level for handler in self._handlers))
+        # Its DEBUG messages show the password of ZooKeeper.
+        logging.getLogger('kazoo').setLevel(logging.INFO)
         for handler in self._handlers:
+            handler.addFilter(_without_secrets)
             root.addHandler(handler)
 
     def run(self, argv):

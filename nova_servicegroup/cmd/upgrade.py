@@ -8,7 +8,7 @@ from nova_servicegroup.cmd import progress
 #: the checks of the doctor whose findings can stop an upgrade
 CHECKS = ('nova', 'configuration', 'database', 'memcached',
           'zookeeper-servers', 'zookeeper-session', 'duplicate-hosts',
-          'mixed-deployment', 'records')
+          'mixed-deployment', 'services', 'records')
 TIMEOUT = 300
 
 

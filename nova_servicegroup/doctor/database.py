@@ -9,6 +9,7 @@ import time
 import typing
 
 from nova_servicegroup.cmd import base
+from nova_servicegroup.cmd import urls
 from nova_servicegroup.doctor import Check
 from nova_servicegroup.doctor import clock
 from nova_servicegroup.doctor import Finding
@@ -94,8 +95,10 @@ def check(site):
         answer = ask(api_db.get_engine())
     except Exception as e:
         # Databases and their drivers have exceptions of their own.
-        raise Unreachable('The API database does not answer: %s'
-                          % cells.first_line(e), _FIX) from e
+        raise Unreachable(
+            'The API database does not answer: %s' % urls.reason(
+                e, '[api_database] connection',
+                site.conf.api_database.connection), _FIX) from e
     yield from describe(site, 'The API database', answer)
     try:
         answers, failures = cells.ask(
@@ -103,8 +106,9 @@ def check(site):
             lambda context: ask(main_db.get_engine(context=context)))
     except Exception as e:
         # Such as a cell mapping that doesn't fit nova.conf.
-        raise Unreachable('The cells cannot be asked: %s'
-                          % cells.first_line(e), _FIX_CELLS) from e
+        raise Unreachable(
+            'The cells cannot be asked: %s' % urls.reason(
+                e, 'a URL of a cell mapping'), _FIX_CELLS) from e
     for text in failures:
         yield Finding(
             Level.CRITICAL, text[0].upper() + text[1:] + '.',

@@ -205,6 +205,9 @@ def _send(sock, word):
             # The end of the connection, without TLS's closing alert.
             part = b'' if isinstance(e, ssl.SSLEOFError) else None
         if not part:
+            if not parts:
+                raise ConnectionError(
+                    'it closes connections without an answer')
             return b''.join(parts).decode(errors='replace')
         parts.append(part)
         if time.monotonic() > deadline:

@@ -17,9 +17,12 @@ from nova_servicegroup.doctor import zookeeper
 from nova_servicegroup import drivers
 from nova_servicegroup import exception
 from nova_servicegroup.keeper import names
+from nova_servicegroup.liveness import Reason
 from nova_servicegroup.liveness import State
 
 _COMPUTE = 'compute'
+#: number of services for which a fix has a command each
+_MOST_COMMANDS = 5
 _WHY_TWO = ('Nova takes two machines with one name for one host: both may run '
             'the same instance, and heartbeats of one hide the loss of the '
             'other.')
@@ -84,7 +87,10 @@ def mixed(site):
     expected = site.conf.servicegroup.also_report
     states = {_key(record, cell): ours.verdict(record).state
               for record, cell in records}
-    yield from _never_here(ours, records, states)
+    never = _never_here(ours, records, states)
+    if never:
+        yield never
+    found = bool(never)
     for other in _other_drivers(site):
         there = [(record, cell) for record, cell in records
                  if other.verdict(record).state is State.UP]
@@ -93,6 +99,7 @@ def mixed(site):
         both = [record['host'] for record, cell in there
                 if states[_key(record, cell)] is State.UP]
         if elsewhere:
+            found = True
             yield Finding(
                 Level.CRITICAL, 'Services that report by %s and not by %s, '
                 'on: %s.' % (other.name, ours.name, listed(elsewhere)),
@@ -102,6 +109,7 @@ def mixed(site):
                 'nova-servicegroup migrate check" shows which are missing.'
                 % ours.name)
         if both and other.name not in expected:
+            found = True
             yield Finding(
                 Level.WARNING, 'Services that report by %s, too, on: %s.' % (
                     other.name, listed(both)),
@@ -110,9 +118,9 @@ def mixed(site):
                 'The same on every node:\n[servicegroup]\nalso_report = %s\n\n'
                 'or without %s, when the migration is over.' % (
                     ','.join([*expected, other.name]), other.name))
-    up = sum(state is State.UP for state in states.values())
-    yield Finding(Level.OK, '%d of %d services are up by %s.' % (
-        up, len(states), ours.name))
+    if not found:
+        yield Finding(Level.OK, 'No service reports by another driver than '
+                      'is configured here.')
 
 
 def _key(record, cell):
@@ -120,21 +128,21 @@ def _key(record, cell):
 
 
 def _never_here(ours, records, states):
-    """Yield the Finding about services that never reported to the store."""
+    """Return the Finding about services never in the store, or None."""
     try:
         never = [record['host'] for record, cell in records
                  if states[_key(record, cell)] is not State.UP
                  and ours.observe(record).last is None]
     except exception.ServiceGroupUnavailable as e:
         raise Unreachable(str(e), 'See the checks of the store.') from e
-    if never:
-        yield Finding(
-            Level.WARNING, 'Services that were never in the store of %s, on: '
-            '%s.' % (ours.name, listed(never)),
-            'They run without this package, with another driver, or no longer '
-            'at all.',
-            'Install the package there, and restart their services. For those '
-            'that no longer exist: openstack compute service delete ID')
+    return Finding(
+        Level.WARNING, 'Services that were never in the store of %s, on: %s.'
+        % (ours.name, listed(never)),
+        'They run without this package, with another driver, or no longer at '
+        'all.',
+        'Install the package there, and restart their services. For those '
+        'that no longer exist: openstack compute service delete ID'
+    ) if never else None
 
 
 def _other_drivers(site):
@@ -153,13 +161,78 @@ def _other_drivers(site):
     return found
 
 
+def services(site):
+    """Find services that are down, or in doubt."""
+    found = [site.deployment.service(record, cell)
+             for record, cell in site.records]
+    yield from _unlisted(site)
+    unknown = [one for one in found if one.state is State.UNKNOWN]
+    down = [one for one in found if one.state is State.DOWN
+            and one.verdict.reason is not Reason.FORCED_DOWN]
+    if unknown:
+        yield _in_doubt(unknown, found)
+    if down:
+        yield _down(down, found)
+    if not (unknown or down):
+        yield Finding(Level.OK, '%d of %d services are up by %s.' % (
+            sum(one.is_alive for one in found), len(found), site.driver))
+
+
+def _unlisted(site):
+    if site.deployment.failures:
+        yield Finding(
+            Level.UNKNOWN, 'Not all services are known: %s.'
+            % '; '.join(site.deployment.failures),
+            'Those of other cells are not checked.',
+            'nova-servicegroup doctor --only database')
+
+
+def _in_doubt(unknown, found):
+    reasons = collections.Counter(one.verdict.reason for one in unknown)
+    computes = [one for one in found if one.group == _COMPUTE]
+    everywhere = (reasons.keys() & {Reason.MASS_FAILURE, Reason.OUTAGE}
+                  or computes and all(one.state is State.UNKNOWN
+                                      for one in computes))
+    return Finding(
+        Level.CRITICAL if everywhere else Level.WARNING,
+        'The state of %d of %d services is unknown: %s.' % (
+            len(unknown), len(found), '; '.join(
+                '%s (%d)' % (reason.value, count)
+                for reason, count in reasons.most_common())),
+        'Lost hosts among them are not detected: with outage_policy = safe '
+        'they count as up, and are not evacuated.',
+        'nova-servicegroup list --unknown\n\nRepair what they have in common: '
+        'message bus, store, network. Living hosts come back by themselves. '
+        'If hosts are lost, fence them, then:\n'
+        'nova-servicegroup force-down --silent')
+
+
+def _down(down, found):
+    return Finding(
+        Level.WARNING,
+        '%d of %d services are down, and not forced down: %s.' % (
+            len(down), len(found), listed(
+                '%s on %s' % (one.binary, one.host) for one in down)),
+        'Nova does not use them. Instances of a lost compute are gone until '
+        'it is evacuated.',
+        '\n'.join([
+            *('nova-servicegroup explain %s --service %s' % (
+                one.host, one.binary) for one in down[:_MOST_COMMANDS]),
+            '', 'says why. Start the service; if its host is lost, fence it '
+            'first, then:', 'openstack server evacuate SERVER', '',
+            'If the service no longer exists:',
+            'openstack compute service delete ID']))
+
+
 def records(site):
     """Compare ZooKeeper's members, their records, and Nova's services."""
     store = site.zookeeper
     members = store.members(_COMPUTE)
     known = site.hosts(_COMPUTE)
     count = 0
-    for found in (_strange(store), _without_record(store, members),
+    # Without all of Nova's hosts, members are not compared with them.
+    unlisted = _unlisted(site) if site.has_database else ()
+    for found in (unlisted, _strange(store), _without_record(store, members),
                   _not_of_nova(members, known),
                   _left_behind(store, members, known),
                   _versions(store, members)):
@@ -248,6 +321,9 @@ CHECKS = [
           # It may wait until a session expires.
           limit=90),
     Check('mixed-deployment', mixed,
+          lambda site: site.has_database and site.can_use(site.driver),
+          _STORES),
+    Check('services', services,
           lambda site: site.has_database and site.can_use(site.driver),
           _STORES),
     Check('records', records, lambda site: site.can_use('zk'), _STORES)]

@@ -8,6 +8,7 @@ import subprocess
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
+from nova_servicegroup.cmd import urls
 from nova_servicegroup import conf as sg_conf
 from nova_servicegroup.doctor import Check
 from nova_servicegroup.doctor import Finding
@@ -99,7 +100,8 @@ def _in_effect(site, tree, found, ways):
     if found['error'] and api in ('', 'nova_servicegroup'):
         return Finding(
             Level.CRITICAL, '%s does not start with this configuration: %s' % (
-                nova, found['error']),
+                nova, urls.TRANSPORT + '.' if found['error'].partition(':')[0]
+                in urls.MALFORMED else found['error']),
             'A service that is restarted does not come back.',
             'Change the option that it names in nova.conf.')
     if api != 'nova_servicegroup':

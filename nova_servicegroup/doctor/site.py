@@ -4,7 +4,6 @@
 
 import functools
 
-from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
 from nova_servicegroup import exception
 
@@ -98,10 +97,15 @@ class Site:
             self.zookeeper.close()
 
     def hosts(self, group):
-        """Return Nova's hosts of a group, a set; None without a database."""
+        """Return Nova's hosts of a group, a set.
+
+        None without a database, or if a cell doesn't list its services.
+        """
         if not self.has_database:
             return None
+        # Reading them sets failures.
+        records = self.records
         if self.deployment.failures:
-            raise base.CommandError('Not all cells list their services')
-        return {record['host'] for record, _ in self.records
+            return None
+        return {record['host'] for record, _ in records
                 if record['topic'] == group}

@@ -115,7 +115,7 @@ def test_upgrade_check(cells, plugin_tree):
     assert {one['result'] for one in shown['checks']} == {0}
     assert {one['check'] for one in shown['checks']} == {
         'nova', 'configuration', 'database', 'duplicate-hosts',
-        'mixed-deployment'}
+        'mixed-deployment', 'services'}
     cells.configure(report_interval=1500)
     assert '| Result: Warning' in upgrade(1)
     cells.configure(servicegroup_driver='zk')

@@ -195,6 +195,12 @@ def test_members_records_and_services_of_nova(compute, cells):
         command, identity, delete = left['Fix'].splitlines()
         assert command == 'zkCli.sh -server %s' % compute.ensemble.address
         assert identity == 'addauth digest nova:PASSWORD'
+        # No host counts as removed because its cell is away.
+        (cells.directory / 'cell2').unlink()
+        (cells.directory / 'cell2').mkdir()
+        rows = found(cells.command, 1, '--only', 'records')['records']
+        assert [row['What'].partition(': ')[0] for row in rows] == [
+            'Not all services are known', 'Members without a record']
         client.delete(delete.partition(' ')[2])
     assert 'gone' not in compute.states()
 

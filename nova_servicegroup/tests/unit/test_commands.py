@@ -95,6 +95,32 @@ def test_list_goes_on_when_a_cell_is_away(outage):
     assert '(cell2) does not answer: ' in done.stderr
 
 
+@pytest.mark.parametrize('option, url', [
+    ('database_connection', 'mysql+pymysql://nova:x@secret@h/nova'),
+    ('database_connection', 'mysql+pymysql://nova:x@y:secret@h/nova'),
+    ('transport_url', 'rabbit://nova:secret#x@h/')])
+def test_a_url_of_a_cell_is_malformed(cells, option, url):
+    cells.execute('api', 'UPDATE cell_mappings SET %s = ? '
+                  'WHERE name = "cell2"' % option, url)
+    for words, code in (('list',), 1), (('doctor', '--only', 'database'), 2):
+        done = cells.command(*words, code=code)
+        shown = done.stdout + done.stderr
+        assert 'secret' not in shown
+        text = ' '.join(shown.split())
+        assert option in text and '%40 for @' in text
+
+
+def test_a_url_that_only_nova_cannot_parse_keeps_its_secret(cells):
+    """SQLAlchemy takes it, and Nova logs a traceback for each cell."""
+    config = configparser.RawConfigParser(default_section=None)
+    config.read(cells.config)
+    config['database']['connection'] = 'mysql+pymysql://u:secret#x@h/nova'
+    with open(cells.config, 'w') as file:
+        config.write(file)
+    shown = cells.command('list').stderr
+    assert '[database]/connection' in shown and 'secret' not in shown
+
+
 def test_show(outage):
     shown = rows(outage.command('show', 'c1', '-f', 'json'))
     assert (shown['host'], shown['state'], shown['cell'], shown['driver'],
@@ -187,7 +213,11 @@ def test_a_configuration_that_is_not_there(cells):
     ('api_database', 'connection', 'sqlite+x://', 'no URL'),
     ('api_database', 'connection', 'mysql://u:secret@h/d', 'MySQLdb'),
     ('api_database', 'connection', 'mysql+pymysql://u:secret@127.0.0.1:1/d',
-     'The API database does not answer')])
+     'The API database does not answer'),
+    ('api_database', 'connection', 'mysql+pymysql://u:x@secret@h/d', '%40'),
+    ('api_database', 'connection', 'mysql+pymysql://u:x@y:secret@h/d', '%40'),
+    ('DEFAULT', 'transport_url', 'rabbit://u:secret#x@h', '%23 for #'),
+    ('DEFAULT', 'transport_url', '://u:secret@h', 'rabbit://')])
 def test_a_value_that_cannot_be_used(cells, section, option, value, expected):
     config = configparser.RawConfigParser(default_section=None)
     config.read(cells.config)

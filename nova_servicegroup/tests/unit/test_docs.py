@@ -183,18 +183,24 @@ def test_every_block_is_run_or_compared_by_a_test(text, name):
         ROOT / 'nova_servicegroup/tests' / where).read_text()
 
 
+@pytest.mark.parametrize('config', [
+    None, '[DEFAULT]\ntransport_url = rabbit://nova:secret#x@h\n'])
 def test_the_masakari_handler_takes_its_command(tmp_path, monkeypatch,
-                                                  capsys):
+                                                capsys, config):
     block = texts.block('doc/source/admin/evacuation.rst', 'masakari')
     words = shlex.split(block.replace('\\\n', ''))
-    # It ends after its command line: there is no such file.
-    words[words.index('--config-file') + 1] = str(tmp_path / 'none')
+    # It ends after its command line: the file is missing, or of no use.
+    file = tmp_path / 'nova.conf'
+    words[words.index('--config-file') + 1] = str(file)
+    if config:
+        file.write_text(config)
     monkeypatch.setattr(sys, 'argv', words)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / 'contrib/masakari' / words[0]),
                        run_name='__main__')
     assert ended.value.code == 1
-    assert 'No message bus' in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert 'No message bus' in shown and 'secret' not in shown
 
 
 def test_a_name_is_of_one_block():

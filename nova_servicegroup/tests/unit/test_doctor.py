@@ -7,15 +7,21 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import pytest
 
+from nova_servicegroup.cmd import deployment
 from nova_servicegroup.cmd import doctor as command
 from nova_servicegroup import doctor
+from nova_servicegroup.doctor import members
 from nova_servicegroup.doctor import nova as nova_checks
 from nova_servicegroup.doctor import processes
 from nova_servicegroup.doctor import site as sites
+from nova_servicegroup.doctor import zookeeper
+from nova_servicegroup import liveness
 from nova_servicegroup.memcached import wire
 from nova_servicegroup.tests.fixtures.findings import found
 from nova_servicegroup.tests.fixtures import memcached
@@ -96,11 +102,127 @@ def test_cells_that_do_not_answer(cells):
     assert result['mixed-deployment'][0]['Level'] == 'UNKNOWN'
 
 
+@pytest.mark.parametrize('section, option, check, url', [
+    ('api_database', 'connection', 'database',
+     'mysql+pymysql://u:x@secret@h/d'),
+    ('api_database', 'connection', 'database',
+     'mysql+pymysql://u:x@y:secret@h/d'),
+    ('DEFAULT', 'transport_url', 'database', 'rabbit://u:secret#x@h'),
+    ('DEFAULT', 'transport_url', 'nova', 'rabbit://u:secret#x@h')])
+def test_malformed_urls_keep_their_secret(cells, section, option, check, url):
+    cells.config.write_text(re.sub(
+        r'(\[%s\][^[]*\n%s = ).*' % (section, option), r'\g<1>' + url,
+        cells.config.read_text()))
+    row = found(cells.command, 2, '--only', check, skip=()).the_one(check)
+    assert 'secret' not in str(row)
+    assert '[%s] %s' % (section, option) in row['What']
+    assert '%40 for @' in row['What']
+
+
+# Services that are down, or in doubt
+
+
+def test_everybody_is_in_doubt(cells):
+    for number in range(6):
+        cells.add_service('cell1', 'c%d' % number, age=9000)
+    row = found(cells.command, 2).the_one('services')
+    assert row['Level'] == 'CRITICAL'
+    assert row['What'] == (
+        'The state of 6 of 6 services is unknown: too much of its group is '
+        'silent at the same time (6).')
+    assert 'nova-servicegroup list --unknown' in row['Fix']
+    assert 'nova-servicegroup force-down --silent' in row['Fix']
+    done = cells.command('upgrade', 'check', '--json', code=2)
+    result, = [one for one in json.loads(done.stdout)['checks']
+               if one['check'] == 'services']
+    assert result['result'] == 2 and 'unknown' in result['details']
+
+
+def test_services_that_are_down(cells):
+    for number in range(20):
+        cells.add_service('cell1', 'up%d' % number)
+    cells.add_service('cell1', 'off', age=9000, forced_down=1)
+    # Not together.
+    for number in range(6):
+        cells.add_service('cell1', 'c%d' % number,
+                          age=9000 + 50000 * number)
+    cells.add_service('cell0', 'boss', 'nova-conductor', age=9000)
+    row = found(cells.command, 1).the_one('services')
+    assert row['Level'] == 'WARNING'
+    assert row['What'] == (
+        '7 of 28 services are down, and not forced down: nova-compute on c0, '
+        'nova-compute on c1, nova-compute on c2, nova-compute on c3, '
+        'nova-compute on c4 and 2 more.')
+    first = row['Fix'].splitlines()[0].split()
+    assert first == ['nova-servicegroup', 'explain', 'c0', '--service',
+                     'nova-compute']
+    assert 'down' in cells.command(*first[1:]).stdout
+
+
+@pytest.mark.parametrize('reasons, level', [
+    ('RETURNING HEARTBEAT', 'WARNING'), ('RETURNING RETURNING', 'CRITICAL'),
+    ('OUTAGE HEARTBEAT', 'CRITICAL'), ('MASS_FAILURE SILENT', 'CRITICAL')])
+def test_how_bad_a_doubt_is(reasons, level):
+    states = {'HEARTBEAT': 'UP', 'SILENT': 'DOWN'}
+    found = [deployment.Service(
+        {'host': 'h', 'binary': 'nova-compute', 'topic': 'compute'}, None,
+        liveness.Verdict(liveness.State[states.get(name, 'UNKNOWN')],
+                         liveness.Reason[name]), None)
+        for name in reasons.split()]
+    site = types.SimpleNamespace(
+        records=[(one, None) for one in found], driver='db',
+        deployment=types.SimpleNamespace(
+            failures=[], service=lambda record, cell: record))
+    assert doctor.worst(members.services(site)).name == level
+
+
+def test_an_absent_cell_is_no_absent_host(tmp_path):
+    """Whatever asks first: only then it is known which cells answer."""
+    class Deployment:
+        failures = []
+
+        def records(self):
+            self.failures = ['cell B does not answer']
+            return [({'host': 'a', 'topic': 'compute'}, 'A')]
+
+    site = sites.Site([str(nova.write_config(tmp_path / 'nova.conf', {
+        'api_database': {'connection': 'sqlite://'}}))])
+    site.deployment = Deployment()
+    assert site.hosts('compute') is None
+
+
 def test_one_host_in_two_cells(cells):
     for cell in ('cell1', 'cell2'):
         cells.add_service(cell, 'twin')
     row = found(cells.command, 2).the_one('duplicate-hosts')
     assert 'twin (cell1, cell2)' in row['What']
+
+
+# ZooKeeper
+
+
+def test_a_server_that_answers_nothing_is_lost(tmp_path):
+    def close_all():
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                # Unread bytes would reset the connection.
+                connection.recv(4)
+
+    with process.socket.create_server((process.LOOPBACK, 0)) as server:
+        thread = threading.Thread(target=close_all, daemon=True)
+        thread.start()
+        config = nova.write_config(tmp_path / 'nova.conf', {
+            'zookeeper': {'address': '%s:%d' % server.getsockname()}})
+        with pytest.raises(doctor.Unreachable) as lost:
+            list(zookeeper.servers(sites.Site([str(config)])))
+        server.shutdown(process.socket.SHUT_RDWR)
+        thread.join(9)
+    assert ('No ZooKeeper server can be used' in str(lost.value)
+            and 'closes connections' in str(lost.value))
 
 
 # memcached

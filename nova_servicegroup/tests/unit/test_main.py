@@ -3,6 +3,7 @@
 """The ``nova-servicegroup`` program, whatever the command."""
 
 import importlib.metadata
+import logging
 import re
 import subprocess
 import sys
@@ -70,6 +71,24 @@ class Broken(base.Command):
 
     def take_action(self, parsed_args):
         return {}['absent']
+
+
+class Confidential(base.Command):
+    """A command whose kazoo authenticates."""
+
+    def take_action(self, parsed_args):
+        log = logging.getLogger('kazoo.client')
+        log.debug('Sending request: auth=%r', 'nova:SECRET')
+        log.info('connected')
+
+
+def test_no_log_has_the_password_of_zookeeper(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(main.COMMANDS, 'whisper', '%s:Confidential' % __name__)
+    monkeypatch.setattr(main, '_PACKAGE', '')
+    log = tmp_path / 'log'
+    assert main.main(['-vv', '--log-file', str(log), 'whisper']) == 0
+    for text in (capsys.readouterr().err, log.read_text()):
+        assert 'connected' in text and 'SECRET' not in text
 
 
 def test_what_nobody_foresaw_is_told_in_one_line(monkeypatch, capsys):
