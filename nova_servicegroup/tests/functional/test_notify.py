@@ -413,7 +413,7 @@ def test_one_memcached_of_two_is_enough():
 def test_a_store_that_is_away_is_told_once(tmp_path, caplog):
     away = servers.Server('127.0.0.1:%d' % process.free_port())
     one = election.Memcached([away], 'key', 0.2)
-    assert [one.leads() for _ in range(3)] == [False] * 3
+    assert [one.leads() for _ in range(3)] == [None] * 3
     logged = [r for r in caplog.records if r.name == election.__name__
               and r.levelname == 'ERROR']
     assert len(logged) == 1
