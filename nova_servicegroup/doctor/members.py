@@ -3,10 +3,12 @@
 """Compares the services in Nova's database with the members in the store."""
 
 import collections
+import shlex
 import time
 
 from oslo_utils import importutils
 
+from nova_servicegroup.cmd import base
 from nova_servicegroup.doctor import Check
 from nova_servicegroup.doctor import ensemble
 from nova_servicegroup.doctor import Finding
@@ -216,8 +218,9 @@ def _down(down, found):
         'Nova does not use them. Instances of a lost compute are gone until '
         'it is evacuated.',
         '\n'.join([
-            *('nova-servicegroup explain %s --service %s' % (
-                one.host, one.binary) for one in down[:_MOST_COMMANDS]),
+            *(shlex.join(base.printable(
+                ['nova-servicegroup', 'explain', one.host,
+                 '--service', one.binary])) for one in down[:_MOST_COMMANDS]),
             '', 'says why. Start the service; if its host is lost, fence it '
             'first, then:', 'openstack server evacuate SERVER', '',
             'If the service no longer exists:',

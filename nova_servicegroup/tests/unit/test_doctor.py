@@ -159,6 +159,15 @@ def test_services_that_are_down(cells):
     assert 'down' in cells.command(*first[1:]).stdout
 
 
+def test_a_command_of_a_fix_runs_nothing_else(cells):
+    for number in range(3):
+        cells.add_service('cell1', 'up%d' % number)
+    cells.add_service('cell1', 'a;b\nc', age=9000)
+    row = found(cells.command, 1).the_one('services')
+    assert row['Fix'].startswith(
+        "nova-servicegroup explain 'a;b\\nc' --service nova-compute\n")
+
+
 @pytest.mark.parametrize('reasons, level', [
     ('RETURNING HEARTBEAT', 'WARNING'), ('RETURNING RETURNING', 'CRITICAL'),
     ('OUTAGE HEARTBEAT', 'CRITICAL'), ('MASS_FAILURE SILENT', 'CRITICAL')])
