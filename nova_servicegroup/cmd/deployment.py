@@ -291,6 +291,7 @@ def _read_as_nova(options):
                 'This host\'s configuration has an [api_database] connection, '
                 'but its Nova cannot be imported (%s): run this with the '
                 'Python that Nova runs with.' % e) from e
+        from nova_servicegroup.cmd import rpc
         from nova_servicegroup.integration import register
         register.register()
         try:
@@ -304,6 +305,7 @@ def _read_as_nova(options):
             raise base.CommandError(urls.TRANSPORT + '.') from None
         objects.register_all()
         _fail_soon(config.CONF)
+        rpc.limit_notifications(config.CONF)
         return config.CONF
 
 

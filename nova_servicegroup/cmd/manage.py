@@ -28,6 +28,7 @@ from nova import objects
 
 from nova_servicegroup import api
 from nova_servicegroup.cmd import cells
+from nova_servicegroup.cmd import rpc
 from nova_servicegroup import exception
 from nova_servicegroup import liveness
 
@@ -157,6 +158,7 @@ class ServiceCommands:
         rows = _find(objects.Service.get_by_host_and_binary, host, binary,
                      not_found='Could not find binary %s on host %s.' % (
                          binary, host))
+        rpc.limit_notifications(common.CONF)
         for row in rows:
             row.disabled = disabled
             row.save()

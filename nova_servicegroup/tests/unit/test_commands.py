@@ -17,6 +17,7 @@ import yaml
 
 from nova_servicegroup.cmd import base
 from nova_servicegroup.cmd import deployment
+from nova_servicegroup.cmd import rpc
 from nova_servicegroup import exception
 from nova_servicegroup.integration import report_count
 from nova_servicegroup import liveness
@@ -365,6 +366,19 @@ def test_who_comes_back_while_others_are_forced_down_is_skipped(
 def test_who_is_up_is_forced_down_by_name(outage):
     outage.command('force-down', 'b0', '--yes')
     assert forced(outage) == {'b0', 'forced'}
+
+
+@pytest.mark.parametrize('retry, retries', [(None, rpc.RETRIES), (0, 0)])
+def test_a_message_bus_that_is_away_does_not_hold_it_up(
+        outage, retry, retries):
+    outage.notify_at(process.free_port(), retry)
+    done = outage.command('force-down', 'c0', '--yes')
+    assert done.stdout.endswith('c0: forced down.\n')
+    assert done.stderr.endswith(
+        "Nova's notification of the change cannot be sent: [Errno 111] "
+        'Connection refused\n')
+    assert done.stderr.count('retrying in') == retries
+    assert 'Traceback' not in done.stderr
 
 
 def test_a_record_that_is_changed_meanwhile(outage):

@@ -13,6 +13,7 @@ import uuid
 
 import pytest
 
+from nova_servicegroup.cmd import rpc
 from nova_servicegroup.tests.fixtures.cells import COUNTING
 from nova_servicegroup.tests.fixtures.cells import DOWN_TIME
 from nova_servicegroup.tests.fixtures import nova
@@ -196,6 +197,15 @@ def test_disable_and_enable_set_the_one_row(cells):
     done = cells.manage('enable', 'b', 'nova-compute')
     assert done.stdout == 'Service nova-compute on host b enabled.\n'
     assert (cells.query('cell1', state), cells.query('cell2', state)) == before
+
+
+def test_a_message_bus_that_is_away_does_not_hold_it_up(cells):
+    cells.add_service('cell1', 'a')
+    cells.notify_at(process.free_port())
+    done = cells.manage('disable', '--host', 'a', '--service', 'nova-compute')
+    # nova-manage logs to stdout.
+    assert done.stdout.endswith('Service nova-compute on host a disabled.\n')
+    assert done.stdout.count('retrying in') == rpc.RETRIES
 
 
 def test_enable_of_an_unknown_service_exits_with_2(cells):
