@@ -9,6 +9,7 @@ VERSION 1.1; a changed meaning, 2.0.
 import collections
 import os
 import queue
+import sys
 import threading
 import time
 
@@ -97,7 +98,8 @@ class Sender:
         self._notifier = messaging.Notifier(
             transport, publisher_id='nova-servicegroup:%s'
             % os.uname().nodename, driver='messagingv2', topics=[topic],
-            retry=-1)
+            # With -1 it gives up if the first connection fails.
+            retry=sys.maxsize)
         self._queue = queue.Queue()
         threading.Thread(target=self._run, name='notifications',
                          daemon=True).start()

@@ -94,6 +94,20 @@ def watcher(directory, name, config, topic, *arguments):
         directory, env=nova.environment())
 
 
+def test_what_is_sent_before_the_bus_is_there_arrives(tmp_path):
+    bus = rabbitmq.RabbitMQ(tmp_path)
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[str(nova.write_config(
+        tmp_path / 'nova.conf', {'DEFAULT': {'transport_url': bus.url}}))])
+    sender = notify.Sender(conf, 'early')
+    sender.send({'host': 'a'})
+    assert sender.wait(2) == 1
+    with bus:
+        listener = Listener(bus.url, 'early')
+        assert listener.next(20) == {'host': 'a'}
+        listener.close()
+
+
 def leader(watchers):
     """Return the one that says that it sends, None if there is none."""
     found = [one for one in watchers if one.running and SENDS in one.log()]
@@ -441,6 +455,7 @@ class Api(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Request)
         self.done = queue.Queue()
+        #: host -> its states, one for each question; the last one stays
         self.states = {}
         #: codes to answer with before all is well
         self.trouble = []
@@ -449,6 +464,10 @@ class Api(http.server.ThreadingHTTPServer):
     @property
     def url(self):
         return 'http://127.0.0.1:%d' % self.server_port
+
+    def state(self, host):
+        states = self.states.get(host, ['down'])
+        return states.pop(0) if len(states) > 1 else states[0]
 
 
 class Request(http.server.BaseHTTPRequestHandler):
@@ -477,7 +496,7 @@ class Request(http.server.BaseHTTPRequestHandler):
                 'binary': 'nova-compute', 'host': host, 'zone': 'nova',
                 'status': 'enabled', 'disabled_reason': None,
                 'forced_down': False, 'updated_at': None,
-                'state': self.server.states.get(host, 'down')}]})
+                'state': self.server.state(host)}]})
         elif path.startswith('/compute'):
             self._answer(200, {'version': {
                 'id': 'v2.1', 'status': 'CURRENT', 'version': '2.95',
@@ -623,11 +642,19 @@ def test_a_host_that_cannot_be_fenced_holds_up_no_other(masakari):
 @pytest.mark.parametrize('evidence', ['silence', 'end'])
 def test_who_came_back_meanwhile_is_left_alone(masakari, evidence):
     masakari.start('--processes', '--fence', '%s {host}' % masakari.fence)
-    masakari.api.states['a'] = 'up'
+    masakari.api.states['a'] = ['up']
     masakari.send(evidence=evidence)
     process.wait_until(lambda: 'a is up again' in masakari.handler.log(), 10,
                        'the handler to see that')
     assert not masakari.fenced.exists() and masakari.api.done.empty()
+
+
+def test_nova_may_learn_of_a_loss_later_than_the_watcher(masakari):
+    masakari.start()
+    masakari.api.states['a'] = ['up', 'down']
+    masakari.send()
+    assert masakari.done() == ('nova', {'forced_down': True})
+    assert masakari.done() == HOST_IS_LOST
 
 
 def test_proof_and_doubt_and_others_move_nobody(masakari):
