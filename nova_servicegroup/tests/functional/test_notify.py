@@ -106,6 +106,8 @@ def test_what_is_sent_before_the_bus_is_there_arrives(tmp_path):
         listener = Listener(bus.url, 'early')
         assert listener.next(20) == {'host': 'a'}
         listener.close()
+        # Or it would try to reach this bus until the end of all tests.
+        sender._notifier.transport.cleanup()
 
 
 def leader(watchers):
