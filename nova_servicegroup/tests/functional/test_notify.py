@@ -592,6 +592,8 @@ class Masakari:
     def close(self):
         if self.handler is not None:
             self.handler.stop()
+        # Or it would try to reach the bus until the end of all tests.
+        self._sender._notifier.transport.cleanup()
         self.api.shutdown()
         self.api.server_close()
 
