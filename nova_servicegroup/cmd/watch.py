@@ -43,8 +43,8 @@ class Watch(base.Command):
     store of the driver.
 
     Exit code: 0 if the state of --until was reached, 124 if it was not within
-    --timeout, 130 after an interrupt, 1 for errors, also if --timeout ended
-    while Nova's databases or the store did not tell whether HOST exists.
+    --timeout, 130 after an interrupt, 1 for errors, also if errors hide HOST
+    at the end of --timeout.
     """
 
     def get_parser(self, prog_name):
@@ -194,8 +194,9 @@ class Watch(base.Command):
 
     def _print_new_failures(self, watched, shown):
         """Write errors to stderr unless they were ``shown``; return them."""
-        for text in watched.failures if watched.failures != shown else ():
-            self.app.stderr.write('error: %s\n' % text)
+        if watched.failures != shown:
+            for text in watched.failures:
+                self.app.stderr.write('error: %s\n' % text)
         return watched.failures
 
     def _print(self, change, as_json):

@@ -18,12 +18,12 @@ Seconds after which a service whose process ended counts as down.
 
 A nova-compute that was stopped gets no new instances from then on; with the zk
 driver, neither does one that was killed or hangs. Its instances keep running.
-Callers that act on a lost host
-(evacuation, the service list that fencing tools read, a local delete) see it
-as down when its last sign of life is this old. Restarts and upgrades that take
-less time stay invisible to these tools. Higher values allow longer restarts;
-lower values allow an earlier evacuation when nova-compute doesn't come back; 0
-means at once. A host that loses power or network is not affected.
+Callers that act on a lost host (evacuation, the service list that fencing
+tools read, a local delete) see it as down when its last sign of life is this
+old. Restarts and upgrades that take less time stay invisible to these tools.
+Higher values allow longer restarts; lower values allow an earlier evacuation
+when nova-compute doesn't come back; 0 means at once. A host that loses power
+or network is not affected.
 
 Default: the value of ``[DEFAULT] service_down_time``.
 

@@ -84,15 +84,22 @@ def _several_machines(store, only=None):
 
 def mixed(site):
     """Find services that report by another driver than the readers use."""
+    found = False
+    for finding in _mixed(site):
+        found = True
+        yield finding
+    if not found:
+        yield Finding(Level.OK, 'No service reports by another driver than '
+                      'is configured here.')
+
+
+def _mixed(site):
     ours = site.deployment.driver
     records = site.records
     expected = site.conf.servicegroup.also_report
     states = {_key(record, cell): ours.verdict(record).state
               for record, cell in records}
-    never = _never_here(ours, records, states)
-    if never:
-        yield never
-    found = bool(never)
+    yield from _never_here(ours, records, states)
     for other in _other_drivers(site):
         there = [(record, cell) for record, cell in records
                  if other.verdict(record).state is State.UP]
@@ -101,7 +108,6 @@ def mixed(site):
         both = [record['host'] for record, cell in there
                 if states[_key(record, cell)] is State.UP]
         if elsewhere:
-            found = True
             yield Finding(
                 Level.CRITICAL, 'Services that report by %s and not by %s, '
                 'on: %s.' % (other.name, ours.name, listed(elsewhere)),
@@ -111,7 +117,6 @@ def mixed(site):
                 'nova-servicegroup migrate check" shows which are missing.'
                 % ours.name)
         if both and other.name not in expected:
-            found = True
             yield Finding(
                 Level.WARNING, 'Services that report by %s, too, on: %s.' % (
                     other.name, listed(both)),
@@ -120,9 +125,6 @@ def mixed(site):
                 'The same on every node:\n[servicegroup]\nalso_report = %s\n\n'
                 'or without %s, when the migration is over.' % (
                     ','.join([*expected, other.name]), other.name))
-    if not found:
-        yield Finding(Level.OK, 'No service reports by another driver than '
-                      'is configured here.')
 
 
 def _key(record, cell):
@@ -130,21 +132,21 @@ def _key(record, cell):
 
 
 def _never_here(ours, records, states):
-    """Return the Finding about services never in the store, or None."""
+    """Yield the Finding about services that never reported to the store."""
     try:
         never = [record['host'] for record, cell in records
                  if states[_key(record, cell)] is not State.UP
                  and ours.observe(record).last is None]
     except exception.ServiceGroupUnavailable as e:
         raise Unreachable(str(e), 'See the checks of the store.') from e
-    return Finding(
-        Level.WARNING, 'Services that were never in the store of %s, on: %s.'
-        % (ours.name, listed(never)),
-        'They run without this package, with another driver, or no longer at '
-        'all.',
-        'Install the package there, and restart their services. For those '
-        'that no longer exist: openstack compute service delete ID'
-    ) if never else None
+    if never:
+        yield Finding(
+            Level.WARNING, 'Services that were never in the store of %s, on: '
+            '%s.' % (ours.name, listed(never)),
+            'They run without this package, with another driver, or no longer '
+            'at all.',
+            'Install the package there, and restart their services. For those '
+            'that no longer exist: openstack compute service delete ID')
 
 
 def _other_drivers(site):

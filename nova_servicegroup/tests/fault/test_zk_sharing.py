@@ -90,6 +90,12 @@ def wait_up(driver, service):
         answers.wait_answer(driver, host, True, 10)
 
 
+def wait_replaced(service, keeper, timeout):
+    """Wait until each worker has another keeper."""
+    process.wait_until(lambda: keeper not in service.keepers.values(),
+                       timeout, 'another keeper')
+
+
 @pytest.mark.parametrize('mode', MODES)
 def test_all_have_one_keeper_and_one_session(start, reader, ensemble, mode):
     driver = reader()
@@ -104,8 +110,7 @@ def test_all_have_one_keeper_and_one_session(start, reader, ensemble, mode):
     arguments = pathlib.Path('/proc/%d/cmdline' % keeper).read_bytes()
     assert arguments.endswith(b'[%d]\0shared\0' % service.pid)
     # It is nobody's child, so nobody has to reap it.
-    stat = pathlib.Path('/proc/%d/stat' % keeper).read_text()
-    assert int(stat.rpartition(')')[2].split()[1]) not in (
+    assert int(process.stat(keeper)[1]) not in (
         service.pid, *service.workers.values())
 
 
@@ -171,9 +176,7 @@ def test_a_killed_keeper_is_replaced_by_one(start, reader, ensemble, mode):
         known, keeper = service.all_keepers, service.keeper()
         with always_up(driver, hosts(service)):
             os.kill(keeper, signal.SIGKILL)
-            process.wait_until(
-                lambda: keeper not in service.keepers.values(), 4,
-                'another keeper')
+            wait_replaced(service, keeper, 4)
             # Longer than the old session lasts.
             time.sleep(5)
         assert len(service.all_keepers - known) == 1
@@ -200,8 +203,7 @@ def test_a_worker_killed_after_its_keeper_is_not_kept_up(
     killed = service.keeper()
     before, = set.union(*sessions(ensemble).values())
     os.kill(killed, signal.SIGKILL)
-    process.wait_until(lambda: killed not in service.keepers.values(), 10,
-                       'another keeper')
+    wait_replaced(service, killed, 10)
     assert before in sessions(ensemble)['w3']
     with always_up(driver, hosts(service, without=[3])):
         service.kill_worker(3)
@@ -241,9 +243,7 @@ def test_a_stuck_keeper_is_killed_and_replaced_by_one(
     with always_up(driver, hosts(service)):
         os.kill(stuck, signal.SIGSTOP)
         process.wait_until(lambda: not process.alive(stuck), 5, 'its end')
-        process.wait_until(
-            lambda: stuck not in service.keepers.values(), 5,
-            'another keeper')
+        wait_replaced(service, stuck, 5)
         # Longer than the old session lasts.
         time.sleep(5)
     assert service.all_keepers == {stuck, service.keeper()}
@@ -398,9 +398,7 @@ def test_many_workers_lose_nothing_with_their_keeper(start, reader, ensemble):
         before, = set.union(*sessions(ensemble).values())
         with always_up(driver, hosts(service)):
             os.kill(keeper, signal.SIGKILL)
-            process.wait_until(
-                lambda: keeper not in service.keepers.values(), 15,
-                'another keeper')
+            wait_replaced(service, keeper, 15)
             # The nodes of the session before stay until it runs out.
             process.wait_until(
                 lambda: all(before not in owners

@@ -3,7 +3,6 @@
 """Metrics and reports of real services, in both concurrency modes."""
 
 import datetime
-import pathlib
 import signal
 import subprocess
 import urllib.request
@@ -119,8 +118,7 @@ def test_each_worker_writes_its_own(mode, conductors, folder):
 
 
 def parent_of(pid):
-    stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
-    return int(stat.rpartition(')')[2].split()[1])
+    return int(process.stat(pid)[1])
 
 
 @pytest.mark.parametrize('mode', MODES)

@@ -49,7 +49,7 @@ def cloud(request, make_cloud, ensemble):
         keepers = all_keepers(cloud)
     assert keepers
     process.wait_until(
-        lambda: not [pid for pid in keepers if running(pid)], 2,
+        lambda: not [pid for pid in keepers if process.alive(pid)], 2,
         'the end of all keepers')
 
 
@@ -73,14 +73,6 @@ def processes_of(service):
 def all_keepers(cloud):
     return [keeper for service in cloud.services.values() if service.running
             for pid in processes_of(service) for keeper in keepers_of(pid)]
-
-
-def running(pid):
-    try:
-        stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
-    except OSError:
-        return False
-    return stat.rpartition(')')[2].split()[0] != 'Z'
 
 
 def listed(client, cloud):
@@ -231,7 +223,7 @@ def test_a_stop_in_order_leaves_at_once(cloud, ensemble):
     assert shown(cloud) == 'XXX'
     cloud.wait_state('c1', 'down', GRACE + 3)
     assert compute.lines('Left the compute group as c1', mark)
-    assert not [pid for pid in keepers if running(pid)]
+    assert not [pid for pid in keepers if process.alive(pid)]
     cloud.restart(compute)
     cloud.wait_state('c1', 'up', 3)
     with ensemble.client() as client:

@@ -129,20 +129,27 @@ def test_a_cell_that_is_away_deletes_nobody(watching, clock):
     assert changes(watched)[0].endswith('ended -> deleted')
 
 
-def test_a_list_that_takes_long_is_read_less_often(watching, clock):
-    made, watched = watching(a=UP)
-    records, read = made.records, []
+def slow_down(made, clock, seconds):
+    """Let each list take that long; return the times since the first one."""
+    records, began = made.records, clock[0]
+    read = []
 
     def slowly(group):
-        read.append(clock[0])
-        clock[0] += 2
+        read.append(clock[0] - began)
+        clock[0] += seconds
         return records(group)
 
     made.records = slowly
+    return read
+
+
+def test_a_list_that_takes_long_is_read_less_often(watching, clock):
+    made, watched = watching(a=UP)
+    read = slow_down(made, clock, 2)
     for _ in range(20):
         watched.check()
         clock[0] += 1
-    assert [moment - read[0] for moment in read] == [0, 10, 20]
+    assert read == [0, 10, 20]
 
 
 def test_the_first_list_of_a_cell_is_no_change(watching, clock):
@@ -221,18 +228,11 @@ def test_an_old_record_is_no_evidence(watching, clock):
 def test_records_are_read_before_they_are_too_old(watching, clock):
     made, watched = watching(a=UP)
     made.record_lasts = 50
-    records, read = made.records, []
-
-    def slowly(group):
-        read.append(clock[0])
-        clock[0] += 12
-        return records(group)
-
-    made.records = slowly
+    read = slow_down(made, clock, 12)
     while clock[0] < 1100:
         watched.check()
         clock[0] += 1
-    assert [moment - read[0] for moment in read] == [0, 25, 50, 75]
+    assert read == [0, 25, 50, 75]
 
 
 def test_a_store_that_is_away_does_not_end_it(watching, clock):
