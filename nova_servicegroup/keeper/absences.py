@@ -154,6 +154,11 @@ class Absences:
         return list(itertools.islice(itertools.chain(
             reversed(self._unread), self._assumed), most))
 
+    def is_first_reading(self, host):
+        """Return whether the record of a missing host was not read yet."""
+        missing = self._missing.get(host)
+        return missing is not None and not missing.read
+
     def record_changed(self, host):
         """The record of a host was changed or deleted."""
         if host in self._missing:
@@ -161,11 +166,13 @@ class Absences:
             self.unwritten.pop(host, None)
             self._unconfirmed.pop(host, None)
 
-    def record_read(self, host, record, now, time):
+    def record_read(self, host, record, now, time, watched=True):
         """Apply the Record of a host, None if it has no valid one.
 
         :param now: monotonic time of the request
         :param time: the same in ZooKeeper's time
+        :param watched: a change of the record will be reported; if not, it is
+            read again unless it proves an end
         """
         self._unread.pop(host, None)
         self._changed.add(host)
@@ -201,7 +208,9 @@ class Absences:
         elif not was_read:
             missing.sure = False
             self.returns.missed(host, now, time - missing.last)
-        if record is not None and record.state == records.JOINED:
+        if not watched and missing.state not in records.ENDS:
+            self.record_changed(host)
+        elif record is not None and record.state == records.JOINED:
             self._unconfirmed[host] = now
 
     @property

@@ -2,6 +2,7 @@
 
 """The keeper's view of a group: its listing and its records."""
 
+import collections
 import functools
 import logging
 import math
@@ -20,9 +21,9 @@ from nova_servicegroup.keeper import watches
 
 #: seconds after which a directory is listed even without an event
 SAFETY_CHECK = 120
-#: seconds between changes that are reported: where thousands restart, each
-#: report costs the keeper and its parent as much as ten changes
-EVENTS_PAUSE = 0.01
+#: seconds of pause after reporting changes, for each of them, and the limits:
+#: where thousands restart, a report costs as much as ten changes
+PAUSE_PER_CHANGE, SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.01, 0.1
 ATTEMPTS = 3
 #: owners of nodes that belong to no session: persistent nodes, containers
 NO_SESSION = (0, -0x8000000000000000)
@@ -45,7 +46,6 @@ class Group(group_records.GroupRecords):
         self._link = link
         self._records_path = records_path and chroot + records_path
         self._watch = functools.partial(link.submit, self._directory_changed)
-        self._node_watch = functools.partial(link.submit, self._node_changed)
         self._owners = listing.OwnerCheck()
         self._pace = listing.Pace()
         self._absences = absences.Absences(
@@ -55,7 +55,7 @@ class Group(group_records.GroupRecords):
             now = link.monotonic()
             self._absences.changed(known, (), now, link.time(now))
         self._listed = set()    # names of all nodes
-        self._events = {}       # name -> whether its node was created
+        self._events = collections.deque()  # (type, path) of the nodes'
         self._events_at = 0     # not before
         self._unposted = []     # (name, whether it joined or left)
         # Whether this connection has a persistent watch, None before the
@@ -66,6 +66,7 @@ class Group(group_records.GroupRecords):
         self._founded = None
         self._synced = False    # this connection's server is up to date
         self._recorded = False  # the records' names were listed
+        self._ends_likely = True    # of what the next records will tell
         self._bound = bound
         self._look_back = lookback.LookBack(bound)
         self._connected_at = 0
@@ -112,7 +113,9 @@ class Group(group_records.GroupRecords):
             self._list_due(now), self._chores_due(now)))
 
     def _list_due(self, now):
-        if self._dirty:
+        # Events may show that a host is back, which needs no confirmation.
+        if self._dirty or (
+                self._absences.wants_listing and not self._events):
             return self._list_at
         due = self._safety_at
         silent = self._silence_due(now)
@@ -160,7 +163,8 @@ class Group(group_records.GroupRecords):
             self._link.post('unreadable', path=self._name,
                             reason=self._link.rights.reason(self.path, e))
             return
-        self._events_at = now + EVENTS_PAUSE
+        self._events_at = now + min(LONGEST_PAUSE, max(
+            SHORTEST_PAUSE, PAUSE_PER_CHANGE * len(self._unposted)))
         self._link.post('view', path=self._name, nodes=self._unposted,
                         absences=self._absences.changes(),
                         founded=self._founded)
@@ -199,16 +203,23 @@ class Group(group_records.GroupRecords):
         self._owners.changed(made, deleted)
         self._listed |= made
         self._listed -= deleted
-        gone = self._check_owners()
+        gone = self._check_owners(made)
         non_members = self._owners.non_members
         self._change(made - gone - non_members - self._members,
                      (deleted | gone | non_members) & self._members)
 
     def _take_events(self):
         """Return the names of created and of deleted nodes, two sets."""
-        made = {name for name, made in self._events.items() if made}
-        deleted = self._events.keys() - made
-        self._events = {}
+        changed = {}            # name -> whether its node was created
+        while self._events:
+            kind, path = self._events.popleft()
+            name = path[len(self.path) + 1:]
+            if not name:
+                self._dirty = True
+            elif kind in (watches.CREATED, watches.DELETED):
+                changed[name] = kind == watches.CREATED
+        made = {name for name, made in changed.items() if made}
+        deleted = changed.keys() - made
         for name in deleted - self._members:
             # It may have returned for an instant; its record shows that.
             self._absences.record_changed(name.partition('@')[0])
@@ -250,7 +261,7 @@ class Group(group_records.GroupRecords):
             self._lost_with_it += 1
             try:
                 self._link.get(self._link.watches.add_async(
-                    self.path, self._node_watch))
+                    self.path, self._node_changed))
             except self._link.DISCONNECTED:
                 raise
             except (kazoo_exc.KazooException, struct.error):
@@ -266,12 +277,15 @@ class Group(group_records.GroupRecords):
                 self.path))
         return False
 
-    def _check_owners(self):
-        """Check the owners of some nodes; return the names of missing ones."""
+    def _check_owners(self, joined=frozenset()):
+        """Check the owners of some nodes; return the names of missing ones.
+
+        :param joined: names of new nodes, which come first
+        """
         requests = [
             (name, self._link.client.exists_async(
                 '%s/%s' % (self.path, name)))
-            for name in self._owners.next(self._link.monotonic())]
+            for name in self._owners.next(self._link.monotonic(), joined)]
         gone, owned, non_members = set(), set(), set()
         for name, request in requests:
             stat = self._link.get(request)
@@ -292,12 +306,13 @@ class Group(group_records.GroupRecords):
         return gone
 
     def _node_changed(self, kind, path):
-        """Note an event of the persistent watch."""
-        name = path[len(self.path) + 1:]
-        if not name:
-            self._dirty = True
-        elif kind in (watches.CREATED, watches.DELETED):
-            self._events[name] = kind == watches.CREATED
+        """Note an event of the persistent watch, in kazoo's thread."""
+        self._events.append((kind, path))
+        if len(self._events) == 1:
+            self._link.submit(self._awake)
+
+    def _awake(self):
+        """Do nothing: in a storm, events don't wake the thread one by one."""
 
     def _directory_changed(self, event):
         # Ignores session events: each new session begins with a listing.

@@ -48,12 +48,18 @@ class GroupRecords:
         now = self._link.monotonic()
         time = self._link.time(now)
         hosts = self._absences.unread(most)
-        requests = [(host, self._request(host, functools.partial(
-            self._link.submit, self._record_changed, host)))
-            for host in hosts]
-        present = self._look_back.next(most - len(hosts))
-        requests += [(host, self._request(host)) for host in present]
-        for number, (host, request) in enumerate(requests):
+        # The record of an end stays as it is until there is a new node, which
+        # a persistent watch reports: where ends are likely, none is watched.
+        unwatched = self._watched and self._ends_likely
+        requests = []
+        for host in hosts:
+            watch = not (unwatched and self._absences.is_first_reading(host))
+            requests.append((host, watch, self._request(host, watch)))
+        requests += [
+            (host, True, self._request(host))
+            for host in self._look_back.next(most - len(hosts))]
+        ends = 0
+        for number, (host, watch, request) in enumerate(requests):
             record = None
             if number >= len(hosts):
                 self._look_back.answered()
@@ -61,25 +67,29 @@ class GroupRecords:
                 record = records.parse(*self._link.get(request))
             except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
                 pass
-            self._absences.record_read(host, record, now, time)
+            self._absences.record_read(host, record, now, time, watch)
             if number >= len(hosts):
                 self._look_back.record_read(record, time)
+            elif record is not None and record.ended:
+                ends += 1
+        if hosts:
+            self._ends_likely = 2 * ends >= len(hosts)
         # A return that a longer connection didn't see is too old to matter.
         if requests and not self._look_back.is_complete and (
                 now - self._connected_at < self._look_back.recent):
             silent = self._absences.count_silent()
             if silent:
                 self._look_back.silent(silent, self._absences.present())
-        if self._absences.wants_listing:
-            self._dirty = True
         self._urgent = False
         self._urgent_at = now + URGENT_PAUSE
         if len(requests) >= READS:
             self._read_at = now + self._link.jitter(0.5, 1) * READ_PAUSE
 
-    def _request(self, host, watch=None):
+    def _request(self, host, watch=False):
         return self._link.client.get_async(
-            '%s/%s' % (self._records_path, host), watch=watch)
+            '%s/%s' % (self._records_path, host), watch=functools.partial(
+                self._link.submit, self._record_changed, host)
+            if watch else None)
 
     def _record_changed(self, host, event):
         if event.type != states.EventType.NONE:

@@ -16,6 +16,10 @@ from kazoo.handlers import threading as kazoo_threading
 SHARE = 1 / 6
 #: attempts to connect to a server in that time
 CALLS = 3
+#: bytes to receive at a time
+RECEIVE = 65536
+#: packets to handle before requests are sent
+IN_A_ROW = 20
 
 
 class Handler(kazoo_threading.SequentialThreadingHandler):
@@ -34,6 +38,7 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
         # The number of a socket from which nothing was received yet.
         self._unheard = None
         self._short_wait = False
+        self._in_a_row = 0      # packets since kazoo could send requests
 
     def sleep_func(self, seconds):
         time.sleep(seconds * self.share_of_pause)
@@ -51,7 +56,7 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
         calls = []
         try:
             for _ in range(CALLS):
-                calls.append(socket.socket(family, kind, protocol))
+                calls.append(_Socket(family, kind, protocol))
                 calls[-1].setblocking(False)
                 calls[-1].setsockopt(socket.IPPROTO_TCP,
                                      socket.TCP_NODELAY, 1)
@@ -74,6 +79,13 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
         Not twice in a row, and not before any server has answered: clients
         that connect to overloaded servers must not reconnect all the time.
         """
+        received = [sock for sock in rlist if _pending(sock)]
+        self._in_a_row = self._in_a_row + 1 if received else 0
+        if received:
+            # kazoo must get to send its requests in a storm of events, too.
+            others = [] if self._in_a_row % IN_A_ROW else [
+                sock for sock in rlist if sock not in received]
+            return received + _poll(others, [], 0)[0], [], []
         first = [sock.fileno() for sock in rlist] == [self._unheard]
         if first and self._short_wait:
             timeout = min(timeout, self._limit)
@@ -83,6 +95,30 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
             if ready[0]:
                 self._unheard = None
         return ready
+
+
+class _Socket(socket.socket):
+    """Receives all that has arrived with one system call.
+
+    kazoo receives each packet in two parts, and waits before each of them.
+    It knows ``pending`` from TLS.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._received = b''
+        self._read = 0          # bytes of it that were returned
+
+    def pending(self):
+        """Return how many bytes were received and not returned yet."""
+        return len(self._received) - self._read
+
+    def recv(self, size):
+        if not self.pending():
+            self._received, self._read = super().recv(max(size, RECEIVE)), 0
+        data = self._received[self._read:self._read + size]
+        self._read += len(data)
+        return data
 
 
 class Resolver:
@@ -126,6 +162,11 @@ def resolve_in_time(client, timeout):
     if resolve is not None:
         client._connection._expand_client_hosts = Resolver(
             resolve, timeout * SHARE)
+
+
+def _pending(sock):
+    """Return how many bytes were received, a socket's or TLS's."""
+    return sock.pending() if hasattr(sock, 'pending') else 0
 
 
 def _poll(rlist, wlist, timeout):

@@ -62,10 +62,17 @@ class OwnerCheck:
         self._unchecked |= joined - invalid
         self.non_members |= invalid
 
-    def next(self, now):
-        """Return the names to check now, a list."""
-        self._refill(now)
-        chosen = list(itertools.islice(self._unchecked, int(self._checks)))
+    def next(self, now, joined=frozenset()):
+        """Return the names to check now, a set.
+
+        :param joined: names of new nodes, which come before all others
+        """
+        due = self.due(now)
+        chosen = set(itertools.islice(
+            joined & self._unchecked, int(self._checks)))
+        if due is not None and due <= now:
+            chosen.update(itertools.islice(
+                self._unchecked - chosen, int(self._checks) - len(chosen)))
         self._checks -= len(chosen)
         return chosen
 

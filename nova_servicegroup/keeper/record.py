@@ -14,7 +14,6 @@ Times are ZooKeeper's, those of the node's changes, and not those of a host.
 
 from __future__ import annotations
 
-import json
 import re
 import typing
 
@@ -24,11 +23,13 @@ MISSED = 'missed'
 ENDS = frozenset(['stopped', 'left', 'killed', 'hung'])
 STATES = ENDS | {JOINED, MISSED}
 
-#: bytes; ours have a hundred
-MAX_SIZE = 1024
-_TOKEN = re.compile(r'[0-9a-f]{16}\Z')
-#: milliseconds since 1970; up to here a float tells them all apart
-_LATEST = 2 ** 53
+# Each reader reads a record after each end, so its data is short.
+_DATA = re.compile(
+    rb'([0-9a-f]{16}) (%s)(?: age=(\d{1,12}(?:\.\d)?))?'
+    rb'(?: gap=(-?\d{1,15}),(-?\d{1,15}))?'
+    % '|'.join(sorted(STATES)).encode())
+#: milliseconds since 1970, of up to 15 digits; a float tells them all apart
+_LATEST = 10 ** 15 - 1
 
 
 class Record(typing.NamedTuple):
@@ -61,36 +62,20 @@ class Record(typing.NamedTuple):
 
 def parse(raw, stat):
     """Return the Record of a node's data and stat; None if it is invalid."""
-    try:
-        data = json.loads(raw) if len(raw) <= MAX_SIZE else None
-    except (ValueError, RecursionError):
+    match = _DATA.fullmatch(raw)
+    if match is None:
         return None
-    if not isinstance(data, dict):
-        return None
-    token, state = data.get('token'), data.get('state')
-    if not isinstance(token, str) or not _TOKEN.match(token) or \
-            not isinstance(state, str) or state not in STATES:
-        return None
-    age, gap = data.get('age', 0), data.get('gap')
-    if isinstance(age, bool) or not isinstance(age, (int, float)) or \
-            not 0 <= age <= _LATEST:
-        return None
+    token, state, age, *gap = match.groups()
+    gap = None if None in gap else list(map(int, gap))
     if gap is not None:
-        if not isinstance(gap, list) or len(gap) != 2:
-            return None
         # Times up to 0 are relative to this write.
-        gap = [time + stat.mtime if _is_time(time, -_LATEST, 0) else time
-               for time in gap]
-    if not all(map(_is_time, [*(gap or ()), stat.mtime])):
+        gap = [time + stat.mtime if time <= 0 else time for time in gap]
+    if not all(0 <= time <= _LATEST for time in [*(gap or ()), stat.mtime]):
         return None
-    return Record(token, state, stat.mtime / 1000 - age,
+    return Record(token.decode(), state.decode(),
+                  stat.mtime / 1000 - float(age or 0),
                   gap and (gap[0] / 1000, gap[1] / 1000),
                   stat.mtime / 1000, stat.version, stat.czxid)
-
-
-def _is_time(value, least=0, most=_LATEST):
-    return (isinstance(value, int) and not isinstance(value, bool)
-            and least <= value <= most)
 
 
 def joined(token, before, silent=None):
@@ -114,7 +99,7 @@ def ended(token, state, age, before):
     :param state: one of ENDS
     :param age: seconds since its last sign of life
     """
-    return _encode(token, state, _gap(before), age=round(age, 3))
+    return _encode(token, state, _gap(before), age)
 
 
 def missed(before):
@@ -130,8 +115,10 @@ def _ms(seconds):
     return min(_LATEST, max(0, round(seconds * 1000)))
 
 
-def _encode(token, state, gap, **more):
-    data = dict(more, token=token, state=state)
+def _encode(token, state, gap, age=0):
+    text = '%s %s' % (token, state)
+    if age >= 0.05:
+        text += ' age=%.1f' % age
     if gap:
-        data['gap'] = gap
-    return json.dumps(data, separators=(',', ':')).encode()
+        text += ' gap=%d,%d' % tuple(gap)
+    return text.encode()

@@ -121,7 +121,7 @@ class TestZooKeeperDriver(contract.DriverContract):
                 world.config.conf.zookeeper.sg_prefix))
             client.set('%s/@last/compute/other' % (
                 world.config.conf.zookeeper.sg_prefix),
-                b'{"token":"0123456789abcdef","state":"left"}')
+                b'0123456789abcdef left')
 
     def test_a_killed_process_is_down_within_a_second(self, world):
         driver = world.driver()

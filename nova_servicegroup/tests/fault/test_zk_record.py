@@ -2,7 +2,6 @@
 
 """How a member ended, as every reader finds it, and what may go wrong."""
 
-import json
 import os
 import signal
 import time
@@ -21,6 +20,7 @@ from nova_servicegroup.tests.fixtures import zookeeper
 
 GROUP = '/servicegroups/compute'
 RECORDS = '/servicegroups/@last/compute'
+TOKEN = '0123456789abcdef'
 TIMEOUT = 4
 #: seconds that a loaded machine may take for what takes milliseconds
 SOON = 3
@@ -82,8 +82,9 @@ def wait_state(client, host, state, timeout=SOON):
     return read(client, host)
 
 
-def write(client, host, **data):
-    client.set('%s/%s' % (RECORDS, host), json.dumps(data).encode())
+def write(client, host, state, token=TOKEN):
+    client.set('%s/%s' % (RECORDS, host),
+               ('%s %s' % (token, state)).encode())
 
 
 # How it ended
@@ -176,8 +177,7 @@ def test_an_end_whose_node_is_gone_is_told_later(client, start, ask):
 def test_a_record_that_cannot_be_written_keeps_nobody_out(client, start, ask):
     """7 and 8: the rights on it are somebody else's."""
     client.ensure_path(RECORDS)
-    client.create(RECORDS + '/h', b'{"token":"0123456789abcdef",'
-                  b'"state":"left"}', acl=[security.ACL(
+    client.create(RECORDS + '/h', TOKEN.encode() + b' left', acl=[security.ACL(
                       security.Permissions.READ, security.ANYONE_ID_UNSAFE)])
     one = start('h')
     assert 'cannot be written' in one.log()
@@ -188,8 +188,7 @@ def test_an_old_record_is_no_proof_to_who_saw_the_node(
         client, start, ask, begin):
     """7: the reader knows of a later incarnation than the record."""
     client.ensure_path(RECORDS)
-    client.create(RECORDS + '/h', b'{"token":"0123456789abcdef",'
-                  b'"state":"left"}', acl=[security.ACL(
+    client.create(RECORDS + '/h', TOKEN.encode() + b' left', acl=[security.ACL(
                       security.Permissions.READ, security.ANYONE_ID_UNSAFE)])
     one = start('h')
     driver = begin()
@@ -230,7 +229,7 @@ def test_a_living_member_mends_its_record(client, start, how):
     elif how == 'garbage':
         client.set(RECORDS + '/h', b'\xff{')
     else:
-        write(client, 'h', state=how, token='0123456789abcdef')
+        write(client, 'h', state=how)
     process.wait_until(
         lambda: (read(client, 'h') or ' ')[:2] == (token, records.JOINED),
         SOON, 'the record mended')
@@ -271,12 +270,10 @@ def test_old_silences_are_told_from_an_outage(client, start, ask):
     """3: by when each was missed first; a reader gets it at its start."""
     start('living')
     for number in range(1, 6):
-        client.create('%s/old-%d' % (RECORDS, number), json.dumps({
-            'token': '0123456789abcdef', 'state': 'missed',
-            'age': 3600 * number}).encode())
-        client.create('%s/now-%d' % (RECORDS, number), json.dumps({
-            'token': '0123456789abcdef', 'state': 'missed',
-            'age': 60 + number}).encode())
+        client.create('%s/old-%d' % (RECORDS, number),
+                      b'%s missed age=%d' % (TOKEN.encode(), 3600 * number))
+        client.create('%s/now-%d' % (RECORDS, number),
+                      b'%s missed age=%d' % (TOKEN.encode(), 60 + number))
     assert ask('old-1') == (State.DOWN, Reason.GONE)
     assert ask('now-1') == (State.UNKNOWN, Reason.MASS_FAILURE)
 

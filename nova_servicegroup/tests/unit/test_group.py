@@ -37,6 +37,8 @@ class Ensemble:
         for host, token in self.nodes.items():
             self.write(host, records.joined(token, None))
         self.read = []          # hosts
+        self.watched = []       # hosts whose records were read with a watch
+        self.calls = 0          # of submit
         self.listings = self.views = 0
         self.absences = {}      # what was posted to the parent
         self.client = self.watches = self.rights = self
@@ -55,6 +57,7 @@ class Ensemble:
         return high
 
     def submit(self, what, *args):
+        self.calls += 1
         what(*args)
 
     def post(self, op, **fields):
@@ -91,6 +94,8 @@ class Ensemble:
     def get_async(self, path, watch=None):
         host = path.rpartition('/')[2]
         self.read.append(host)
+        if watch is not None:
+            self.watched.append(host)
         if host not in self.records:
             return kazoo_exc.NoNodeError()
         data, written = self.records[host]
@@ -143,9 +148,80 @@ def run(ensemble, reader, seconds):
 
 def test_a_kill_costs_one_read_and_nobody_elses_record(ensemble, reader):
     ensemble.lose('host7', 'killed')
-    run(ensemble, reader, group.EVENTS_PAUSE)
+    run(ensemble, reader, group.SHORTEST_PAUSE)
     assert ensemble.read == ['host7']
     assert ensemble.absences['host7'][0] == 'killed'
+
+
+def test_the_record_of_an_end_is_not_watched(ensemble, reader):
+    """Only a new node can follow it."""
+    ensemble.lose('host7', 'killed')
+    run(ensemble, reader, 1)
+    assert (ensemble.read, ensemble.watched) == (['host7'], [])
+    # Others are missed, or their ends are not written yet.
+    ensemble.lose('host8')
+    run(ensemble, reader, 1)
+    assert ensemble.read[1:3] == ['host8'] * 2
+    assert ensemble.watched == ['host8']
+    ensemble.read.clear()
+    reader._record_changed('host8', types.SimpleNamespace(type='CHANGED'))
+    run(ensemble, reader, 1)
+    assert ensemble.read == ['host8']
+    assert ensemble.watched == ['host8'] * 2
+
+
+def test_who_is_lost_among_ends_is_watched(ensemble, reader):
+    for number in range(3):
+        ensemble.lose('host%d' % number, 'killed')
+    ensemble.lose('host3')
+    run(ensemble, reader, 1)
+    assert ensemble.watched == ['host3']
+    assert ensemble.read.count('host3') == 2
+
+
+def test_without_a_persistent_watch_each_record_is_watched(ensemble):
+    """A member may have joined and ended between two listings."""
+    ensemble.supported = False
+    reader = group.Group(ensemble, NODES, '', RECORDS, 600, ())
+    reader.connected(ensemble.now)
+    ensemble.log = ensemble.tell = lambda *args: None
+    run(ensemble, reader, 1)
+    ensemble.lose('host7', 'killed')
+    reader._directory_changed(types.SimpleNamespace(type='CHILD'))
+    run(ensemble, reader, 1)
+    assert ensemble.absences['host7'][0] == 'killed'
+    assert ensemble.watched == ['host7']
+
+
+def test_where_many_are_lost_few_records_are_read_twice(ensemble, reader):
+    for number in range(1000):
+        ensemble.lose('host%d' % number)
+    run(ensemble, reader, 10)
+    lost = {'host%d' % number for number in range(1000)}
+    assert sorted(set(ensemble.watched)) == sorted(lost)
+    assert len(ensemble.watched) == len(lost)
+    assert len([host for host in ensemble.read if host in lost]) == (
+        1000 + group_records.READS)
+
+
+def test_who_is_back_already_costs_no_listing(ensemble, reader, monkeypatch):
+    """Its record says so before the event of its node was applied."""
+    token, read = 'f' * 16, ensemble.get_async
+
+    def get_async(path, watch=None):
+        if 'host7' not in ensemble.nodes:
+            ensemble.nodes['host7'] = token
+            ensemble.write('host7', records.joined(token, None))
+            ensemble.tell(watches.CREATED, '%s/%s' % (
+                NODES, names.node('host7', token)))
+        return read(path, watch)
+
+    monkeypatch.setattr(ensemble, 'get_async', get_async)
+    listings = ensemble.listings
+    ensemble.lose('host7')
+    run(ensemble, reader, 1)
+    assert ensemble.absences == {'host7': None}
+    assert ensemble.listings == listings
 
 
 def test_of_many_changes_some_are_reported_at_a_time(ensemble, reader):
@@ -154,9 +230,29 @@ def test_of_many_changes_some_are_reported_at_a_time(ensemble, reader):
         ensemble.lose('host%d' % number, 'stopped')
         run(ensemble, reader, 0.001)
     run(ensemble, reader, 5)
-    assert ensemble.views < 200
+    assert ensemble.views < 30
     assert all(ensemble.absences['host%d' % number][0] == 'stopped'
                for number in range(1000))
+
+
+def test_the_pause_after_many_changes_is_short(ensemble, reader):
+    for number in range(1000):
+        ensemble.lose('host%d' % number, 'stopped')
+    run(ensemble, reader, group.SHORTEST_PAUSE)
+    ensemble.lose('host1500', 'killed')
+    run(ensemble, reader, group.LONGEST_PAUSE + group_records.URGENT_PAUSE)
+    assert ensemble.absences['host1500'][0] == 'killed'
+
+
+def test_events_that_wait_wake_the_thread_once(ensemble, reader):
+    calls = ensemble.calls
+    for number in range(100):
+        ensemble.lose('host%d' % number, 'stopped')
+    assert ensemble.calls == calls + 1
+    run(ensemble, reader, 1)
+    assert len(ensemble.absences) == 100
+    ensemble.lose('host100', 'stopped')
+    assert ensemble.calls == calls + 2
 
 
 def test_one_silent_host_costs_a_sample(ensemble, reader):
@@ -331,13 +427,13 @@ def test_silence_counts_only_after_a_sync(ensemble, reader, monkeypatch):
 def test_a_kill_among_many_that_are_lost_is_read_at_once(ensemble, reader):
     for number in range(1000):
         ensemble.lose('host%d' % number)
-    run(ensemble, reader, 0.1)
+    run(ensemble, reader, 2 * group.LONGEST_PAUSE)
     assert len(ensemble.read) == group_records.READS
     ensemble.lose('host1500', 'killed')
-    run(ensemble, reader, 0)
+    run(ensemble, reader, group.SHORTEST_PAUSE)
     assert ensemble.absences['host1500'][0] == 'killed'
     ensemble.lose('host1501', 'killed')
-    run(ensemble, reader, group.EVENTS_PAUSE)
+    run(ensemble, reader, group.SHORTEST_PAUSE)
     assert ensemble.absences['host1501'][0] == 'missed'
     run(ensemble, reader, group_records.URGENT_PAUSE)
     assert ensemble.absences['host1501'][0] == 'killed'
@@ -367,7 +463,7 @@ def test_who_was_back_and_was_killed_at_once_is_read(
     ensemble.lose('host7', 'killed')
     if listed:
         ensemble.tell(watches.CREATED, NODES)
-    run(ensemble, reader, group.EVENTS_PAUSE)
+    run(ensemble, reader, group.SHORTEST_PAUSE)
     assert ensemble.absences['host7'][0] == 'killed'
 
 

@@ -178,6 +178,19 @@ class TestOwnerCheck:
         assert self.look(owners, owners.due(1)) == 1
         assert owners.due(1) is None
 
+    def test_new_nodes_are_checked_before_the_many(self, owners):
+        owners.changed(node_names(10000), set())
+        assert self.look(owners, 1) == 200
+        new = node_names(2, 'new')
+        owners.changed(new, set())
+        assert owners.next(1, new) == set()
+        assert owners.next(1.1, new) == new
+        owners.checked(new, frozenset())
+        # The others wait until there are enough requests for a batch.
+        assert owners.next(1.5, frozenset()) == set()
+        assert owners.due(1.5) == pytest.approx(2.1)
+        assert len(owners.next(2.2)) == 22
+
     def test_where_there_is_a_leftover_all_are_looked_at_now(self, owners):
         every = node_names(1000)
         owners.changed(every, set())

@@ -102,6 +102,35 @@ def test_every_client_connects_so(tls):
     assert isinstance(client.handler, handler.Handler)
 
 
+def test_many_packets_are_received_with_one_call():
+    """kazoo reads the length of a packet, then the packet."""
+    made, limit = handler.Handler(), handler.IN_A_ROW
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(('127.0.0.1', 0)))
+        sock = stack.enter_context(made.create_connection(
+            server.getsockname(), timeout=TIMEOUT))
+        peer = stack.enter_context(server.accept()[0])
+        requests, writer = map(stack.enter_context, socket.socketpair())
+        sent = b''.join(b'%06d' % number for number in range(2 * limit))
+        peer.sendall(sent)
+        assert made.select([sock], [], [], 5)[0] == [sock]
+        assert sock.recv(6) == sent[:6]
+        writer.sendall(b'x')
+        ready = []
+        for number in range(1, 2 * limit):
+            found = made.select([sock, requests], [], [], 5)[0]
+            assert sock in found
+            ready.append(requests in found)
+            assert sock.recv(6) == sent[6 * number:6 * number + 6]
+        # Requests are sent in between, but not after each packet.
+        assert ready.index(True) == limit - 1
+        assert sum(ready) == 1
+        assert made.select([sock, requests], [], [], 5)[0] == [requests]
+        peer.close()
+        assert made.select([sock], [], [], 5)[0] == [sock]
+        assert sock.recv(6) == b''
+
+
 def test_a_pause_is_as_long_as_is_said(monkeypatch):
     slept = []
     monkeypatch.setattr(handler.time, 'sleep', slept.append)

@@ -2,7 +2,6 @@
 
 """Records as they are written, and as others may have written them."""
 
-import json
 import random
 import types
 
@@ -53,30 +52,44 @@ def test_a_silence():
                 mtime=95000).gap == (90, 95)
 
 
-SOUND = {'token': TOKEN, 'state': 'missed'}
+def test_the_data_is_short():
+    """Each reader reads a record after each end."""
+    assert record.ended(TOKEN, 'killed', 0.04, None) == (
+        TOKEN + ' killed').encode()
+    assert record.ended(TOKEN, 'hung', 61.25, record.parse(
+        b'%s joined gap=1000,-500' % TOKEN.encode(), stat())) == (
+        TOKEN + ' hung age=61.2 gap=1000,4500').encode()
+
+
+SOUND = TOKEN.encode()
 
 
 @pytest.mark.parametrize('raw', [
-    b'', b'{', b'null', b'[]', b'\xff\x00', b'[' * 1000,
-    b'{"token": "%s"}' % TOKEN.encode(), b'x' * 100000,
-    *(json.dumps(dict(SOUND, **bad)).encode() for bad in (
-        {'token': None}, {'token': TOKEN.upper()}, {'token': TOKEN + '\n'},
-        {'state': 'dead'}, {'state': ['killed']}, {'state': None},
-        {'age': -1}, {'age': float('nan')}, {'age': float('inf')},
-        {'age': True}, {'age': '1'}, {'age': None},
-        {'state': 'lost'},
-        {'gap': 1}, {'gap': [1]}, {'gap': [1, 2, 3]}, {'gap': [1, '2']},
-        {'gap': [-2 ** 54, 2]}, {'gap': {}}))])
+    b'', b'killed', b'\xff\x00', b'x' * 100000, SOUND, SOUND + b' ',
+    SOUND + b' dead', SOUND + b' lost', SOUND.upper() + b' killed',
+    SOUND[:15] + b' killed', SOUND + b'0 killed', b' ' + SOUND + b' killed',
+    SOUND + b'\nkilled', SOUND + b'  killed',
+    *(SOUND + b' killed' + more for more in (
+        b'\n', b' ', b' age', b' age=', b' age=-1', b' age=nan', b' age=1e9',
+        b' age=.5', b' age=1.', b' age=1 age=1', b' age=' + b'9' * 400,
+        b' age=\xd9\xa1', b' gap=1', b' gap=1,', b' gap=1,2,3', b' gap=1, 2',
+        b' gap=1,2 age=1', b' gap=1,x', b' gap=-6000,2',
+        b' gap=1,' + b'9' * 16, b' x=1'))])
 def test_what_is_no_record_says_nothing(raw):
     assert record.parse(raw, stat()) is None
-    assert record.parse(json.dumps(SOUND).encode(), stat()) is not None
+    assert record.parse(SOUND + b' killed age=1.5 gap=1,-2', stat())
+
+
+@pytest.mark.parametrize('mtime', [-1, 2 ** 63 - 1])
+def test_an_impossible_time_of_writing_is_no_record(mtime):
+    assert record.parse(SOUND + b' killed', stat(mtime)) is None
 
 
 def test_noise_raises_nothing():
     noise = random.Random(5)
-    values = [None, True, 0, -1, 1e400, 'killed', TOKEN, [], [1, None], {}]
+    parts = [SOUND, b' ', b'killed', b'missed', b' age=', b' gap=', b'1', b'9',
+             b'-', b',', b'.', b'\xff']
     for _ in range(5000):
-        data = {name: noise.choice(values) for name in noise.sample(
-            ['token', 'state', 'age', 'gap', 'y', 'x'], 5)}
-        record.parse(json.dumps(data).encode(), stat())
-        record.parse(noise.randbytes(30), stat())
+        record.parse(b''.join(noise.choices(parts, k=8)), stat())
+        record.parse(SOUND + b' killed' + b''.join(
+            noise.choices(parts, k=6)), stat())
