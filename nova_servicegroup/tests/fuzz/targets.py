@@ -10,7 +10,6 @@ so an input is the same on every day.
 import contextlib
 import datetime
 import io
-import json
 import logging
 import math
 import os
