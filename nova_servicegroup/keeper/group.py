@@ -66,7 +66,7 @@ class Group(group_records.GroupRecords):
         self._founded = None
         self._synced = False    # this connection's server is up to date
         self._recorded = False  # the records' names were listed
-        self._ends_likely = True    # of what the next records will tell
+        self._ends_likely = True    # most records to read tell of an end
         self._bound = bound
         self._look_back = lookback.LookBack(bound)
         self._connected_at = 0
@@ -306,13 +306,16 @@ class Group(group_records.GroupRecords):
         return gone
 
     def _node_changed(self, kind, path):
-        """Note an event of the persistent watch, in kazoo's thread."""
+        """Note an event of the persistent watch, in kazoo's thread.
+
+        Wakes the registrar once for all events that wait, not for each.
+        """
         self._events.append((kind, path))
         if len(self._events) == 1:
             self._link.submit(self._awake)
 
     def _awake(self):
-        """Do nothing: in a storm, events don't wake the thread one by one."""
+        """Do nothing: ``refresh`` applies the events that wait."""
 
     def _directory_changed(self, event):
         # Ignores session events: each new session begins with a listing.
