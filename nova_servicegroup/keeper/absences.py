@@ -166,13 +166,15 @@ class Absences:
             self.unwritten.pop(host, None)
             self._unconfirmed.pop(host, None)
 
-    def record_read(self, host, record, now, time, watched=True):
+    def record_read(self, host, record, now, time, watched=True,
+                    exists=False):
         """Apply the Record of a host, None if it has no valid one.
 
         :param now: monotonic time of the request
         :param time: the same in ZooKeeper's time
         :param watched: a change of the record will be reported; if not, it is
-            read again unless it proves an end
+            read again unless it is FINAL
+        :param exists: there is a node for it
         """
         self._unread.pop(host, None)
         self._changed.add(host)
@@ -190,7 +192,7 @@ class Absences:
             return
         before, missing.record = missing.record, record
         was_read, missing.read = missing.read, True
-        if record is None and not missing.seen:
+        if not (record or exists or missing.seen):
             del self._missing[host]
             return
         # The record of an earlier incarnation says nothing about this end.
@@ -208,7 +210,7 @@ class Absences:
         elif not was_read:
             missing.sure = False
             self.returns.missed(host, now, time - missing.last)
-        if not watched and missing.state not in records.ENDS:
+        if not watched and missing.state not in records.FINAL:
             self.record_changed(host)
         elif record is not None and record.state == records.JOINED:
             self._unconfirmed[host] = now

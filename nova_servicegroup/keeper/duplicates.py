@@ -90,7 +90,7 @@ def parse(raw):
     """
     try:
         data = json.loads(raw) if len(raw) <= MAX_DATA else {}
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         data = {}
     if not isinstance(data, dict):
         return {}

@@ -46,6 +46,8 @@ class Group(group_records.GroupRecords):
         self._link = link
         self._records_path = records_path and chroot + records_path
         self._watch = functools.partial(link.submit, self._directory_changed)
+        self._record_watch = functools.partial(
+            link.submit, self._record_changed)
         self._owners = listing.OwnerCheck()
         self._pace = listing.Pace()
         self._absences = absences.Absences(
@@ -297,6 +299,7 @@ class Group(group_records.GroupRecords):
                 owned.add(name)
         self._listed -= gone
         self._owners.checked(owned, non_members)
+        self._owners.changed(set(), gone)
         if self._owners.non_members and not self._warned:
             self._warned = True
             self._link.log(logging.WARNING, (

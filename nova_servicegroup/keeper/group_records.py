@@ -48,26 +48,28 @@ class GroupRecords:
         now = self._link.monotonic()
         time = self._link.time(now)
         hosts = self._absences.unread(most)
-        # The record of an end stays as it is until there is a new node, which
-        # a persistent watch reports: where ends are likely, none is watched.
+        # What a final record says holds until there is a new node, which a
+        # persistent watch reports: where ends are likely, none is watched.
         unwatched = self._watched and self._ends_likely
         requests = []
         for host in hosts:
             watch = not (unwatched and self._absences.is_first_reading(host))
             requests.append((host, watch, self._request(host, watch)))
         requests += [
-            (host, True, self._request(host))
+            (host, False, self._request(host, False))
             for host in self._look_back.next(most - len(hosts))]
         ends = 0
         for number, (host, watch, request) in enumerate(requests):
-            record = None
+            record, exists = None, True
             if number >= len(hosts):
                 self._look_back.answered()
             try:
                 record = records.parse(*self._link.get(request))
-            except (kazoo_exc.NoNodeError, kazoo_exc.NoAuthError):
+            except kazoo_exc.NoNodeError:
+                exists = False
+            except kazoo_exc.NoAuthError:
                 pass
-            self._absences.record_read(host, record, now, time, watch)
+            self._absences.record_read(host, record, now, time, watch, exists)
             if number >= len(hosts):
                 self._look_back.record_read(record, time)
             elif record is not None and record.ended:
@@ -85,15 +87,15 @@ class GroupRecords:
         if len(requests) >= READS:
             self._read_at = now + self._link.jitter(0.5, 1) * READ_PAUSE
 
-    def _request(self, host, watch=False):
+    def _request(self, host, watch):
+        # kazoo keeps each watch of a path until it fires, but equal ones once.
         return self._link.client.get_async(
-            '%s/%s' % (self._records_path, host), watch=functools.partial(
-                self._link.submit, self._record_changed, host)
-            if watch else None)
+            '%s/%s' % (self._records_path, host),
+            watch=self._record_watch if watch else None)
 
-    def _record_changed(self, host, event):
+    def _record_changed(self, event):
         if event.type != states.EventType.NONE:
-            self._absences.record_changed(host)
+            self._absences.record_changed(event.path.rpartition('/')[2])
 
     def _write_missed(self, now):
         """Mark the records of some members as missed."""

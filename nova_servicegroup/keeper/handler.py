@@ -80,12 +80,13 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
         that connect to overloaded servers must not reconnect all the time.
         """
         received = [sock for sock in rlist if _pending(sock)]
-        self._in_a_row = self._in_a_row + 1 if received else 0
         if received:
             # kazoo must get to send its requests in a storm of events, too.
+            # Some versions handle only the first socket that is ready.
+            self._in_a_row += 1
             others = [] if self._in_a_row % IN_A_ROW else [
                 sock for sock in rlist if sock not in received]
-            return received + _poll(others, [], 0)[0], [], []
+            return _poll(others, [], 0)[0] + received, [], []
         first = [sock.fileno() for sock in rlist] == [self._unheard]
         if first and self._short_wait:
             timeout = min(timeout, self._limit)

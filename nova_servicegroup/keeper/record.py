@@ -7,7 +7,7 @@ ephemeral one, ``<prefix>/@last/compute/<host>``. A member's keeper writes
 that its member joined, was stopped, left, was killed or hangs; readers write
 only that it is missed, and the first write sets the time. A member's node
 overrides its record. Other clients may write records, too, so the parser is
-strict: an invalid record counts as none.
+strict: an invalid record proves nothing.
 
 Times are ZooKeeper's, those of the node's changes, and not those of a host.
 """
@@ -22,6 +22,9 @@ MISSED = 'missed'
 #: the process ended; written by its own keeper
 ENDS = frozenset(['stopped', 'left', 'killed', 'hung'])
 STATES = ENDS | {JOINED, MISSED}
+#: ends after which only a new node is followed by another state that matters;
+#: a process that hangs may still stop in order
+FINAL = ENDS - {'hung'}
 
 # Each reader reads a record after each end, so its data is short.
 _DATA = re.compile(
@@ -62,7 +65,8 @@ class Record(typing.NamedTuple):
 
 def parse(raw, stat):
     """Return the Record of a node's data and stat; None if it is invalid."""
-    match = _DATA.fullmatch(raw)
+    # ZooKeeper has nodes without data, which kazoo returns as None.
+    match = _DATA.fullmatch(raw or b'')
     if match is None:
         return None
     token, state, age, *gap = match.groups()

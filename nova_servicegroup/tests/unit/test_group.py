@@ -38,6 +38,7 @@ class Ensemble:
             self.write(host, records.joined(token, None))
         self.read = []          # hosts
         self.watched = []       # hosts whose records were read with a watch
+        self.callbacks = set()  # of these watches
         self.calls = 0          # of submit
         self.listings = self.views = 0
         self.absences = {}      # what was posted to the parent
@@ -96,6 +97,7 @@ class Ensemble:
         self.read.append(host)
         if watch is not None:
             self.watched.append(host)
+            self.callbacks.add(watch)
         if host not in self.records:
             return kazoo_exc.NoNodeError()
         data, written = self.records[host]
@@ -164,10 +166,64 @@ def test_the_record_of_an_end_is_not_watched(ensemble, reader):
     assert ensemble.read[1:3] == ['host8'] * 2
     assert ensemble.watched == ['host8']
     ensemble.read.clear()
-    reader._record_changed('host8', types.SimpleNamespace(type='CHANGED'))
+    change(ensemble, 'host8')
     run(ensemble, reader, 1)
     assert ensemble.read == ['host8']
     assert ensemble.watched == ['host8'] * 2
+    # kazoo keeps each callback of a path until it is called.
+    assert len(ensemble.callbacks) == 1
+
+
+def test_who_hung_may_still_stop(ensemble, reader):
+    token = ensemble.nodes['host7']
+    ensemble.lose('host7', 'hung')
+    run(ensemble, reader, 1)
+    assert ensemble.absences['host7'][0] == 'hung'
+    ensemble.write('host7', records.ended(token, 'stopped', 0, None))
+    change(ensemble, 'host7')
+    run(ensemble, reader, 1)
+    assert ensemble.absences['host7'][0] == 'stopped'
+
+
+def test_who_is_lost_while_its_record_is_in_the_sample_is_watched(
+        ensemble, reader):
+    reader._look_back.silent(1, ['host7'])
+    ensemble.lose('host7')
+    run(ensemble, reader, 1)
+    assert ensemble.read[:2] == ['host7'] * 2
+    assert ensemble.watched == ['host7']
+
+
+@pytest.mark.parametrize('data', [b'{}', None])
+def test_who_has_an_invalid_record_was_seen(ensemble, data):
+    """It may just be between two sessions."""
+    del ensemble.nodes['host7'], ensemble.nodes['host8']
+    ensemble.records['host7'] = data, 1000
+    del ensemble.records['host8']
+    reader = group.Group(ensemble, NODES, '', RECORDS, 600, ())
+    reader.connected(ensemble.now)
+    run(ensemble, reader, 1)
+    assert ensemble.absences['host7'] == ['missed', AHEAD + 1000, False]
+    assert 'host8' not in ensemble.absences
+    run(ensemble, reader, 60)
+    assert ensemble.absences['host7'][2]
+
+
+def test_who_is_gone_before_its_owner_is_checked_is_forgotten(
+        ensemble, reader, monkeypatch):
+    checked, new = [], NODES + '/new@' + 'f' * 16
+    run(ensemble, reader, 100)      # All others were checked.
+    monkeypatch.setattr(ensemble, 'exists_async', checked.append)
+    ensemble.tell(watches.CREATED, new)
+    run(ensemble, reader, 10)
+    assert checked == [new]
+
+
+def change(ensemble, host):
+    """Report that a record was changed."""
+    callback, = ensemble.callbacks
+    callback(types.SimpleNamespace(
+        type='CHANGED', path='%s/%s' % (RECORDS, host)))
 
 
 def test_who_is_lost_among_ends_is_watched(ensemble, reader):

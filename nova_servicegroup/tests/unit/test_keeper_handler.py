@@ -120,7 +120,8 @@ def test_many_packets_are_received_with_one_call():
         for number in range(1, 2 * limit):
             found = made.select([sock, requests], [], [], 5)[0]
             assert sock in found
-            ready.append(requests in found)
+            # kazoo 2.8 handles only the first one.
+            ready.append(found[0] is requests)
             assert sock.recv(6) == sent[6 * number:6 * number + 6]
         # Requests are sent in between, but not after each packet.
         assert ready.index(True) == limit - 1

@@ -65,7 +65,7 @@ SOUND = TOKEN.encode()
 
 
 @pytest.mark.parametrize('raw', [
-    b'', b'killed', b'\xff\x00', b'x' * 100000, SOUND, SOUND + b' ',
+    None, b'', b'killed', b'\xff\x00', b'x' * 100000, SOUND, SOUND + b' ',
     SOUND + b' dead', SOUND + b' lost', SOUND.upper() + b' killed',
     SOUND[:15] + b' killed', SOUND + b'0 killed', b' ' + SOUND + b' killed',
     SOUND + b'\nkilled', SOUND + b'  killed',
