@@ -181,8 +181,10 @@ def _poll(rlist, wlist, timeout):
         poll.register(sock, select.POLLIN)
     for sock in wlist:
         poll.register(sock, select.POLLOUT)
-    ready = dict(poll.poll(
-        None if timeout is None else max(0, math.ceil(timeout * 1000))))
+    ready = {number for number, _ in poll.poll(
+        None if timeout is None else max(0, math.ceil(timeout * 1000)))}
+    if len(ready) == len(rlist) + len(wlist):
+        return list(rlist), list(wlist), []
     return ([sock for sock in rlist if sock.fileno() in ready],
             [sock for sock in wlist if sock.fileno() in ready], [])
 

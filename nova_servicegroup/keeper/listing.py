@@ -71,8 +71,9 @@ class OwnerCheck:
         chosen = set(itertools.islice(
             joined & self._unchecked, int(self._checks)))
         if due is not None and due <= now:
+            others = (name for name in self._unchecked if name not in chosen)
             chosen.update(itertools.islice(
-                self._unchecked - chosen, int(self._checks) - len(chosen)))
+                others, max(0, int(self._checks) - len(chosen))))
         self._checks -= len(chosen)
         return chosen
 
