@@ -117,7 +117,7 @@ def test_frames_that_are_sound_outside_only_are_refused(body):
     # None of ours, and keepers and parents would choke on some.
     (b'{"a": 1e999, "b": NaN, "c": [[]], "d": {}}', {}),
     (b'{"a": ' + b'[' * 900 + b']' * 900 + b'}', {}),
-    (b'{"a": "%s"}' % (b'x' * 20000), {}), (b'[]', {}), (b'', {})])
+    (b'{"a": "%s"}' % (b'x' * 20000), {}), (b'[]', {}), (b'', {}), (None, {})])
 def test_of_a_nodes_data_only_plain_values_are_kept(raw, data):
     assert duplicates.parse(raw) == data
 
