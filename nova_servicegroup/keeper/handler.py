@@ -81,11 +81,12 @@ class Handler(kazoo_threading.SequentialThreadingHandler):
         """
         received = [sock for sock in rlist if _pending(sock)]
         if received:
+            self._in_a_row += 1
+            if self._in_a_row % IN_A_ROW:
+                return received, [], []
             # kazoo must get to send its requests in a storm of events, too.
             # Some versions handle only the first socket that is ready.
-            self._in_a_row += 1
-            others = [] if self._in_a_row % IN_A_ROW else [
-                sock for sock in rlist if sock not in received]
+            others = [sock for sock in rlist if sock not in received]
             return _poll(others, [], 0)[0] + received, [], []
         first = [sock.fileno() for sock in rlist] == [self._unheard]
         if first and self._short_wait:
